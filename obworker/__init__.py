@@ -1,0 +1,21 @@
+"""Serve a predictor.py over HTTP with supervised, GPU-pinned workers.
+
+A predictor.py needs two names: ``run`` to serve its class when it is executed as a script,
+and ``emit_event`` to report something about the current request.
+"""
+
+from obworker.predictor.events import emit_event
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "emit_event", "run"]
+
+
+def run(predictor: type) -> None:
+    """Serve the class `predictor`, and end the process when the server has stopped.
+
+    Command-line options of obworker are read from ``sys.argv``. While obworker itself imports a
+    predictor.py that calls this without the ``__main__`` guard, the call only names the class.
+    """
+    from obworker.cli import run_class  # the command line's imports are not for every worker
+
+    run_class(predictor)

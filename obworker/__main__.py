@@ -1,0 +1,5 @@
+"""``python -m obworker``."""
+
+from obworker.cli import main
+
+main()

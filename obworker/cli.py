@@ -1,0 +1,245 @@
+"""From argv to what runs. The only module that prints or exits.
+
+Both ways in end here: ``obworker [OPTIONS] MODEL`` and ``run(cls)`` of a predictor.py that is
+executed as a script. The second serves in its own process with one worker outside production, and
+else becomes the first by exec.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from obworker import log, settings
+from obworker.command import make_command, parse
+from obworker.environment import Environment, default_port, detect, with_dotenv
+from obworker.errors import LoadError, ObworkerError, UsageError
+from obworker.predictor import loader
+from obworker.settings import CONFIG_VARIABLE, OPTIONS, Given, Settings
+from obworker.supervisor import bootstrap, listeners
+from obworker.supervisor.listeners import Address
+from obworker.supervisor.script import SCRIPT, Script
+from obworker.supervisor.signals import Signals
+
+FACTORY = "obworker.predictor.application:load"
+SCRIPT_PORT = 80
+
+
+def main() -> NoReturn:
+    """Run the command ``obworker``."""
+    _exit_with(lambda: _serve_model(sys.argv[1:]))
+
+
+def run_class(predictor: type) -> None:
+    """Serve a class whose predictor.py is being executed, with the options in ``sys.argv``."""
+    if not loader.announce(predictor):
+        _exit_with(lambda: _serve_class(predictor, sys.argv[1:]))
+
+
+def _exit_with(serve: Callable[[], int]) -> NoReturn:
+    """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
+    try:
+        if sys.platform != "linux":
+            raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
+        code = serve()
+    except ObworkerError as error:
+        print(f"obworker: error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code)
+
+
+# obworker MODEL
+
+
+def _serve_model(arguments: Sequence[str]) -> int:
+    values = parse(make_command("obworker", takes_model=True), arguments)
+    if isinstance(values, int):
+        return values
+    if values["version"]:
+        return _print_version()
+    given, sources, environ = _resolve(values, None)
+    if values["print_config"]:
+        return _print_config(given, sources, environ)
+    if given.model is None:
+        raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
+    log.configure(given.log_level)
+    return _supervise(given, environ)
+
+
+def _resolve(
+    values: Mapping[str, Any], model: Path | None
+) -> tuple[Settings, dict[str, str], dict[str, str]]:
+    """Merge all sources of settings; return also where each came from, and the environment.
+
+    The model's .env is part of the environment, except for what is really set there.
+    """
+    texts = {
+        key: None if values.get(key) is None else settings.text_of(values[key])
+        for key in settings.KEYS
+    }
+    command_line = settings.from_command_line(texts)
+    config = values["config"] or os.environ.get(CONFIG_VARIABLE)
+    file = settings.from_file(Path(config)) if config else {}
+    outer = settings.from_environ(os.environ)
+    directory = model or _directory_of(command_line, outer, file)
+    environ = with_dotenv(os.environ, directory)
+    for variable in settings.unknown_variables(environ):
+        print(f"obworker: warning: {variable} names no option", file=sys.stderr)
+    given, sources = settings.resolve(command_line, settings.from_environ(environ), file)
+    return given, sources, environ
+
+
+def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
+    model = next((Path(layer["model"].text) for layer in layers if "model" in layer), None)
+    return model if model is None or model.is_dir() else model.parent
+
+
+def _print_version() -> int:
+    from obworker import __version__
+
+    print(f"obworker {__version__}")
+    return 0
+
+
+def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> int:
+    """Print every setting in the form of a configuration file, with its source as a comment."""
+    for option in OPTIONS:
+        value = getattr(given, option.field)
+        source = sources.get(option.key, "default")
+        if option.key == "port" and value is None:
+            value, source = default_port(environ)
+        if option.key in ("host", "port") and given.bind is not None:
+            value, source = None, "bind says where"
+        if value is None:
+            print(f"# {option.key} =  # {source}: {option.default}")
+        else:
+            print(f"{option.key} = {_toml(value)}  # {source}")
+    return 0
+
+
+def _toml(value: object) -> str:
+    text = settings.text_of(value)
+    return (
+        text
+        if isinstance(value, bool | int | float)
+        else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    )
+
+
+def _supervise(given: Settings, environ: dict[str, str]) -> int:
+    assert given.model is not None
+    path = Path(given.model)
+    if not path.exists():
+        raise UsageError(f"{given.model}: there is no such file or directory")
+    if path.is_dir() and (path / SCRIPT).is_file():
+        return _supervise_script(path, given, environ)
+    loader.find(path)
+    return _supervise_predictor(given, environ)
+
+
+def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
+    signals = Signals()
+    signals.install()
+    port = _script_port(given, environ)
+    environ = environ | {"PORT": str(port)}
+    return Script(directory.absolute(), port, environ, given, signals).run()
+
+
+def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
+    """Return the port that a start.sh will serve on: it is told, and only that."""
+    if given.bind is not None and given.bind.startswith("unix:"):
+        raise UsageError(f"--bind: {given.bind!r}: a {SCRIPT} can only be told a port")
+    wanted = given.port if given.bind is None else Address.parse(given.bind).port
+    if wanted is not None:
+        return wanted or listeners.free_port()
+    text = environ.get("PORT")
+    if text and (not text.isdecimal() or not 0 < int(text) < 65536):
+        raise UsageError(f"PORT: {text!r} is not a port from 1 to 65535")
+    return int(text) if text else SCRIPT_PORT
+
+
+def _supervise_predictor(given: Settings, environ: dict[str, str]) -> int:
+    from obworker.supervisor import gpus, threads
+    from obworker.supervisor.master import Master
+    from obworker.supervisor.plan import Plan
+
+    signals = Signals()
+    signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
+    chosen = gpus.select(given.gpus, environ, gpus.enumerate_gpus)
+    devices = gpus.assign(chosen, given.workers, given.workers_per_gpu)
+    listener, address = listeners.bind(_address(given, environ))
+    budget = threads.budget(environ, len(devices))
+    plan = Plan(
+        label=str(given.model),
+        factory=FACTORY,
+        arguments={
+            "path": str(Path(given.model or "").absolute()),
+            "class_name": given.class_name,
+            "model_path": given.model_path,
+            "environment": detect(environ).value,
+        },
+        settings=given,
+        devices=devices,
+        environ=environ | budget.mold_environ,
+        worker_environ=budget.worker_environ,
+        threads=budget.threads,
+    )
+    Master(plan, listener, address, signals).run()
+    return 0
+
+
+def _address(given: Settings, environ: Mapping[str, str]) -> Address:
+    if given.bind is not None:
+        return Address.parse(given.bind)
+    port = default_port(environ)[0] if given.port is None else given.port
+    return Address(host=given.host, port=port)
+
+
+# python predictor.py
+
+
+def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
+    values = parse(make_command("predictor.py", takes_model=False), arguments)
+    if isinstance(values, int):
+        return values
+    if values["version"]:
+        return _print_version()
+    file = loader.file_of(predictor)
+    given, sources, environ = _resolve(values, file.parent)
+    if values["print_config"]:
+        return _print_config(given, sources, environ)
+    if detect(environ) is Environment.PRODUCTION or (given.workers or 1) > 1:
+        _become_supervised(predictor, file, arguments)
+    os.environ.update(environ)
+    log.configure(given.log_level)
+    return _serve_here(predictor, given, environ)
+
+
+def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process, which has run the user's code, by a master that has not."""
+    if "." in predictor.__qualname__:
+        raise LoadError(
+            f"{file.name}: class {predictor.__qualname__} is not at the top level of its module"
+        )
+    command = bootstrap.python("from obworker.cli import main; main()")
+    command += [*arguments, "--class", predictor.__qualname__, str(file)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command)  # noqa: S606
+
+
+def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> int:
+    from obworker.predictor.application import adopt
+    from obworker.supervisor import gpus, inprocess
+
+    if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
+        chosen = gpus.select(given.gpus, environ, gpus.enumerate_gpus)
+        os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
+    blueprint = adopt(predictor, given.model_path, detect(environ).value)
+    listener, address = listeners.bind(_address(given, environ))
+    return inprocess.serve(blueprint, listener, address, given)

@@ -1,0 +1,95 @@
+"""The command line as click parses it: made from the options in settings, it only collects text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from obworker.errors import UsageError
+from obworker.settings import CONFIG_VARIABLE, OPTIONS, Option
+
+MODEL_HELP = "Serve the predictor.py or the start.sh in the directory MODEL over HTTP."
+SCRIPT_HELP = "Serve the class of this predictor.py over HTTP."
+EPILOG = """\b
+Every option is also an environment variable and a key of the file:
+  --workers 4        OBWORKER_WORKERS=4        workers = 4
+The command line wins over the environment, that over the file.
+\b
+Signals     TERM: finish the requests in progress, then stop. INT, QUIT: stop.
+Exit codes  0: stopped. 2: usage. 3: no worker could start. 4: predictor.py
+            could not be loaded. With a start.sh: the script's own.
+"""
+
+
+class _Command(click.Command):
+    """A command whose help shows options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each group, in the order of declaration."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and not isinstance(parameter, click.Argument):
+                group = parameter.group if isinstance(parameter, _Option) else "Configuration"
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+class _Option(click.Option):
+    """A click option made from one of ours; it passes text on and leaves parsing to settings."""
+
+    def __init__(self, option: Option) -> None:
+        self.group = option.group
+        flags = list(option.flags)
+        if option.is_flag:
+            flags = [f"{option.flags[-1]}/--no-{option.flags[-1].removeprefix('--')}"]
+        super().__init__(
+            [option.key, *flags],
+            default=None,
+            help=f"{option.help}  [default: {option.default}]",
+            metavar=option.metavar,
+            type=bool if option.is_flag else str,
+        )
+
+
+def make_command(name: str, *, takes_model: bool) -> click.Command:
+    """Make the command-line parser: it only collects text."""
+    parameters: list[click.Parameter] = [
+        _Option(option) for option in OPTIONS if option.flags[-1].startswith("-")
+    ]
+    if takes_model:
+        parameters.insert(0, click.Argument(["model"], required=False, metavar="MODEL"))
+    parameters += [
+        click.Option(
+            ["-c", "--config"],
+            metavar="FILE",
+            help=f"TOML file with settings.  [{CONFIG_VARIABLE}]",
+        ),
+        click.Option(
+            ["--print-config"], is_flag=True, help="Show every setting and where it came from."
+        ),
+        click.Option(["--version"], is_flag=True, help="Show the version."),
+    ]
+    return _Command(
+        name,
+        params=parameters,
+        callback=lambda **values: values,
+        help=MODEL_HELP if takes_model else SCRIPT_HELP,
+        epilog=EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def parse(command: click.Command, arguments: Sequence[str]) -> dict[str, Any] | int:
+    """Return the values given, or the exit code where click has said all there is to say."""
+    try:
+        values = command.main(list(arguments), prog_name=command.name, standalone_mode=False)
+    except click.UsageError as error:
+        raise UsageError(error.format_message(), hint=f"{command.name} --help") from error
+    except click.Abort:
+        return 130
+    return values if isinstance(values, dict) else int(values)

@@ -1,0 +1,73 @@
+"""Where this process runs: on a developer's machine, in a gear (workspace), or in production.
+
+Gear is looked for before production, as on the platform itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import dotenv
+
+from obworker.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+GEAR_VARIABLE = "OPENBAYES_JOB_URL"
+PRODUCTION_VARIABLE = "OPENBAYES_SERVING_PRODUCTION"
+LOCAL_PORT_VARIABLE = "OPENBAYES_SERVING_PORT"
+
+PRODUCTION_PORT = 80
+GEAR_PORT = 8080
+LOCAL_PORT = 25252
+
+
+class Environment(enum.Enum):
+    """The three places a predictor runs in."""
+
+    LOCAL = "local"
+    GEAR = "gear"
+    PRODUCTION = "production"
+
+
+def detect(environ: Mapping[str, str]) -> Environment:
+    """Return the environment that the variables in `environ` tell of."""
+    if environ.get(GEAR_VARIABLE):
+        return Environment.GEAR
+    if environ.get(PRODUCTION_VARIABLE):
+        return Environment.PRODUCTION
+    return Environment.LOCAL
+
+
+def default_port(environ: Mapping[str, str]) -> tuple[int, str]:
+    """Return the port to serve on where none was asked for, and what decided it."""
+    where = detect(environ)
+    if where is Environment.GEAR:
+        return GEAR_PORT, f"{where.value}: {GEAR_VARIABLE} is set"
+    if where is Environment.PRODUCTION:
+        return PRODUCTION_PORT, f"{where.value}: {PRODUCTION_VARIABLE} is set"
+    text = environ.get(LOCAL_PORT_VARIABLE)
+    if not text:
+        return LOCAL_PORT, "default"
+    if not text.isdecimal() or int(text) > 65535:
+        raise UsageError(f"{LOCAL_PORT_VARIABLE}: {text!r} is not a port from 0 to 65535")
+    return int(text), f"environment {LOCAL_PORT_VARIABLE}"
+
+
+def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str, str]:
+    """Return `environ` with what the .env in a model directory adds; what is set there stays."""
+    path = directory / ".env" if directory else None
+    if path is None or not path.is_file():
+        return dict(environ)
+    try:
+        found = {
+            key: value for key, value in dotenv.dotenv_values(path).items() if value is not None
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    if any("\0" in key + value for key, value in found.items()):
+        raise UsageError(f"{path}: a NUL byte cannot be in an environment variable")
+    return found | dict(environ)

@@ -1,0 +1,149 @@
+"""What can go wrong, each error with the exit code or the HTTP status it leads to.
+
+Exit codes follow the field's habit (gunicorn: 3 boot, 4 load); they are documented in
+docs/exit-codes.md. Nothing in here imports anything of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ObworkerError(Exception):
+    """A failure the operator can act on: shown as one line, and a hint where there is one.
+
+    `traceback` is for the log: the part of it that is in the user's code, where that helps.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None, *, traceback: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.traceback = traceback
+
+
+class UsageError(ObworkerError):
+    """The command line, the environment or the configuration file asks for something impossible."""
+
+    exit_code = 2
+
+
+class ListenError(UsageError):
+    """The address to listen on cannot be had."""
+
+
+class BootError(ObworkerError):
+    """The predictor was loaded but no worker could build it."""
+
+    exit_code = 3
+
+
+class LoadError(ObworkerError):
+    """The model directory holds nothing that can be served as it stands."""
+
+    exit_code = 4
+
+
+class InjectionError(LoadError):
+    """A signature asks for something that nothing can fill."""
+
+
+class RequestError(Exception):
+    """A request that cannot be served; knows the status to answer it with (RFC 9110 15)."""
+
+    status = 500
+    reason = "Internal Server Error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.reason)
+
+
+class BadRequest(RequestError):
+    """The request is malformed, or its body is not what its Content-Type says."""
+
+    status = 400
+    reason = "Bad Request"
+
+
+class NotAcceptable(RequestError):
+    """No representation of the reply is among those the client accepts."""
+
+    status = 406
+    reason = "Not Acceptable"
+
+
+class RequestTimeout(RequestError):
+    """The client took too long to send its request."""
+
+    status = 408
+    reason = "Request Timeout"
+
+
+class ContentTooLarge(RequestError):
+    """The body is larger than the limit."""
+
+    status = 413
+    reason = "Content Too Large"
+
+
+class UriTooLong(RequestError):
+    """The request line is longer than the limit."""
+
+    status = 414
+    reason = "URI Too Long"
+
+
+class ExpectationFailed(RequestError):
+    """The client expects something other than ``100-continue``."""
+
+    status = 417
+    reason = "Expectation Failed"
+
+
+class HeadersTooLarge(RequestError):
+    """A header field is too long, or there are too many of them (RFC 6585 5)."""
+
+    status = 431
+    reason = "Request Header Fields Too Large"
+
+
+class NotImplementedCoding(RequestError):
+    """The body has a transfer coding other than chunked (RFC 9112 6.1)."""
+
+    status = 501
+    reason = "Not Implemented"
+
+
+class ServiceUnavailable(RequestError):
+    """The worker ends before it can serve the request; another one will be there soon."""
+
+    status = 503
+    reason = "Service Unavailable"
+
+
+class GatewayTimeout(RequestError):
+    """The predictor did not answer before the request's deadline."""
+
+    status = 504
+    reason = "Gateway Timeout"
+
+
+class HttpVersionNotSupported(RequestError):
+    """The request is neither HTTP/1.1 nor HTTP/1.0."""
+
+    status = 505
+    reason = "HTTP Version Not Supported"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like `name`, if any is like it at all."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the name most like `name`, else an empty string."""
+    match = nearest(name, known)
+    return f" (did you mean {match!r}?)" if match else ""

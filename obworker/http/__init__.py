@@ -1,0 +1,1 @@
+"""Bytes to WSGI and back; knows no predictors and no processes."""

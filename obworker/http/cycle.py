@@ -1,0 +1,265 @@
+"""One request and its response: the WSGI application's side of a connection.
+
+Theory of operation. A cycle runs on an executor thread. It calls the application, decides how the
+body is framed, and hands finished bytes to its connection, which lives in the event loop's thread:
+`Outlet.write` for a part, `Outlet.finish` for the last. It waits only for room: a part is handed
+over when the one before it has left for the socket, so a slow reader holds back the generator
+instead of filling memory. When the client has gone the next part raises, and the body's `close`
+runs, as PEP 3333 asks. `Outlet.finish` is called once, whatever happens, and is the last thing a
+cycle does: who waits for the cycle waits for the body's `close`, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Protocol
+
+from obworker.http import response
+from obworker.http.environ import Environ
+from obworker.http.parser import Request
+from obworker.http.response import Framing, Headers
+
+logger = logging.getLogger("obworker.http")
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+StartResponse = Callable[..., Callable[[bytes], object]]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+# What the access log shows for a request that was dropped: nginx's "client closed request".
+CLIENT_CLOSED_REQUEST = 499
+
+
+class ClientGoneError(Exception):
+    """Nobody is there to read the rest of the response."""
+
+
+class Outlet(Protocol):
+    """The connection as its cycle sees it; every method may be called from any thread."""
+
+    @property
+    def may_persist(self) -> bool:
+        """Whether the connection can take another request after this one."""
+
+    @property
+    def date(self) -> str:
+        """The Date field for a response that starts now."""
+
+    def write(self, cycle: Cycle, part: bytes) -> None:
+        """Send a part of the response; calls `cycle.make_room` when the next one may come."""
+
+    def finish(self, cycle: Cycle, rest: bytes) -> None:
+        """Send the rest of the response."""
+
+
+class Cycle:
+    """Runs the application for one request."""
+
+    def __init__(
+        self, application: Application, environ: Environ, request: Request, outlet: Outlet
+    ) -> None:
+        self.request = request
+        self.received = time.monotonic()
+        self.started: float | None = None
+        self.status = 0
+        self.sent = 0
+        self.keep_alive = False
+        self.head_sent = False
+        self.client_gone = False
+        self._cut_short = False
+        self._application = application
+        self._environ = environ
+        self._outlet = outlet
+        self._status_line = ""
+        self._headers: Headers = []
+        self._framing = Framing.CLOSE
+        self._remaining: int | None = None
+        self._room: threading.Event | None = None
+
+    def run(self) -> None:
+        """Serve the request; raises nothing but Ctrl-C. This is the request seam."""
+        self.started = time.monotonic()
+        rest = b""
+        try:
+            rest = self._serve()
+        except ClientGoneError:
+            self.status = self.status or CLIENT_CLOSED_REQUEST
+        except BaseException as error:  # sys.exit(), a cancelled task: they end one request
+            if _is_ctrl_c(error):
+                raise
+            logger.exception("the application failed on %s", self.request.line)
+            rest = self._fail()
+        finally:
+            self._outlet.finish(self, rest)
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether only a reset tells the client that the body is not whole.
+
+        It would take the connection's end for the body's (RFC 9112 6.3).
+        """
+        return self._cut_short and self._framing is Framing.CLOSE
+
+    def cut_short(self) -> None:
+        """Note that the body ends where it is, which is not its end."""
+        self._cut_short = True
+
+    def make_room(self) -> None:
+        """Let the next part come; called when the one before it is on its way."""
+        if self._room is not None:
+            self._room.set()
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count the time in which the client held the response up."""
+        if self.started is not None:
+            self.started += seconds
+
+    def lose_client(self) -> None:
+        """Make the next part raise; called when nobody will read it."""
+        self.client_gone = True
+        self.make_room()
+
+    def _serve(self) -> bytes:
+        """Run the application; return what is left to send."""
+        if self.client_gone:
+            raise ClientGoneError
+        body = self._application(self._environ, self._start_response)
+        try:
+            if type(body) is list and len(body) == 1 and not self.head_sent:
+                return self._frame_whole(body[0])
+            return self._send_parts(body)
+        finally:
+            self._close(body)
+
+    def _close(self, body: Iterable[bytes]) -> None:
+        """Close the body; the response is as good as it was, whatever that raises."""
+        close = getattr(body, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception:
+                logger.exception("closing the response to %s failed", self.request.line)
+
+    def _start_response(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], object]:
+        """PEP 3333's start_response."""
+        if exc_info is not None:
+            try:
+                if self.head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # a traceback that refers to this frame is a cycle: PEP 3333
+        elif self._status_line:
+            raise AssertionError("start_response was called twice without exc_info")
+        self.status = int(status[:3])
+        self._status_line, self._headers = status, list(headers)
+        return self._write
+
+    def _frame_whole(self, body: bytes) -> bytes:
+        """Frame a response that is known whole, for one write: the usual case, and the fast one."""
+        head = self._start(len(body))
+        if self._remaining is not None and len(body) != self._remaining:
+            raise ValueError(f"Content-Length is {self._remaining}, the body is {len(body)}")
+        if self._framing is Framing.NO_BODY:
+            body = b""
+        whole = head + body
+        self.sent = len(body)
+        self.head_sent = True
+        return whole
+
+    def _send_parts(self, body: Iterable[bytes]) -> bytes:
+        """Send the parts as they come; return what ends the body."""
+        for part in body:
+            if part:
+                self._write(part)
+            elif self.client_gone:
+                raise ClientGoneError
+            if self.head_sent and self._framing is Framing.NO_BODY:
+                return b""  # it may go on for ever, and nobody will see it
+        head = b"" if self.head_sent else self._start(0)
+        if self._remaining:
+            raise ValueError(f"the body ended {self._remaining} bytes before its Content-Length")
+        self.head_sent = True
+        return head + (response.LAST_CHUNK if self._framing is Framing.CHUNKED else b"")
+
+    def _start(self, length: int | None) -> bytes:
+        """Decide framing and persistence, and write the head; `length` where the body is whole."""
+        if not self._status_line:
+            raise AssertionError("the application sent a body before it called start_response")
+        version = self.request.version
+        declared = response.content_length(self._headers)
+        known = length if declared is None else declared
+        self._framing = response.framing(self.request.method, version, self.status, known)
+        if declared is None and self._framing is Framing.LENGTH:
+            self._headers.append(("Content-Length", str(known)))
+        elif self.status == 204:  # RFC 9110 8.6
+            self._headers = [h for h in self._headers if h[0].lower() != "content-length"]
+        self._remaining = known if self._framing is Framing.LENGTH else None
+        self.keep_alive = (
+            self.request.keep_alive
+            and self._framing is not Framing.CLOSE
+            and self._outlet.may_persist
+        )
+        return response.head(
+            self._status_line,
+            self._headers,
+            chunked=self._framing is Framing.CHUNKED,
+            keep_alive=self.keep_alive,
+            version=version,
+            date=self._outlet.date,
+        )
+
+    def _write(self, part: bytes) -> None:
+        """Send a part of the body; also PEP 3333's write()."""
+        head = b"" if self.head_sent else self._start(None)
+        self._wait_for_room()
+        if self._remaining is not None:
+            if len(part) > self._remaining:
+                raise ValueError("the body is longer than its Content-Length")
+            self._remaining -= len(part)
+        if self._framing is Framing.NO_BODY:
+            part = b""
+        framed = response.chunk(part) if part and self._framing is Framing.CHUNKED else part
+        whole = head + framed
+        self.sent += len(part)
+        self.head_sent = True
+        self._outlet.write(self, whole)
+
+    def _wait_for_room(self) -> None:
+        if self._room is None:
+            self._room = threading.Event()
+        elif not self.client_gone:
+            self._room.wait()
+            self._room.clear()
+        if self.client_gone:
+            raise ClientGoneError
+        self.started = time.monotonic()  # the deadline is about the next part from now on
+
+    def _fail(self) -> bytes:
+        """Return a 500 where nothing was sent yet; else the connection is cut, so that it shows."""
+        self.keep_alive = False
+        if self.head_sent:
+            self.cut_short()
+            return b""
+        self.status, self.sent = 500, 0
+        self.head_sent = True
+        return response.error_response(
+            500,
+            "Internal Server Error",
+            "Internal Server Error",
+            method=self.request.method,
+            version=self.request.version,
+            date=self._outlet.date,
+        )
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether this is for the whole process: the signal's exception is the main thread's."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+    )

@@ -1,0 +1,85 @@
+"""A request as WSGI wants it (PEP 3333)."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obworker.http.parser import Request
+
+Environ = dict[str, Any]
+
+
+def base_environ(server: Sequence[Any] | str, client: Sequence[Any] | str) -> Environ:
+    """Make what all requests of a connection share; addresses as sockets give them."""
+    server_name, server_port = _host_and_port(server)
+    client_name, client_port = _host_and_port(client)
+    return {
+        "SERVER_SOFTWARE": "obworker",
+        "SERVER_NAME": server_name or "localhost",
+        "SERVER_PORT": server_port or "80",
+        "REMOTE_ADDR": client_name,
+        "REMOTE_PORT": client_port,
+        "SCRIPT_NAME": "",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+    }
+
+
+def _host_and_port(address: Sequence[Any] | str) -> tuple[str, str]:
+    """Take apart a socket's address; that of a unix socket is a path or nothing."""
+    if isinstance(address, str | bytes) or len(address) < 2:
+        return "", ""
+    return str(address[0]), str(address[1])
+
+
+def make_environ(base: Environ, request: Request) -> Environ:
+    """Make the environ of one request from what its connection shares.
+
+    Header fields with an underscore are left out: ``X_A`` and ``X-A`` would be the same variable,
+    which lets a client pass for the proxy in front (the reason nginx drops them, too).
+    """
+    environ = base.copy()
+    path = request.path
+    if b"%" in path:
+        path = unquote_to_bytes(path)
+    environ["REQUEST_METHOD"] = request.method
+    environ["SERVER_PROTOCOL"] = "HTTP/" + request.version
+    environ["PATH_INFO"] = path.decode("latin-1")
+    environ["QUERY_STRING"] = request.query.decode("latin-1")
+    environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
+    environ["wsgi.input"] = io.BytesIO(request.body)
+    for name, value in request.headers:
+        if b"_" not in name:
+            _add_header(environ, name, value.decode("latin-1"))
+    if "HTTP_TRANSFER_ENCODING" in environ:  # the body is whole and plain by now
+        del environ["HTTP_TRANSFER_ENCODING"]
+        environ["CONTENT_LENGTH"] = str(len(request.body))
+    return environ
+
+
+def _add_header(environ: Environ, name: bytes, value: str) -> None:
+    variable = _variable(name)
+    if variable in environ:
+        # RFC 9110 5.3, and RFC 6265 5.4 for what a Cookie is joined by
+        separator = "; " if variable == "HTTP_COOKIE" else ","
+        value = f"{environ[variable]}{separator}{value}"
+    environ[variable] = value
+
+
+def _variable(name: bytes) -> str:
+    if name == b"content-type":
+        return "CONTENT_TYPE"
+    if name == b"content-length":
+        return "CONTENT_LENGTH"
+    return "HTTP_" + name.decode("latin-1").upper().replace("-", "_")

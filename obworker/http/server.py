@@ -1,0 +1,203 @@
+"""Accepts connections from a listener that other workers share, and ends without losing one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from obworker import log
+from obworker.http.connection import Connection
+from obworker.http.parser import Limits
+from obworker.http.queue import Executors
+from obworker.http.service import Service, Timeouts
+
+if TYPE_CHECKING:
+    from obworker.http.cycle import Application, Cycle
+    from obworker.settings import Settings
+
+logger = logging.getLogger("obworker.http")
+
+TICK = 0.25
+# A worker without a free executor leaves a new connection to the others for this long.
+YIELD_TIME = 0.005
+# Out of descriptors: a listener stays readable, so accepting again at once would spin.
+ACCEPT_RETRY_TIME = 0.5
+# From the moment a stop is asked for, a handshake that is under way has this long to complete.
+ACCEPT_GRACE = 0.2
+
+
+def _always(_method: str, _path: str) -> bool:
+    return True
+
+
+class Server:
+    """Serves `application` on `listener`; all methods run in the event loop's thread.
+
+    A request for which `must_queue` is false, given its method and path, is answered at once, on
+    that thread too: it must not take time, nor have more than one part of body to wait with; it is
+    for questions such as "are you there?".
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        listener: socket.socket,
+        settings: Settings,
+        *,
+        threads: int | None = None,
+        must_queue: Callable[[str, str], bool] = _always,
+        on_overdue: Callable[[Cycle], None],
+    ) -> None:
+        self.executors = Executors(threads or settings.threads, on_free=self._end_yield)
+        self._yielding: asyncio.TimerHandle | None = None
+        self.drained = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = listener
+        self._backlog = settings.backlog
+        self._connections: set[Connection] = set()
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._service = Service(
+            application=application,
+            executors=self.executors,
+            limits=Limits.of(settings),
+            timeouts=Timeouts.of(settings),
+            must_queue=must_queue,
+            loop=self._loop,
+            log_access=self._log_access if settings.access_log else None,
+            on_overdue=on_overdue,
+            on_opened=self._connections.add,
+            on_closed=self._forget,
+        )
+
+    @property
+    def active(self) -> int:
+        """How many connections are open, or have a request at work whose client has left."""
+        return len(self._connections)
+
+    def start(self) -> None:
+        """Listen and accept: until the first worker does, the bound port refuses clients."""
+        assert self._listener is not None
+        self._listener.setblocking(False)
+        self._listener.listen(self._backlog)
+        self._watch_listener()
+        self._tick()
+
+    def drain(self) -> None:
+        """Stop accepting, answer what has come, then set `drained`."""
+        if self._service.draining:
+            return
+        self._service.draining = True
+        now = time.monotonic()
+        for connection in self._connections:
+            connection.drain(now)
+        self._loop.call_later(ACCEPT_GRACE, self._close_listener)
+
+    def refuse_queued(self) -> None:
+        """Answer 503 to what waits for a thread, and to what comes: nothing more is begun."""
+        self._service.refusing = True
+        for connection in list(self._connections):
+            connection.refuse_queued()
+
+    # accepting
+
+    def _watch_listener(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._connection_waits)
+
+    def _pause_accepting(self, seconds: float, resume: Callable[[], None]) -> asyncio.TimerHandle:
+        assert self._listener is not None
+        self._loop.remove_reader(self._listener.fileno())
+        return self._loop.call_later(seconds, resume)
+
+    def _connection_waits(self) -> None:
+        if self.executors.busy and not self._service.draining:
+            self._yielding = self._pause_accepting(YIELD_TIME, self._end_yield)
+        else:
+            self._accept()
+
+    def _end_yield(self) -> None:
+        """Accept again: nobody else took the connection, or an executor is free before that."""
+        if self._yielding is not None:
+            self._yielding.cancel()
+            self._yielding = None
+            self._watch_listener()
+            self._accept()
+
+    def _accept(self) -> bool:
+        """Accept one connection, so that workers take turns; return whether there was one."""
+        if self._listener is None:
+            return False
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            logger.warning("cannot accept a connection: %s", error.strerror)
+            self._pause_accepting(ACCEPT_RETRY_TIME, self._watch_listener)
+            return False
+        task = self._loop.create_task(self._attach(client))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+        return True
+
+    async def _attach(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        try:
+            await self._loop.connect_accepted_socket(lambda: Connection(self._service), client)
+        except OSError as error:  # the client left already
+            logger.debug("a connection ended before it began: %s", error)
+
+    def _close_listener(self) -> None:
+        """Take what the kernel has accepted for us, then let go of the listener.
+
+        Never shutdown(): the queue belongs to all workers.
+        """
+        if self._listener is None:
+            return
+        self._loop.remove_reader(self._listener.fileno())
+        while self._accept():
+            pass
+        self._listener.close()
+        self._listener = None
+
+    def _log_access(self, connection: Connection, cycle: Cycle) -> None:
+        try:
+            _write_access_line(connection, cycle)
+        except (OSError, ValueError) as error:  # who read standard output has gone, or it is full
+            logger.warning("no access log from here on: standard output: %s", error)
+            self._service.log_access = None
+
+    # time
+
+    def _tick(self) -> None:
+        self._loop.call_later(TICK, self._tick)
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._note_drained()
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._note_drained()
+
+    def _note_drained(self) -> None:
+        accepts = not self._service.draining or self._listener is not None
+        if not accepts and not self._connections and not self._arriving:
+            self.drained.set()
+
+
+def _write_access_line(connection: Connection, cycle: Cycle) -> None:
+    """Write one line for a request in a single write, so that workers' lines never mix."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    duration = time.monotonic() - cycle.received
+    sys.stdout.write(
+        log.access_line(
+            connection.client, when, cycle.request.line, cycle.status, cycle.sent, duration
+        )
+    )
+    sys.stdout.flush()

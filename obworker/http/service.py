@@ -1,0 +1,67 @@
+"""What all connections of a server share: the application, the limits, who is told of what."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from obworker.http import response
+from obworker.http.cycle import Application, Cycle
+from obworker.http.parser import Limits
+
+if TYPE_CHECKING:
+    from obworker.http.connection import Connection
+    from obworker.http.queue import Executors
+    from obworker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a connection may stay in a state, in seconds; `request` may be infinite."""
+
+    keep_alive: float
+    header: float
+    body: float
+    request: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Timeouts:
+        """Take the timeouts from the settings."""
+        return cls(
+            keep_alive=settings.keep_alive,
+            header=settings.header_timeout,
+            body=settings.body_timeout,
+            request=settings.timeout or math.inf,
+        )
+
+
+@dataclass
+class Service:
+    """What all connections of a server share."""
+
+    application: Application
+    executors: Executors
+    limits: Limits
+    timeouts: Timeouts
+    loop: asyncio.AbstractEventLoop
+    must_queue: Callable[[str, str], bool]
+    log_access: Callable[[Connection, Cycle], None] | None
+    on_overdue: Callable[[Cycle], None]
+    on_opened: Callable[[Connection], None]
+    on_closed: Callable[[Connection], None]
+    draining: bool = False
+    refusing: bool = False
+    _second: int = 0
+    _date: str = ""
+
+    @property
+    def date(self) -> str:
+        """The Date field for now; written anew once a second."""
+        second = int(time.time())
+        if second != self._second:
+            self._date, self._second = response.http_date(second), second
+        return self._date

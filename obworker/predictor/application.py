@@ -1,0 +1,183 @@
+"""A model directory becomes a WSGI application: what can be known is known before it is built."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obworker.environment import Environment, detect, with_dotenv
+from obworker.errors import BootError, LoadError
+from obworker.predictor import events, loader
+from obworker.predictor.arguments import (
+    flask_request_maker,
+    imports_flask,
+    plain_request,
+    resolvers,
+)
+from obworker.predictor.dispatch import Application, Config, reaches_predict
+from obworker.predictor.failures import Failures
+from obworker.predictor.injection import Plan, has_background_run, plan_init, plan_predict
+from obworker.predictor.onnx import find_model, open_session
+from obworker.predictor.traces import locate, summarise, trim, user_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Application", "Blueprint", "adopt", "create", "load"]
+
+log = logging.getLogger("obworker.predictor")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A predictor class with everything known about it short of constructing one."""
+
+    file: Path
+    predictor: type
+    init: Plan
+    predict: Plan
+    model: Path | None
+    has_run: bool
+    environment: Environment
+
+    @property
+    def description(self) -> list[tuple[str, str]]:
+        """What will be served, as labelled lines for people."""
+        name = self.predictor.__name__
+        shape = f"{name}({', '.join(self.init.names)}).predict({', '.join(self.predict.names)})"
+        lines = [("predictor", f"{self.file.name}: {shape}")]
+        if self.model is not None:
+            lines.append(("onnx", os.path.relpath(self.model, self.file.parent)))
+        if self.has_run:
+            lines.append(("background", f"{name}.run()"))
+        return lines
+
+    @property
+    def body_kind(self) -> str:
+        """What a request should carry: ``json``, ``data`` or ``none``."""
+        asked = set(self.predict.names)
+        if asked & {"json", "payload"}:
+            return "json"
+        return "data" if asked & {"data", "request"} else "none"
+
+    def reaches_predict(self, method: str, path: str) -> bool:
+        """Whether a request has to wait for a free thread; others are answered at once."""
+        return reaches_predict(method, path)
+
+    def boot(self, threads: int, on_fatal: Callable[[], None]) -> Application:
+        """Construct the predictor in this process and return the application that serves it.
+
+        `on_fatal` is called, from another thread, if the predictor's run() fails in production.
+        """
+        in_production = self.environment is Environment.PRODUCTION
+        events.install(events.Recorder(events.RECORDER_URL if in_production else None))
+        config = Config()
+        instance = self._construct(config, threads)
+        if self.has_run:
+            run = partial(self._run, instance.run, on_fatal if in_production else None)  # type: ignore[attr-defined]
+            threading.Thread(target=run, name="run", daemon=True).start()
+        directory, names = self.file.parent, self.predict.names
+        in_flask = "request" in names or imports_flask(self.predictor)
+        make_request = flask_request_maker(directory) if in_flask else plain_request
+        return Application(
+            instance.predict,  # type: ignore[attr-defined]  # plan_predict has seen it
+            self.predict.bind(resolvers(make_request)),
+            Failures(directory, shows_tracebacks=not in_production),
+            most_calls=config.most_calls,
+            prepare=make_request if in_flask and "request" not in names else None,
+        )
+
+    def wind_up(self, timeout: float) -> None:
+        """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
+        events.flush(timeout)
+
+    def _construct(self, config: Config, threads: int) -> object:
+        session = None if self.model is None else open_session(self.model, threads)
+        binding = self.init.bind({"onnx": lambda _: session, "config": lambda _: config})
+        try:
+            return binding.call(self.predictor, None)
+        except BaseException as error:  # whatever it is, it is the user's code that raised it
+            trace = user_traceback(error, self.file.parent)
+            raise BootError(self._explain(error), traceback=trace) from error
+
+    def _explain(self, error: BaseException) -> str:
+        place = locate(error, self.file.parent) or self.file.name
+        if isinstance(error, SystemExit):
+            return f"{place}: {self.init.title} called sys.exit({error.code!r})"
+        return f"{place}: {self.init.title} raised {summarise(error)}"
+
+    def _run(self, run: Callable[[], object], on_fatal: Callable[[], None] | None) -> None:
+        try:
+            run()
+        except (Exception, SystemExit) as error:  # the user's thread ends here
+            shown = (type(error), error, trim(error, self.file.parent))
+            log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
+            if on_fatal is not None:
+                on_fatal()
+
+
+def load(
+    path: str,
+    class_name: str | None = None,
+    model_path: str | None = None,
+    environment: str = "local",
+) -> Blueprint:
+    """Import the predictor.py that `path` means and check all that needs no instance.
+
+    Changes the working directory to the model directory, as its code expects.
+    """
+    file = loader.find(Path(path))
+    model = _absolute(model_path, file.parent)
+    os.chdir(file.parent)
+    return _plan(file, loader.load_class(file, class_name), model, environment)
+
+
+def adopt(predictor: type, model_path: str | None = None, environment: str = "local") -> Blueprint:
+    """Do what load does with a class that is there already: ``python predictor.py``."""
+    file = loader.file_of(predictor)
+    model = _absolute(model_path, file.parent)
+    os.chdir(file.parent)
+    return _plan(file, predictor, model, environment)
+
+
+def create(
+    path: str = ".", class_name: str | None = None, model_path: str | None = None
+) -> Application:
+    """Return the application for any WSGI server.
+
+    For example ``gunicorn "obworker.predictor.application:create('./model')"``.
+    """
+    os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
+    blueprint = load(path, class_name, model_path, detect(os.environ).value)
+    # Another server's worker is not ours to stop gently; it is replaced when it is gone.
+    return blueprint.boot(len(os.sched_getaffinity(0)), on_fatal=partial(os._exit, 1))
+
+
+def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> Blueprint:
+    if inspect.isabstract(predictor):
+        missing = ", ".join(sorted(getattr(predictor, "__abstractmethods__", ())))
+        raise LoadError(f"{file.name}: {predictor.__name__} is abstract: it lacks {missing}")
+    init = plan_init(predictor)
+    return Blueprint(
+        file=file,
+        predictor=predictor,
+        init=init,
+        predict=plan_predict(predictor),
+        model=find_model(file.parent, model) if "onnx" in init.names else None,
+        has_run=has_background_run(predictor),
+        environment=Environment(environment),
+    )
+
+
+def _absolute(model_path: str | None, directory: Path) -> Path | None:
+    """Return `model_path` in a form that the change of directory does not change."""
+    if model_path is None:
+        return None
+    here = Path(model_path).absolute()
+    return here if here.exists() else directory / model_path

@@ -1,0 +1,192 @@
+"""What predict may ask for, each made from the WSGI environ and only when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, overload
+from urllib.parse import parse_qsl
+
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Request
+
+from obworker.errors import BadRequest
+from obworker.predictor import payload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from _typeshed.wsgi import WSGIEnvironment
+
+    Release = Callable[[], object]
+
+
+log = logging.getLogger("obworker.predictor")
+
+
+class Call:
+    """One call of predict: its environ, its body once read, and what to let go of afterwards."""
+
+    __slots__ = ("_body", "_releases", "environ")
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self.environ = environ
+        self._body: bytes | None = None
+        self._releases: list[Release] = []
+
+    @property
+    def body(self) -> bytes:
+        """The whole body; stays readable for a Request made of the same environ."""
+        if self._body is None:
+            self._body = _read(self.environ)
+            self.environ["wsgi.input"] = io.BytesIO(self._body)
+        return self._body
+
+    @property
+    def content_type(self) -> str:
+        """The request's Content-Type, empty if there is none."""
+        return self.environ.get("CONTENT_TYPE", "")  # type: ignore[no-any-return]
+
+    def on_release(self, release: Release) -> None:
+        """Have `release` called when the reply is complete."""
+        self._releases.append(release)
+
+    def release(self) -> None:
+        """Let go of everything, the last first; again does nothing.
+
+        Whatever one release raises, which only the user's code can cause, the others follow.
+        """
+        while self._releases:
+            with _logged():
+                self._releases.pop()()
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        log.exception("the end of a request failed")
+
+
+class Headers(dict[str, str]):
+    """Request headers under their usual spelling (``Content-Type``), looked up in any."""
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(canonical(name))
+
+    def __setitem__(self, name: str, value: str) -> None:
+        super().__setitem__(canonical(name), value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(canonical(name))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(canonical(name))
+
+    @overload
+    def get(self, name: str, default: None = None, /) -> str | None: ...
+    @overload
+    def get(self, name: str, default: Any, /) -> Any: ...
+    def get(self, name: str, default: object = None, /) -> object:
+        """Return the value of `name`, or `default`."""
+        return super().get(canonical(name), default)
+
+    def pop(self, name: str, /, *default: Any) -> Any:
+        """Remove `name` and return its value."""
+        return super().pop(canonical(name), *default)
+
+    def setdefault(self, name: str, default: str = "", /) -> str:
+        """Return the value of `name`, which is `default` from now on if it had none."""
+        return super().setdefault(canonical(name), default)
+
+
+@functools.lru_cache(maxsize=1024)  # bounded: a client chooses what is in here
+def canonical(name: str) -> str:
+    """Return a header's name in its usual spelling."""
+    return name.title()
+
+
+def resolvers(make_request: Callable[[Call], object]) -> dict[str, Callable[[Call], object]]:
+    """Return for each name that predict may ask for how it is found."""
+    return {
+        "json": lambda call: payload.parse(call.content_type, call.body),
+        "payload": lambda call: payload.parse_or_bytes(call.content_type, call.body),
+        "data": lambda call: call.body,
+        "params": _params,
+        "args": _params,
+        "headers": _headers,
+        "request": make_request,
+    }
+
+
+def _read(environ: WSGIEnvironment) -> bytes:
+    stream = environ["wsgi.input"]
+    if environ.get("wsgi.input_terminated"):
+        return stream.read(-1)  # type: ignore[no-any-return]
+    text = environ.get("CONTENT_LENGTH") or "0"
+    if not (text.isascii() and text.isdecimal()):
+        raise BadRequest("Content-Length is not a number")
+    length = int(text)
+    body: bytes = stream.read(length) if length else b""
+    if len(body) < length:
+        raise BadRequest(f"the body ended after {len(body)} of {length} bytes")
+    return body
+
+
+def _params(call: Call) -> MultiDict[str, str]:
+    query: str = call.environ.get("QUERY_STRING", "")
+    if not query.isascii():  # PEP 3333 gives bytes as latin-1; clients send UTF-8
+        query = query.encode("latin-1").decode("utf-8", "replace")
+    return MultiDict(parse_qsl(query, keep_blank_values=True, errors="replace"))
+
+
+def _headers(call: Call) -> Headers:
+    headers = Headers()
+    for key, value in call.environ.items():
+        if key.startswith("HTTP_"):
+            headers[key[5:].replace("_", "-")] = value
+    for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):  # the two that CGI gives no prefix
+        if call.environ.get(key):
+            headers[key.replace("_", "-")] = call.environ[key]
+    return headers
+
+
+def imports_flask(predictor: type) -> bool:
+    """Whether the module of `predictor` has flask or anything of it: jsonify needs a context."""
+    values = vars(sys.modules[predictor.__module__]).values()
+    return any(_home(value).partition(".")[0] == "flask" for value in values)
+
+
+def _home(value: object) -> str:
+    """Return the name of the module that a value is from, or is."""
+    return str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
+
+
+def plain_request(call: Call) -> object:
+    """Return Werkzeug's Request, which Flask's is built on."""
+    return Request(call.environ)
+
+
+def flask_request_maker(directory: Path) -> Callable[[Call], object]:
+    """Return what enters a Flask request context and returns its request.
+
+    The context is left when the call is released. Where Flask is not installed it is Werkzeug's.
+    """
+    try:
+        from flask import Flask
+    except ImportError:
+        return plain_request
+    app = Flask("predictor", root_path=str(directory), static_folder=None)
+
+    def make(call: Call) -> object:
+        context = app.request_context(call.environ)
+        context.push()
+        call.on_release(context.pop)
+        return context.request
+
+    return make

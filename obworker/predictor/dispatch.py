@@ -1,0 +1,153 @@
+"""The WSGI callable: a request's way from the environ through predict to the reply."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING
+
+from obworker.predictor import reply
+from obworker.predictor.arguments import Call
+from obworker.predictor.events import request_id
+from obworker.predictor.failures import Failures, answer_json, identify
+from obworker.predictor.streaming import Continued, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from obworker.predictor.injection import Binding
+
+MESSAGE = "The predictor is up; POST to / for a prediction"
+ALLOW = ("Allow", "GET, HEAD, POST")
+
+
+def reaches_predict(method: str, path: str) -> bool:
+    """Whether a request calls predict; what does not is answered at once, however busy it is."""
+    return method == "POST" and path in {"", "/"}
+
+
+class Config:
+    """What ``__init__`` gets as config: how this worker is to call predict."""
+
+    def __init__(self) -> None:
+        self.most_calls: int | None = None
+
+    def limit_concurrency(self, n: int) -> None:
+        """Let at most `n` requests of this worker be in predict at once."""
+        try:
+            most = operator.index(n)
+        except TypeError:
+            raise TypeError(f"limit_concurrency takes a whole number, not {n!r}") from None
+        if isinstance(n, bool) or most < 1:
+            raise ValueError(f"limit_concurrency takes 1 or more, not {n}")
+        self.most_calls = most
+
+
+class Application:
+    """Serves one predictor; a plain WSGI application (PEP 3333) for any server.
+
+    At most `most_calls` are in predict at once: a server that has no more threads than that never
+    waits in here. `prepare` is called before predict.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[..., object],
+        binding: Binding[Call],
+        failures: Failures,
+        *,
+        most_calls: int | None = None,
+        prepare: Callable[[Call], object] | None = None,
+    ) -> None:
+        self.most_calls = most_calls
+        self._predict = predict
+        self._binding = binding
+        self._prepare = prepare
+        self._gate = threading.Semaphore(most_calls) if most_calls else None
+        self._failures = failures
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        path = environ.get("PATH_INFO", "")
+        if not reaches_predict(environ["REQUEST_METHOD"], path):
+            return _describe(path, environ, start_response)
+        # What a request sets (its id, Flask's request) lives in a context of its own: a stream
+        # goes on in it after this call has returned, and the server's thread keeps nothing.
+        context = copy_context()
+        return context.run(self._answer, context, environ, start_response)
+
+    def _answer(
+        self, context: Context, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        request_id.set(environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"))
+        call = Call(environ)
+        body: Iterable[bytes] = ()
+        try:
+            value = self._call_predict(call)
+            body = self._reply(value, context, call, start_response)
+        except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
+            body = self._failures.answer(error, environ, start_response)
+        finally:
+            if not isinstance(body, Stream | Continued):
+                call.release()
+        return body
+
+    def _call_predict(self, call: Call) -> object:
+        if self._gate is not None:
+            self._gate.acquire()
+            call.on_release(self._gate.release)
+        if self._prepare is not None:
+            self._prepare(call)
+        return self._binding.call(self._predict, call)
+
+    def _reply(
+        self, value: object, context: Context, call: Call, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        environ = call.environ
+        accept = environ.get("HTTP_ACCEPT", "")
+        if reply.is_stream(value):
+            stream = Stream(
+                value,
+                accept,
+                context,
+                on_error=lambda error: self._failures.report(error, identify(environ)),
+                on_close=call.release,
+            )
+            start_response("200 OK", stream.headers)
+            return stream
+        if reply.is_wsgi(value):
+            passed = value(environ, start_response)
+            if isinstance(passed, list):
+                return passed
+            return Continued(passed, context, call.release)
+        content_type, body = reply.render(value, accept)
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        start_response("200 OK", headers)
+        return [body]
+
+
+def _describe(
+    path: str, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Answer what is no prediction."""
+    if path not in {"", "/"}:
+        return _refuse(environ, start_response, 404, "Not Found: POST to / for a prediction")
+    method = environ["REQUEST_METHOD"]
+    if method not in {"GET", "HEAD"}:
+        return _refuse(environ, start_response, 405, f"Method Not Allowed: {method[:20]}", ALLOW)
+    body = answer_json(start_response, 200, {"message": MESSAGE})
+    return [] if method == "HEAD" else body
+
+
+def _refuse(
+    environ: WSGIEnvironment,
+    start_response: StartResponse,
+    status: int,
+    message: str,
+    *headers: tuple[str, str],
+) -> Iterable[bytes]:
+    body = answer_json(start_response, status, {"error": message}, headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else body

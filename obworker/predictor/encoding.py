@@ -1,0 +1,143 @@
+"""A Python value becomes JSON or MessagePack; decides nothing about responses.
+
+NaN and the infinities have no place in JSON and become null, as in JavaScript.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import enum
+import json
+import math
+import sys
+import uuid
+
+import msgpack  # type: ignore[import-untyped]
+import orjson
+
+JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+ALLOWED = "dict, list, tuple, str, bytes, int, float, bool, None, numpy arrays and numbers"
+_MSGPACK_KINDS = (bool, int, float, str, bytes, list, dict, type(None))
+_OTHERS_AS_TEXT = (datetime.date, datetime.time, uuid.UUID)
+
+
+class ReplyError(TypeError):
+    """What predict returned cannot be sent."""
+
+
+def to_json(value: object) -> bytes:
+    """Encode `value` as UTF-8 JSON, bytes in it as base64."""
+    try:
+        return orjson.dumps(value, default=_json_default, option=JSON_OPTIONS)
+    except TypeError:
+        return _to_json_slowly(value)
+
+
+def to_msgpack(value: object) -> bytes:
+    """Encode `value` as MessagePack, bytes in it as they are."""
+    try:
+        packed: bytes = msgpack.packb(value, use_bin_type=True, default=_msgpack_default)
+    except (OverflowError, RecursionError, ValueError) as error:
+        raise ReplyError(f"the value does not fit in MessagePack: {error}") from error
+    return packed
+
+
+def _json_default(value: object) -> object:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, tuple):
+        return tuple(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, _OTHERS_AS_TEXT):
+        return _as_text(value)
+    return _from_numpy(value)
+
+
+def _as_text(value: object) -> object:
+    """Write a date, a time or a UUID as orjson does, also one of a class made from theirs."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
+
+
+def _msgpack_default(value: object) -> object:
+    # msgpack asks once for each object: what comes out must be its own kind at last
+    simpler = _simplify(value)
+    return simpler if isinstance(simpler, _MSGPACK_KINDS) else _msgpack_default(simpler)
+
+
+def _simplify(value: object) -> object:
+    if isinstance(value, int):
+        raise ReplyError("an integer over 64 bits does not fit in MessagePack")
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    if isinstance(value, _OTHERS_AS_TEXT):
+        return _as_text(value)
+    return _from_numpy(value)
+
+
+def _from_numpy(value: object) -> object:
+    numpy = sys.modules.get("numpy")  # a value of numpy's exists only where it is imported
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        plain = value.tolist()
+        if not isinstance(plain, numpy.generic):  # a longdouble stays what it is
+            return plain
+    raise ReplyError(f"a {_name(value)} cannot be sent; allowed are {ALLOWED}")
+
+
+def _to_json_slowly(value: object) -> bytes:
+    """Encode what orjson refuses: integers over 64 bits, lone surrogates, deep nesting.
+
+    Also finds out what exactly cannot be encoded: orjson does not tell.
+    """
+    try:
+        text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise ReplyError("the value is nested too deeply, or holds itself") from error
+    except ValueError as error:  # an integer of more digits than Python turns into text
+        raise ReplyError(str(error)) from error
+    # JSON writes a lone surrogate as Python's backslashreplace does: \ud800
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _plain(value: object) -> object:
+    """Return `value` made of what the standard library's json takes."""
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_plain_key(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(_fields(value))
+    if isinstance(value, _OTHERS_AS_TEXT):
+        return _as_text(value)
+    return _plain(_json_default(value))
+
+
+def _plain_key(key: object) -> str:
+    plain = key if isinstance(key, bytes | tuple) else _plain(key)
+    if isinstance(plain, str):
+        return plain
+    if plain is None or isinstance(plain, int | float):
+        return json.dumps(plain)
+    raise ReplyError(f"a {_name(key)} cannot be a key in JSON; use str")
+
+
+def _fields(value: object) -> dict[str, object]:
+    fields = dataclasses.fields(value)  # type: ignore[arg-type]  # both callers have made sure
+    return {field.name: getattr(value, field.name) for field in fields}
+
+
+def _name(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

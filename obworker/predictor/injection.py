@@ -1,0 +1,162 @@
+"""A signature becomes the plan that fills it; knows names, never where their values come from."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from obworker.errors import InjectionError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+INIT_NAMES = ("onnx", "config")
+PREDICT_NAMES = ("json", "payload", "data", "params", "args", "headers", "request")
+
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which known names a callable takes, and how each must be passed.
+
+    `positional` also holds the defaults of unknown positional-only parameters that stand before
+    a known one: those can only be skipped by passing what they would have had.
+    """
+
+    title: str
+    positional: tuple[tuple[str, object], ...] = ()
+    keywords: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The known names that are asked for, in the order of the signature."""
+        return tuple(name for name, _ in self.positional if name in self.known) + self.keywords
+
+    def bind(self, resolvers: Mapping[str, Callable[[Source], object]]) -> Binding[Source]:
+        """Return what fills this plan from `resolvers`, one for each name asked for."""
+        return Binding(
+            tuple(
+                resolvers[name] if name in self.known else _constant(default)
+                for name, default in self.positional
+            ),
+            tuple((name, resolvers[name]) for name in self.keywords),
+        )
+
+
+@dataclass(frozen=True)
+class Binding(Generic[Source]):
+    """A plan with the function that finds each argument."""
+
+    positional: tuple[Callable[[Source], object], ...]
+    keywords: tuple[tuple[str, Callable[[Source], object]], ...]
+
+    def call(self, function: Callable[..., object], source: Source) -> object:
+        """Call `function` with every argument found in `source`."""
+        keywords = {name: resolve(source) for name, resolve in self.keywords}
+        if not self.positional:
+            return function(**keywords)
+        return function(*[resolve(source) for resolve in self.positional], **keywords)
+
+
+def plan_init(predictor: type) -> Plan:
+    """Return the plan for constructing `predictor`."""
+    title = f"{predictor.__name__}.__init__"
+    if predictor.__init__ is object.__init__:  # type: ignore[misc]  # compared, not called
+        return Plan(title, known=INIT_NAMES)
+    return _plan(title, _bound(predictor, "__init__", title), INIT_NAMES)
+
+
+def plan_predict(predictor: type) -> Plan:
+    """Return the plan for calling predict of an instance of `predictor`."""
+    title = f"{predictor.__name__}.predict"
+    method = _bound(predictor, "predict", title)
+    _check_self(predictor, title)
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        raise InjectionError(f"{title} is async def; it must be a plain function: def predict(…)")
+    return _plan(title, method, PREDICT_NAMES)
+
+
+def has_background_run(predictor: type) -> bool:
+    """Say whether `predictor` has a ``run(self)``; one that needs more is a method of its own."""
+    if not callable(inspect.getattr_static(predictor, "run", None)):
+        return False
+    title = f"{predictor.__name__}.run"
+    method = _bound(predictor, "run", title)
+    parameters = _signature(method, title).parameters.values()
+    if inspect.iscoroutinefunction(method):
+        raise InjectionError(f"{title} is async def; it must be a plain function: def run(self)")
+    return all(_is_optional(parameter) for parameter in parameters)
+
+
+def _bound(predictor: type, name: str, title: str) -> Callable[..., object]:
+    """Return the method as an instance would have it, without making an instance."""
+    try:
+        static = inspect.getattr_static(predictor, name)
+    except AttributeError:
+        raise InjectionError(f"{predictor.__name__} has no {name} method") from None
+    if isinstance(static, property):
+        raise InjectionError(f"{title} is a property; it must be a method")
+    bind = getattr(type(static), "__get__", None)
+    try:
+        method = bind(static, _Nobody(), predictor) if bind else static
+    except Exception as error:  # a descriptor of the user's
+        raise InjectionError(f"{title} cannot be looked at without an instance: {error}") from error
+    if not callable(method):
+        raise InjectionError(f"{title} is a {type(method).__name__}; it must be a method")
+    return method  # type: ignore[no-any-return]  # whatever a descriptor gives is Any
+
+
+class _Nobody:
+    """Stands in for an instance, of which there is none yet."""
+
+
+def _check_self(predictor: type, title: str) -> None:
+    """Refuse ``def predict(json)``: the instance would be taken for the JSON."""
+    function = inspect.getattr_static(predictor, "predict")
+    if inspect.isfunction(function):
+        first = next(iter(inspect.signature(function).parameters), None)
+        if first in PREDICT_NAMES:
+            raise InjectionError(f"{title}: self is missing: def predict(self, {first}, …)")
+
+
+def _signature(method: Callable[..., object], title: str) -> inspect.Signature:
+    try:
+        return inspect.signature(method)
+    except (TypeError, ValueError) as error:
+        # a function with no place for self, or one written in C
+        raise InjectionError(f"{title}: its parameters cannot be read: {error}") from error
+
+
+def _plan(title: str, method: Callable[..., object], known: tuple[str, ...]) -> Plan:
+    positional: list[tuple[str, object]] = []
+    keywords: list[str] = []
+    for name, parameter in _signature(method, title).parameters.items():
+        if name not in known and not _is_optional(parameter):
+            raise InjectionError(_unknown(title, name, known))
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            positional.append((name, parameter.default))
+        elif name in known and parameter.kind not in _VARIADIC:
+            keywords.append(name)
+    while positional and positional[-1][0] not in known:
+        positional.pop()
+    return Plan(title, tuple(positional), tuple(keywords), known)
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _is_optional(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in _VARIADIC or parameter.default is not parameter.empty
+
+
+def _unknown(title: str, name: str, known: tuple[str, ...]) -> str:
+    method, names = ("predict", PREDICT_NAMES) if known is INIT_NAMES else ("__init__", INIT_NAMES)
+    elsewhere = f"; {name} is for {method}" if name in names else did_you_mean(name, known)
+    return f"{title}: unknown parameter {name!r}{elsewhere}; known are {', '.join(known)}"
+
+
+def _constant(value: object) -> Callable[[object], object]:
+    return lambda _: value

@@ -1,0 +1,210 @@
+"""A model directory becomes the predictor class; constructs nothing and changes no directory."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import sys
+import types
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obworker.errors import LoadError, ObworkerError, did_you_mean
+from obworker.predictor.traces import locate, summarise, user_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILE_NAME = "predictor.py"
+CLASS_NAME = "Predictor"
+SHIM_NAME = "openbayes_serving"
+MOST_NAMES_SHOWN = 8
+
+# What pip calls a module whose name is another; only the ones that models are full of.
+PACKAGES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+# The classes given to run() while a predictor.py is being imported; None at any other time.
+_announced: ContextVar[list[type] | None] = ContextVar("announced", default=None)
+
+
+def announce(predictor: type) -> bool:
+    """Note `predictor` as the class to serve if a predictor.py is being imported; say if so."""
+    announced = _announced.get()
+    if announced is None:
+        return False
+    if not isinstance(predictor, type):
+        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+    announced.append(predictor)
+    return True
+
+
+def file_of(predictor: type) -> Path:
+    """Return the absolute path of the file that defines `predictor`."""
+    if not isinstance(predictor, type):
+        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+    source = getattr(sys.modules.get(predictor.__module__), "__file__", None)
+    if source is None:
+        raise LoadError(f"{predictor.__name__} is not defined in a file")
+    return Path(source).absolute()
+
+
+def find(path: Path) -> Path:
+    """Return the absolute path of the predictor.py that `path`, a directory or a file, means."""
+    try:
+        if path.is_dir():
+            return _find_in(path)
+        if not path.exists():
+            raise LoadError(f"{path}: no such file or directory")
+    except PermissionError as error:
+        raise LoadError(f"{path}: {error.strerror}") from error
+    if path.suffix != ".py":
+        raise LoadError(f"{path} is neither a directory nor a .py file")
+    return path.absolute()
+
+
+def load_class(file: Path, class_name: str | None) -> type:
+    """Import `file`, put its directory first in sys.path, and choose the class to serve."""
+    directory = file.parent
+    sys.dont_write_bytecode = True  # the directory is the user's, and may be read-only
+    if sys.path[:1] != [str(directory)]:
+        sys.path.insert(0, str(directory))
+    _bind_shim()
+    with _announcements() as announced:
+        module = _import(file)
+    return _choose(module, file.name, class_name, announced)
+
+
+def choose_defined(module: types.ModuleType) -> list[type]:
+    """Return the classes defined in `module` itself that have a predict method."""
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    own = [value for value in classes if value.__module__ == module.__name__]
+    return [value for value in dict.fromkeys(own) if callable(getattr(value, "predict", None))]
+
+
+def _find_in(directory: Path) -> Path:
+    file = directory / FILE_NAME
+    if file.is_file():
+        return file.absolute()
+    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
+    scripts = [name for name in names if name.endswith(".py")]
+    hint = f"name the file itself: obworker {directory / scripts[0]}" if scripts else None
+    raise LoadError(f"{directory}: no {FILE_NAME}; there is {_listed(names)}", hint)
+
+
+def _bind_shim() -> None:
+    # An installed openbayes-serving would win over our module of that name: it is a package.
+    from obworker import emit_event, run  # the root package is complete only by now
+
+    shim = types.ModuleType(SHIM_NAME, "What obworker gives a predictor.py.")
+    vars(shim).update(run=run, emit_event=emit_event)
+    sys.modules[SHIM_NAME] = shim
+
+
+@contextlib.contextmanager
+def _announcements() -> Iterator[list[type]]:
+    announced: list[type] = []
+    token = _announced.set(announced)
+    try:
+        yield announced
+    finally:
+        _announced.reset(token)
+
+
+def _import(file: Path) -> types.ModuleType:
+    name = _module_name(file)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # it is, for every path that ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ObworkerError:
+        sys.modules.pop(name, None)
+        raise
+    except BaseException as error:  # whatever it is, it is the user's code that raised it
+        sys.modules.pop(name, None)
+        raise _explain(error, file) from error
+    return module
+
+
+def _module_name(file: Path) -> str:
+    name = re.sub(r"\W", "_", file.stem)
+    # The guard must not run, and a user's json.py must not replace the real one for everybody.
+    if name == "__main__" or name in sys.stdlib_module_names:
+        return f"predictor_{name}"
+    return name
+
+
+def _explain(error: BaseException, file: Path) -> LoadError:
+    place = locate(error, file.parent) or file.name
+    if isinstance(error, SystemExit):
+        return LoadError(f"{place}: called sys.exit({error.code!r}) while being imported")
+    # the line says it all where a module is missing or a file is no Python
+    says_it_all = isinstance(error, SyntaxError | ModuleNotFoundError)
+    trace = "" if says_it_all else user_traceback(error, file.parent)
+    return LoadError(f"{place}: {summarise(error)}", _hint(error), traceback=trace)
+
+
+def _hint(error: BaseException) -> str | None:
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    top = error.name.partition(".")[0]
+    package = PACKAGES.get(top, top)
+    return f"pip install {package}, or add {package} to requirements.txt in the model directory"
+
+
+def _choose(
+    module: types.ModuleType, file_name: str, class_name: str | None, announced: list[type]
+) -> type:
+    candidates = choose_defined(module)
+    if class_name is not None:
+        return _named(module, file_name, class_name, candidates)
+    if announced:
+        return announced[0]
+    default = getattr(module, CLASS_NAME, None)
+    if isinstance(default, type):
+        return default
+    if len(candidates) == 1:
+        return candidates[0]
+    names = [candidate.__name__ for candidate in candidates]
+    if names:
+        hint = "choose with --class NAME, or call one of them Predictor"
+        raise LoadError(f"{file_name}: several classes have predict: {', '.join(names)}", hint)
+    raise LoadError(f"{file_name}: no class with a predict method; {_seen(module)}")
+
+
+def _named(
+    module: types.ModuleType, file_name: str, class_name: str, candidates: list[type]
+) -> type:
+    chosen = getattr(module, class_name, None)
+    if isinstance(chosen, type):
+        return chosen
+    names = [candidate.__name__ for candidate in candidates]
+    guess = did_you_mean(class_name, names)
+    raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
+
+
+def _seen(module: types.ModuleType) -> str:
+    own = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    ]
+    return f"it defines {_listed(own)}"
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "nothing"
+    shown = ", ".join(names[:MOST_NAMES_SHOWN])
+    more = len(names) - MOST_NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,48 @@
+"""What predict returned becomes a content type and a body; calls no server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeGuard
+
+from obworker.predictor import accept as negotiation
+from obworker.predictor.encoding import to_json, to_msgpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed.wsgi import WSGIApplication
+
+TEXT = "text/plain; charset=utf-8"
+BINARY = "application/octet-stream"
+SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
+
+
+def is_stream(value: object) -> TypeGuard[Iterator[object]]:
+    """Say whether `value` is a generator or another iterator."""
+    return hasattr(type(value), "__next__")
+
+
+def is_wsgi(value: object) -> TypeGuard[WSGIApplication]:
+    """Say whether `value` answers by itself, as a Response of Flask or Werkzeug does."""
+    return callable(value) and not isinstance(value, type)
+
+
+def render(value: object, accept: str) -> tuple[str, bytes]:
+    """Return the content type and the body for `value`, neither a stream nor a WSGI callable."""
+    if isinstance(value, str):
+        return TEXT, value.encode("utf-8", "replace")
+    if isinstance(value, bytes | bytearray | memoryview):
+        body = bytes(value)
+        return recognise(body), body
+    media_type = negotiation.choose(accept)
+    if media_type == negotiation.JSON:
+        return media_type, to_json(value)
+    return media_type, to_msgpack(value)
+
+
+def recognise(body: bytes) -> str:
+    """Return the content type that the first bytes of `body` tell of."""
+    for signature, media_type in SIGNATURES:
+        if body.startswith(signature):
+            return media_type
+    return BINARY

@@ -1,0 +1,68 @@
+"""Where in the user's code an exception comes from; shows no frame of ours to the user."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+LONGEST_MESSAGE = 300
+
+
+def locate(error: BaseException, directory: Path) -> str | None:
+    """Return ``file:line`` of the innermost place in `directory` that `error` passed through."""
+    if isinstance(error, SyntaxError) and _is_inside(error.filename, directory):
+        return _place(str(error.filename), error.lineno or 0, directory)
+    places = [
+        _place(step.tb_frame.f_code.co_filename, step.tb_lineno, directory)
+        for step in _steps(error.__traceback__)
+        if _is_inside(step.tb_frame.f_code.co_filename, directory)
+    ]
+    return places[-1] if places else None
+
+
+def summarise(error: BaseException) -> str:
+    """Return the type and the message of `error` in one line."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if len(line) > LONGEST_MESSAGE:
+        line = line[:LONGEST_MESSAGE] + "…"
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def trim(error: BaseException, directory: Path) -> TracebackType | None:
+    """Return the traceback of `error` from the first frame inside `directory` on.
+
+    All of it where no frame is inside; nothing for a syntax error, which shows its own line.
+    """
+    for step in _steps(error.__traceback__):
+        if _is_inside(step.tb_frame.f_code.co_filename, directory):
+            return step
+    return None if isinstance(error, SyntaxError) else error.__traceback__
+
+
+def user_traceback(error: BaseException, directory: Path) -> str:
+    """Format `error` as Python does, without the frames that led to the user's code."""
+    return "".join(traceback.format_exception(type(error), error, trim(error, directory)))
+
+
+def _steps(step: TracebackType | None) -> Iterator[TracebackType]:
+    while step is not None:
+        yield step
+        step = step.tb_next
+
+
+def _is_inside(filename: str | None, directory: Path) -> bool:
+    if not filename:
+        return False
+    path = Path(filename)
+    # a virtual environment is often kept inside the model directory
+    return path.is_relative_to(directory) and "site-packages" not in path.parts
+
+
+def _place(filename: str, line: int, directory: Path) -> str:
+    return f"{Path(filename).relative_to(directory)}:{line}"

@@ -1,0 +1,83 @@
+"""Serves in the process that was started, without a supervisor: ``python predictor.py``.
+
+predict runs on the main thread, where breakpoints, Ctrl-C and tracebacks work as a person expects;
+the event loop has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+
+from obworker.http.cycle import Cycle
+from obworker.http.server import Server
+from obworker.settings import Settings
+from obworker.supervisor import listeners
+from obworker.supervisor.listeners import Address
+from obworker.supervisor.worker import Blueprint, Predictions, leave, threads_for
+
+logger = logging.getLogger("obworker.worker")
+
+EXIT_INTERRUPTED = 130
+
+
+def serve(
+    blueprint: Blueprint, listener: socket.socket, address: Address, settings: Settings
+) -> int:
+    """Serve until Ctrl-C; return the exit code."""
+    for label, text in blueprint.description:
+        logger.info("%-10s %s", label, text)
+    threads = len(os.sched_getaffinity(0))
+    application = blueprint.boot(threads, lambda: leave(1))
+    server = _start(blueprint, application, listener, settings)
+    logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.url)
+    logger.info("%-10s %s", "try", address.curl(blueprint.body_kind))
+    try:
+        server.executors.run_here()
+    except KeyboardInterrupt:
+        listeners.refuse_new_connections(listener)
+        logger.info("stopped")
+    sys.stdout.flush()
+    return EXIT_INTERRUPTED
+
+
+def _start(
+    blueprint: Blueprint, application: Predictions, listener: socket.socket, settings: Settings
+) -> Server:
+    """Start the event loop on a thread of its own; return the server once it listens."""
+    loop = uvloop.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
+
+    async def start() -> Server:
+        server = Server(
+            application,
+            listener,
+            settings,
+            threads=threads_for(application, settings),
+            must_queue=blueprint.reaches_predict,
+            on_overdue=_report_overdue,
+        )
+        for _ in range(server.executors.threads - 1):
+            server.executors.add_thread()
+        listeners.claim(listener, alone=False)
+        server.start()
+        return server
+
+    return _call(loop, start())
+
+
+def _call(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Server]) -> Server:
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+def _report_overdue(cycle: Cycle) -> None:
+    """Say so; with a debugger at work it is no reason to stop."""
+    logger.error("%s is past its deadline", cycle.request.line)

@@ -1,0 +1,131 @@
+"""The few Linux calls that the standard library lacks, and reaping."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import setproctitle
+
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+KILL_TIMEOUT = 2.0
+KILL_INTERVAL = 0.005
+
+
+def _prctl(option: int, argument: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> bool:
+    """Be killed when the parent process ends; return False if it has ended already.
+
+    Of the parent *at this moment* (prctl(2), PR_SET_PDEATHSIG): call it after any re-parenting.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def next_ended() -> int | None:
+    """Return the pid of a child that has ended, which stays its own until `reap`."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if ended is None else ended.si_pid
+
+
+def reap(pid: int) -> int:
+    """Reap a child that has ended; return its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill_rest_of_group(leader: int) -> None:
+    """Kill what is left of the group of a child that has ended.
+
+    Before it is reaped: its number cannot be anybody else's yet.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def group_exists(group: int) -> bool:
+    """Whether a process group has a member, be it one that has ended and is not reaped."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def children() -> set[int]:
+    """Return the children of this process (proc(5); not every kernel tells)."""
+    try:
+        listing = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except FileNotFoundError:
+        return set()
+    return {int(pid) for pid in listing.split()}
+
+
+def kill_descendants(spare: set[int]) -> None:
+    """Kill every process below this one but for `spare`, also those that left the groups we know.
+
+    Their children become ours as they end (see adopt_orphans), so it is done when none is left, or
+    when one does not die.
+    """
+    deadline = time.monotonic() + KILL_TIMEOUT
+    while (left := children() - spare) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        while (ended := next_ended()) is not None:
+            reap(ended)
+        time.sleep(KILL_INTERVAL)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the system lets us: each connection of a worker is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def kill_group(pid: int, number: signal.Signals) -> None:
+    """Signal the process group of `pid`, or just `pid` where it leads none yet."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def describe_exit(code: int) -> str:
+    """Say how a process ended, from its exit code or minus its signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def set_title(text: str) -> None:
+    """Name this process in ps and top."""
+    setproctitle.setproctitle(f"obworker: {text}")

@@ -1,0 +1,173 @@
+"""Addresses and listening sockets: bind, name, and close without losing a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from obworker.errors import ListenError
+
+# Where a wildcard address is served, a person reaches it by this name.
+WILDCARDS = {"0.0.0.0": "localhost", "::": "localhost", "": "localhost"}  # noqa: S104
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to serve: a host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Take apart HOST:PORT, [IPV6]:PORT or unix:PATH, which settings has checked."""
+        if text.startswith("unix:"):
+            return cls(path=text.removeprefix("unix:"))
+        host, _, port = text.rpartition(":")
+        return cls(host=host.strip("[]"), port=int(port))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What a person on this machine opens."""
+        if self.path:
+            return "http://localhost/"
+        host = WILDCARDS.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
+
+    def curl(self, body_kind: str) -> str:
+        """Return a request to try, for a predictor that takes that kind of body."""
+        body = {
+            "json": "-H 'Content-Type: application/json' -d '{}' ",
+            "data": "--data-binary @FILE ",
+        }.get(body_kind, "-X POST ")
+        through = f"--unix-socket {self.path} " if self.path else ""
+        return f"curl {through}{body}{self.url}"
+
+
+def bind(address: Address) -> tuple[socket.socket, Address]:
+    """Bind a socket, and return it with the address it has: port 0 becomes a real one.
+
+    It does not listen yet: until a worker does, clients are refused, which is the truth.
+
+    Raises:
+        ListenError: the address is in use, not ours, or not allowed.
+    """
+    try:
+        return _bind_unix(address) if address.path else _bind_tcp(address)
+    except OSError as error:
+        raise _explain(error, address) from error
+    except UnicodeError as error:
+        raise ListenError(f"cannot listen on {address}: {address.host!r} is no host") from error
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now, for a program that can only be told a number."""
+    with socket.create_server(("", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _bind_tcp(address: Address) -> tuple[socket.socket, Address]:
+    found = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, kind, protocol, _, where = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        claim(listener, alone=True)
+    except OSError:
+        listener.close()
+        raise
+    return listener, Address(host=address.host, port=listener.getsockname()[1])
+
+
+def claim(listener: socket.socket, *, alone: bool) -> None:
+    """Let nobody else bind the port while we are bound to it and do not listen yet.
+
+    Without SO_REUSEADDR on both sockets the kernel refuses the second bind (socket(7)). It must be
+    back before listening: accepted connections inherit it, and without it those in TIME_WAIT would
+    keep the next obworker from the port.
+    """
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if alone else 1)
+
+
+def _bind_unix(address: Address) -> tuple[socket.socket, Address]:
+    path = Path(address.path)
+    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        raise ListenError(f"cannot listen on {address}: {path} is a file, not a socket")
+    if _is_bound(path):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(address.path)
+    except OSError:
+        listener.close()
+        raise
+    return listener, address
+
+
+def _is_bound(path: Path) -> bool:
+    """Whether a process has a socket at `path`: the file alone may be left by a dead one.
+
+    To connect would not tell the dead from a server that is bound and does not listen yet.
+    """
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
+        return str(path) in names or str(path.absolute()) in names
+    return path.exists()
+
+
+def _explain(error: OSError, address: Address) -> ListenError:
+    message = f"cannot listen on {address}: {error.strerror or error}"
+    if error.errno == errno.EADDRINUSE:
+        return ListenError(message, hint="another program serves there: stop it, or use --port")
+    if error.errno == errno.EACCES and not address.path:
+        return ListenError(
+            message, hint="ports below 1024 need root or CAP_NET_BIND_SERVICE: use --port 8080"
+        )
+    return ListenError(message)
+
+
+# <linux/filter.h>; the filter sees a TCP header. SYN is bit 1 of its 14th byte (RFC 9293 3.1).
+SO_ATTACH_FILTER = 26
+DROP_SYN = (
+    (0x30, 0, 0, 13),  # ldb [13]
+    (0x45, 0, 1, 0x02),  # jset #SYN: the next instruction, else the one after
+    (0x06, 0, 0, 0),  # ret 0: drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # ret all: accept
+)
+
+
+def refuse_new_connections(listener: socket.socket) -> None:
+    """Let no new connection begin, for all who share the listener, and lose none that has.
+
+    A listener that is closed resets what waits in its queue, and what the last accept before the
+    close left behind is lost. So the kernel is told to drop SYN packets first: handshakes under
+    way complete and can be accepted, and a client that comes later is refused when it tries again.
+    """
+    if listener.family == socket.AF_UNIX:
+        Path(listener.getsockname()).unlink(missing_ok=True)
+        return
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in DROP_SYN)
+    kept = ctypes.create_string_buffer(program)
+    option = struct.pack("HP", len(DROP_SYN), ctypes.addressof(kept))
+    with contextlib.suppress(OSError):  # gVisor and the like have no such filter
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, option)

@@ -1,0 +1,204 @@
+"""What master, mold and workers tell one another, and the channel that carries it.
+
+    master → mold     Load, then Spawn for each process wanted
+    mold → master     Loaded or LoadFailed
+    fork → master     Spawned (from between the two forks), Ready or BootFailed (from the worker)
+    master → worker   Drain
+
+A channel is a SOCK_SEQPACKET pair: one message a packet, and end of file when the other side is
+gone. A message is JSON, so that a mold of another version of obworker is refused in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import socket
+from typing import Any
+
+logger = logging.getLogger("obworker.master")
+
+# Below the default net.core.wmem_default (212,992), so that a packet always fits.
+MAX_MESSAGE_BYTES = 128 << 10
+# Characters of a text in a message. As JSON one may take six bytes, and there are three texts.
+MAX_TEXT = 6 << 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """Import the user's code. `factory` is the name of a function that takes `arguments`."""
+
+    generation: int
+    factory: str
+    arguments: dict[str, Any]
+    settings: dict[str, Any]
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The import is done; `description` is for the start-up report."""
+
+    seconds: float
+    description: list[list[str]]
+    body_kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadFailed:
+    """The import failed; the mold is about to exit."""
+
+    message: str
+    hint: str | None
+    exit_code: int
+    traceback: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Spawn:
+    """Fork a worker for a slot; its end of a channel to the master comes with the message.
+
+    `environment` is the slot's: its devices first. `threads` is for native libraries.
+    """
+
+    slot: int
+    environment: dict[str, str]
+    threads: int
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Spawned:
+    """The worker's process exists; the master will be its parent."""
+
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """The worker has built its predictor and accepts connections."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BootFailed:
+    """The worker could not build its predictor; it is about to exit."""
+
+    message: str
+    hint: str | None
+    traceback: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Drain:
+    """Accept nothing more, answer what has come, exit."""
+
+
+Message = Load | Loaded | LoadFailed | Spawn | Spawned | Ready | BootFailed | Drain
+_TYPES: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (Load, Loaded, LoadFailed, Spawn, Spawned, Ready, BootFailed, Drain)
+}
+
+
+def encode(message: Message) -> bytes:
+    """Write a message as one packet."""
+    fields = {
+        name: shorten(value) if isinstance(value, str) else value
+        for name, value in dataclasses.asdict(message).items()
+    }
+    text = json.dumps([type(message).__name__, fields], ensure_ascii=False)
+    # What UTF-8 cannot hold, a lone surrogate, is then written as JSON's escape for it.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def decode(packet: bytes) -> Message:
+    """Read a packet.
+
+    Raises:
+        ValueError: it is no message of this version.
+    """
+    try:
+        name, fields = json.loads(packet)
+        return _TYPES[name](**fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"not a message: {packet[:80]!r}") from error
+
+
+def shorten(text: str) -> str:
+    """Keep what fits a message: the end of a text, where a traceback says what happened."""
+    return text if len(text) <= MAX_TEXT else "[…]\n" + text[-MAX_TEXT:]
+
+
+class Channel:
+    """One end of a channel."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """Make both ends."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector and for an exec."""
+        return self._socket.fileno()
+
+    def send(self, message: Message, *, end: Channel | None = None) -> bool:
+        """Send a message, with the end of another channel; return whether anyone can read it."""
+        try:
+            if end is None:
+                self._socket.send(encode(message))
+            else:
+                socket.send_fds(self._socket, [encode(message)], [end.fileno()])
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def receive(self) -> tuple[Message | None, Channel | None]:
+        """Wait for a message; None when the other side is gone.
+
+        A packet that is no message counts as its end: whoever wrote it cannot be talked to.
+        """
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+        except ConnectionResetError:
+            packet, descriptors = b"", []
+        end = Channel(socket.socket(fileno=descriptors[0])) if descriptors else None
+        if end is not None:
+            end.set_inheritable(False)  # recv_fds leaves it open for every program that is run
+        try:
+            return (decode(packet) if packet else None), end
+        except ValueError as error:
+            logger.error("%s", error)
+            return None, end
+
+    def receive_all(self) -> list[Message | None]:
+        """Return what has come, without waiting; the last is None when the other side is gone."""
+        received: list[Message | None] = []
+        if self.is_closed:
+            return received
+        with contextlib.suppress(BlockingIOError):
+            while not received or received[-1] is not None:
+                received.append(self.receive()[0])
+        return received
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this end was closed."""
+        return self._socket.fileno() < 0
+
+    def set_blocking(self, blocking: bool) -> None:
+        """Make `receive` wait, or raise BlockingIOError where nothing has come."""
+        self._socket.setblocking(blocking)
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Let the descriptor pass an exec, or not."""
+        self._socket.set_inheritable(inheritable)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()

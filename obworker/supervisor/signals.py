@@ -1,0 +1,59 @@
+"""Signals of the master: the handlers do nothing, the loop reads numbers.
+
+Python writes the number of every signal that has a handler into the wakeup descriptor
+(signal.set_wakeup_fd), at C level: no handler of ours runs between two bytecodes of the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from types import FrameType
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
+# They have a handler, too, and not SIG_IGN: that would pass an exec, and a start.sh could not trap
+# them (bash(1), "Signals ignored upon entry to the shell cannot be trapped").
+WITHOUT_EFFECT = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+
+
+class Signals:
+    """The signals that came since the last look; a selector can wait for it."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def install(self) -> None:
+        """Take over; before this, a signal has the effect it has on any Python program."""
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in HANDLED + WITHOUT_EFFECT:
+            signal.signal(number, _do_nothing)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when a signal came."""
+        return self._reader.fileno()
+
+    def take(self) -> list[signal.Signals]:
+        """Return the signals that came, in order."""
+        with contextlib.suppress(BlockingIOError):
+            return [signal.Signals(number) for number in self._reader.recv(4096)]
+        return []
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Exist: a signal that is ignored or has its default action wakes nobody."""
+
+
+def restore_defaults() -> None:
+    """Give a fork of the mold the signals that a program starts with, but for three.
+
+    A terminal's Ctrl-C and hang-up are the master's business, and a write to a client that has
+    gone is an error, not the end.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)

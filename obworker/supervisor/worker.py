@@ -1,0 +1,248 @@
+"""One worker process: takes its slot's devices, builds the predictor, serves until told to stop.
+
+It ends by os._exit: finalisers of libraries that were loaded before the fork join threads that
+exist only in the mold, and hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import threadpoolctl
+import uvloop
+
+from obworker.errors import BootError, ObworkerError
+from obworker.http.cycle import Cycle, StartResponse
+from obworker.http.environ import Environ
+from obworker.http.server import Server
+from obworker.settings import Settings
+from obworker.supervisor import linux, listeners, signals
+from obworker.supervisor.messages import BootFailed, Channel, Ready, Spawn
+
+logger = logging.getLogger("obworker.worker")
+
+EXIT_DRAINED = 0
+EXIT_LOST = 1
+"""The predictor's background thread failed, a predict never came back, or the master went."""
+
+ADOPTION_TIMEOUT = 5.0
+WIND_UP_TIMEOUT = 2.0
+# The share of the graceful timeout after which a worker begins nothing new.
+REFUSING_AFTER = 0.9
+
+
+class Predictions(Protocol):
+    """The WSGI application; at most `most_calls` of it are to run at once, where that is set."""
+
+    @property
+    def most_calls(self) -> int | None:
+        """How many threads may call it."""
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+
+
+def threads_for(application: Predictions, settings: Settings) -> int:
+    """Return how many threads call predict."""
+    return min(settings.threads, application.most_calls or settings.threads)
+
+
+class Blueprint(Protocol):
+    """User code that was imported and checked; each worker builds its own predictor from it."""
+
+    @property
+    def description(self) -> Sequence[Sequence[str]]:
+        """Label and text of each line of the start-up report."""
+
+    @property
+    def body_kind(self) -> str:
+        """What a request's body is to the predictor: json, data or none."""
+
+    def boot(self, threads: int, on_fatal: Callable[[], None]) -> Predictions:
+        """Build the predictor with so many native threads.
+
+        `on_fatal` is called once, from any thread, when the predictor cannot go on.
+
+        Raises:
+            BootError: the predictor cannot be built.
+        """
+
+    def reaches_predict(self, method: str, path: str) -> bool:
+        """Whether a request has to wait for a free thread; others are answered at once."""
+
+    def wind_up(self, timeout: float) -> None:
+        """Finish what requests left behind, within `timeout` seconds."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a worker has from its mold."""
+
+    listener: socket.socket
+    blueprint: Blueprint
+    settings: Settings
+    master: int
+
+
+def main(order: Spawn, channel: Channel, context: Context) -> None:
+    """Run a worker in this process, which was just forked, and end the process."""
+    code = EXIT_LOST
+    try:
+        _take_slot(order, context.master)
+        served = Worker(order, channel, context)
+        application = served.boot()
+        code = uvloop.new_event_loop().run_until_complete(served.serve(application))
+    except ObworkerError as error:
+        channel.send(BootFailed(str(error), error.hint, error.traceback))
+        code = error.exit_code
+    except BaseException:  # the worker's seam: nothing of the mold's may run after it
+        logger.exception("worker %d failed", order.slot)
+    finally:
+        leave(code)
+
+
+def leave(code: int) -> None:
+    """End this process without running any finaliser."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _take_slot(order: Spawn, master: int) -> None:
+    """Become the worker of a slot; its environment was set before the fork."""
+    os.setsid()
+    signals.restore_defaults()
+    linux.set_title(order.title)
+    _be_adopted(master)
+    _reseed()
+    _use_threads(order.threads)
+
+
+def _be_adopted(master: int) -> None:
+    """Wait until the process in between has ended, then be tied to the master."""
+    deadline = time.monotonic() + ADOPTION_TIMEOUT
+    while os.getppid() != master and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    if not linux.die_with_parent(master):
+        leave(EXIT_LOST)
+
+
+def _reseed() -> None:
+    """Draw other random numbers than the other forks of the same mold."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def _use_threads(count: int) -> None:
+    """Give native libraries the worker's share of the cores, which the mold kept from them.
+
+    Those that are loaded do not look at their environment variables any more.
+    """
+    threadpoolctl.threadpool_limits(count)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
+
+
+class Worker:
+    """Serves one slot until it is drained."""
+
+    def __init__(self, order: Spawn, channel: Channel, context: Context) -> None:
+        self._slot = order.slot
+        self._threads = order.threads
+        self._channel = channel
+        self._context = context
+        self._code = EXIT_DRAINED
+        self._stuck = 0
+        # Done when the predictor cannot go on: from any thread, maybe before there is a loop.
+        self._fatal: Future[None] = Future()
+
+    def boot(self) -> Predictions:
+        """Build the predictor."""
+        return self._context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
+
+    async def serve(self, application: Predictions) -> int:
+        """Serve until drained; return the exit code."""
+        loop = asyncio.get_running_loop()
+        context = self._context
+        self._server = Server(
+            application,
+            context.listener,
+            context.settings,
+            threads=threads_for(application, context.settings),
+            must_queue=context.blueprint.reaches_predict,
+            on_overdue=self._overdue,
+        )
+        self._server.executors.start()
+        self._listen()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGQUIT, leave, EXIT_DRAINED)
+        loop.add_reader(self._channel.fileno(), self._finish, loop)
+        self._channel.send(Ready())
+        self._fatal.add_done_callback(lambda _: loop.call_soon_threadsafe(self._give_up))
+        await self._server.drained.wait()
+        context.blueprint.wind_up(WIND_UP_TIMEOUT)
+        return self._code
+
+    def _listen(self) -> None:
+        listeners.claim(self._context.listener, alone=False)
+        try:
+            self._server.start()
+        except OSError as error:
+            raise BootError(f"cannot listen: {error.strerror}") from error
+
+    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Finish, for a Drain or for the end of file that the master's death leaves."""
+        loop.remove_reader(self._channel.fileno())
+        self._channel.receive()
+        self._drain()
+
+    def _give_up(self) -> None:
+        """Answer what has come, and make room for a worker that works."""
+        self._code = EXIT_LOST
+        self._drain()
+
+    def _drain(self) -> None:
+        """Answer what has come, but not for ever: nobody else may know that this worker leaves.
+
+        What is still queued near the end gets a 503: it is nobody's fault but the time's.
+        """
+        loop = asyncio.get_running_loop()
+        graceful = self._context.settings.graceful_timeout
+        loop.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
+        loop.call_later(graceful, leave, EXIT_LOST)
+        self._server.drain()
+
+    def _overdue(self, cycle: Cycle) -> None:
+        """Say what a predict is that never came back, and make room for a worker that works.
+
+        Its thread is lost. Without another, what is queued has nobody to wait for.
+        """
+        _report_overdue(cycle, self._slot)
+        self._stuck += 1
+        if self._stuck >= self._server.executors.threads:
+            self._server.refuse_queued()
+        self._give_up()
+
+
+def _report_overdue(cycle: Cycle, slot: int) -> None:
+    """Say which request it was and what every thread was doing."""
+    age = time.monotonic() - cycle.received
+    logger.error("worker %d: %s took over %.1f s; replacing it", slot, cycle.request.line, age)
+    faulthandler.dump_traceback(all_threads=True)

@@ -1,0 +1,101 @@
+"""The text of an option becomes its value; a ValueError says what was wrong and what is right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from obworker.errors import did_you_mean
+
+BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+Parse = Callable[[str], Any]
+
+
+def whole_number(least: int, most: int | None = None) -> Parse:
+    """Make a parser for a whole number from `least` to `most`."""
+    span = f"of at least {least}" if most is None else f"from {least} to {most}"
+    wanted = f"a whole number {span}"
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdecimal():
+            raise ValueError(f"{text!r} is not {wanted}")
+        number = int(text)
+        if number < least or (most is not None and number > most):
+            raise ValueError(f"{text!r} is not {wanted}")
+        return number
+
+    return parse
+
+
+def seconds(*, zero: bool) -> Parse:
+    """Make a parser for a duration in seconds; `zero` says whether 0 (off) is allowed."""
+    wanted = "a number of seconds, 0 for off" if zero else "a number of seconds above 0"
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII):
+            raise ValueError(f"{text!r} is not {wanted}")
+        duration = float(text)
+        if duration == 0 and not zero:
+            raise ValueError(f"{text!r} is not {wanted}")
+        return duration
+
+    return parse
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes with an optional binary unit: 8190, 64KiB, 100M."""
+    match = re.fullmatch(r"(\d{1,15})\s*([kmg]?)(i?b)?", text.strip().lower(), re.ASCII)
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"{text!r} is not a size above 0 such as 8190, 64KiB or 100MiB")
+    return int(match[1]) * BYTE_UNITS[match[2]]
+
+
+def choice(*allowed: str) -> Parse:
+    """Make a parser that takes one of `allowed`, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            nearest = did_you_mean(text.lower(), allowed)
+            raise ValueError(f"{text!r} is not one of {', '.join(allowed)}{nearest}")
+        return text.lower()
+
+    return parse
+
+
+def flag(text: str) -> bool:
+    """Parse yes or no as people write them in files and environment variables."""
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{text!r} is not true or false")
+
+
+def nonempty(text: str) -> str:
+    """Take any text but an empty one."""
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+def address(text: str) -> str:
+    """Check HOST:PORT, [IPV6]:PORT or unix:PATH; the parts are taken apart by listeners."""
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
+    return text
+
+
+def devices(text: str) -> str:
+    """Check the form of a device list; which devices there are is known only at start."""
+    tokens = [token.strip() for token in text.split(",")]
+    if tokens in (["auto"], ["none"]):
+        return tokens[0]
+    for token in tokens:
+        if not token.isdecimal() and not token.startswith(("GPU-", "MIG-")):
+            raise ValueError(f"{text!r} is not auto, none or a list: 0,1 or GPU-1a2b,GPU-3c4d")
+    return ",".join(tokens)

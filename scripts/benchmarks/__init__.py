@@ -1,0 +1,1 @@
+"""Benchmarks of obworker beside other servers: run them by scripts/bench."""

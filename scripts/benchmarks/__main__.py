@@ -1,0 +1,33 @@
+"""The command line of scripts/bench: one subcommand a benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from benchmarks import echo, parts
+from benchmarks.servers import BenchError
+
+
+def main() -> int:
+    """Run the chosen benchmark and return the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    for benchmark in (echo, parts):
+        benchmark.add_command(commands.add_parser)
+    options = parser.parse_args()
+    # A killed bench must unwind too, or its servers would stay.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        options.run(options)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

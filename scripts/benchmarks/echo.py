@@ -1,0 +1,248 @@
+"""CPU per request of the same JSON echo on obworker and on other servers, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.load import Exchange, Load
+from benchmarks.servers import BenchError, Running, Server, cpu_seconds, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+BODY = {"x": [1, 2, 3], "name": "obworker"}
+ROUND_SECONDS = 30.0
+PACKAGES = ("obworker", "gunicorn", "flask", "uvicorn", "fastapi", "granian", "orjson")
+BASE = "obworker"
+
+PREDICTOR = """\
+class Predictor:
+    def predict(self, json):
+        return json
+"""
+
+FLASK = """\
+from flask import Flask, jsonify, request
+
+app = Flask(__name__)
+
+
+@app.post("/")
+def echo():
+    return jsonify(request.get_json())
+"""
+
+FASTAPI = """\
+from typing import Any
+
+from fastapi import Body, FastAPI
+
+app = FastAPI()
+
+
+@app.post("/")
+async def echo(body: Any = Body()):
+    return body
+"""
+
+WSGI = """\
+import orjson
+
+
+def app(environ, start_response):
+    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    answer = orjson.dumps(orjson.loads(body))
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))]
+    start_response("200 OK", headers)
+    return [answer]
+"""
+
+_GUNICORN = ("gunicorn", "--workers", "1", "--bind", "127.0.0.1:{port}", "--log-level", "warning")
+
+SERVERS = (
+    Server(
+        BASE,
+        ("obworker", "--workers", "1", "--no-access-log", "--bind", "127.0.0.1:{port}", "."),
+        {"predictor.py": PREDICTOR},
+    ),
+    Server(
+        "granian wsgi",
+        (
+            *("granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "1"),
+            *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning", "bare:app"),
+        ),
+        {"bare.py": WSGI},
+    ),
+    Server(
+        "uvicorn+fastapi",
+        (
+            *("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log"),
+            *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning", "api:app"),
+        ),
+        {"api.py": FASTAPI},
+    ),
+    Server(
+        "gunicorn+flask gthread",
+        (*_GUNICORN, "-k", "gthread", "--threads", "1", "--keep-alive", "75", "web:app"),
+        {"web.py": FLASK},
+    ),
+    Server(
+        "gunicorn+flask sync",
+        (*_GUNICORN, "-k", "sync", "web:app"),
+        {"web.py": FLASK},
+    ),
+)
+
+
+@dataclass
+class Measured:
+    """What the rounds of one server gave, one number a round."""
+
+    cpu_us: list[float] = field(default_factory=list)
+    wall_rps: list[float] = field(default_factory=list)
+
+    def median_us(self) -> float:
+        """Return the median CPU time of a request in microseconds."""
+        return statistics.median(self.cpu_us)
+
+
+def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declare the command and its options."""
+    parser = add_parser(
+        "echo",
+        help="CPU per request of a JSON echo, beside other servers",
+        description="Compare the CPU time per request of the same JSON echo on several servers. "
+        "All run on one core, the load on another; their rounds are interleaved. CPU time is user "
+        "and system time of the server's whole process tree; busy is its share of the time: well "
+        "under 100%, the load or other work on the machine held the server back.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=_positive, default=5, help="rounds after one warm-up")
+    parser.add_argument(
+        "--requests",
+        type=_positive,
+        default=20000,
+        help=f"requests in a round, or as many as {ROUND_SECONDS:.0f} s allow",
+    )
+    parser.add_argument("--connections", type=_positive, default=8, help="connections at once")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[server.name for server in SERVERS],
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="measure this server; may be repeated; one of: "
+        + ", ".join(server.name for server in SERVERS),
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="also write every round's numbers to FILE",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure the chosen servers and print the table."""
+    only = getattr(options, "only", None)
+    servers = [server for server in SERVERS if only is None or server.name in only]
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchError("two cores are needed: one for the server, one for the load")
+    os.sched_setaffinity(0, {cores[0]})
+    setting = _setting(options)
+    print("; ".join(f"{name} {value}" for name, value in setting.items()), flush=True)
+    measured = _measure(servers, cores[1], options)
+    _print_table(measured)
+    if "json" in options:
+        _write_json(options.json, setting, measured)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _setting(options: argparse.Namespace) -> dict[str, str | int]:
+    """Say what was measured with which versions, as far as a reader needs to repeat it."""
+    return {
+        "connections": options.connections,
+        "requests": options.requests,
+        "rounds": options.rounds,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def _measure(
+    servers: Sequence[Server], core: int, options: argparse.Namespace
+) -> dict[str, Measured]:
+    exchange = Exchange(json.dumps(BODY).encode(), BODY)
+    measured = {server.name: Measured() for server in servers}
+    with ExitStack() as stack:
+        targets = [
+            stack.enter_context(running(server, core, exchange.request())) for server in servers
+        ]
+        for target in targets:
+            _round(target, exchange, options)
+        for _ in range(options.rounds):
+            for target in targets:
+                cpu_us, wall_rps = _round(target, exchange, options)
+                measured[target.name].cpu_us.append(cpu_us)
+                measured[target.name].wall_rps.append(wall_rps)
+    return measured
+
+
+def _round(target: Running, exchange: Exchange, options: argparse.Namespace) -> tuple[float, float]:
+    """Load the server once and return CPU microseconds per request and requests per second."""
+    processes = target.processes()
+    before = cpu_seconds(processes)
+    load = Load(target.port, exchange, options.requests, ROUND_SECONDS).run(options.connections)
+    if load.failures:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in load.failures.most_common(3))
+        raise BenchError(f"{target.name}: {load.failures.total()} requests failed: {reasons}")
+    if target.processes() != processes:
+        raise BenchError(f"{target.name}: its processes changed during a round, CPU time is lost")
+    cpu = cpu_seconds(processes) - before
+    return cpu / load.answered * 1e6, load.answered / load.wall
+
+
+def _print_table(measured: dict[str, Measured]) -> None:
+    base = measured.get(BASE)
+    row = "{:<24}{:>9}{:>18}{:>14}{:>12}{:>8}{:>12}"
+    print(row.format("", "us/req", "min..max", "req/s/core", "wall req/s", "busy", "x obworker"))
+    for name, rounds in sorted(measured.items(), key=lambda item: item[1].median_us()):
+        cpu_us = rounds.median_us()
+        wall_rps = statistics.median(rounds.wall_rps)
+        print(
+            row.format(
+                name,
+                f"{cpu_us:.1f}",
+                f"{min(rounds.cpu_us):.1f}..{max(rounds.cpu_us):.1f}",
+                f"{1e6 / cpu_us:.0f}",
+                f"{wall_rps:.0f}",
+                f"{cpu_us * wall_rps / 1e4:.0f}%",
+                f"{cpu_us / base.median_us():.2f}" if base else "-",
+            )
+        )
+
+
+def _write_json(file: Path, setting: dict[str, str | int], measured: dict[str, Measured]) -> None:
+    rounds = {
+        name: {"cpu_us": rounds.cpu_us, "wall_rps": rounds.wall_rps}
+        for name, rounds in measured.items()
+    }
+    file.write_text(json.dumps({"setting": setting, "rounds": rounds}, indent=2) + "\n")

@@ -1,0 +1,183 @@
+"""A closed-loop HTTP/1.1 client: a connection sends the next request on the answer to the last."""
+
+from __future__ import annotations
+
+import json
+import re
+import selectors
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+STALL_SECONDS = 5.0
+"""How long all connections together may stay silent before the round is given up."""
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A JSON body to POST to `/`, and the answer to expect: 200 and `answer` as JSON."""
+
+    body: bytes
+    answer: object
+
+    def request(self) -> bytes:
+        """Return the request's bytes."""
+        head = (
+            "POST / HTTP/1.1\r\n"
+            "Host: 127.0.0.1\r\n"
+            "Accept: */*\r\n"
+            "Content-Type: application/json\r\n"
+            f"Content-Length: {len(self.body)}\r\n\r\n"
+        )
+        return head.encode() + self.body
+
+
+@dataclass
+class Round:
+    """What a round of load came to."""
+
+    answered: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    wall: float = 0.0
+
+
+@dataclass
+class _Connection:
+    socket: socket.socket
+    received: bytes = b""
+
+
+class _Verdict(NamedTuple):
+    failure: str | None
+    keep: bool
+
+
+class Load:
+    """A round of load on one server, bounded in requests and in time."""
+
+    def __init__(self, port: int, exchange: Exchange, requests: int, seconds: float) -> None:
+        self._port = port
+        self._exchange = exchange
+        self._request = exchange.request()
+        self._left = requests
+        self._seconds = seconds
+        self._deadline = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._verified = b""
+        self._round = Round()
+
+    def run(self, connections: int) -> Round:
+        """Send the requests over so many connections and return what came back."""
+        started = time.monotonic()
+        self._deadline = started + self._seconds
+        try:
+            for _ in range(connections):
+                self._open()
+            self._loop()
+        finally:
+            for key in list(self._selector.get_map().values()):
+                key.data.socket.close()
+            self._selector.close()
+        self._round.wall = time.monotonic() - started
+        return self._round
+
+    def _loop(self) -> None:
+        while waiting := len(self._selector.get_map()):
+            ready = self._selector.select(STALL_SECONDS)
+            if not ready:
+                self._round.failures[f"no answer in {STALL_SECONDS:.0f} s"] += waiting
+                return
+            for key, _ in ready:
+                self._receive(key.data)
+
+    def _take(self) -> bool:
+        """Tell whether one more request may be sent, and count it."""
+        if self._left == 0 or time.monotonic() >= self._deadline:
+            return False
+        self._left -= 1
+        return True
+
+    def _open(self) -> None:
+        """Connect and send a request, until that works or none is left to send."""
+        while self._take():
+            try:
+                client = socket.create_connection(("127.0.0.1", self._port), STALL_SECONDS)
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.sendall(self._request)
+            except OSError as error:
+                self._round.failures[str(error)] += 1
+                continue
+            self._selector.register(client, selectors.EVENT_READ, _Connection(client))
+            return
+
+    def _receive(self, connection: _Connection) -> None:
+        """Read what arrived; on a whole answer, judge it and send the next request."""
+        try:
+            arrived = connection.socket.recv(65536)
+        except OSError as error:
+            self._end(connection, _Verdict(str(error), keep=False))
+            return
+        connection.received += arrived
+        # Most answers repeat the one before, byte for byte: those need no parsing.
+        if connection.received == self._verified:
+            self._end(connection, _Verdict(None, keep=True))
+        elif verdict := _judge(connection.received, not arrived, self._exchange.answer):
+            if verdict == (None, True):
+                self._verified = connection.received
+            self._end(connection, verdict)
+
+    def _end(self, connection: _Connection, verdict: _Verdict) -> None:
+        if verdict.failure is None:
+            self._round.answered += 1
+        else:
+            self._round.failures[verdict.failure] += 1
+        if verdict.keep and self._resend(connection):
+            return
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        self._open()
+
+    def _resend(self, connection: _Connection) -> bool:
+        if not self._take():
+            return False
+        connection.received = b""
+        try:
+            connection.socket.sendall(self._request)
+        except OSError as error:
+            self._round.failures[str(error)] += 1
+            return False
+        return True
+
+
+def _judge(received: bytes, at_end: bool, answer: object) -> _Verdict | None:
+    """Judge the answer if it is whole, else return None.
+
+    A closing answer is whole at the end of the stream: were we to close first, our ports would
+    stay in TIME_WAIT and run out.
+    """
+    head, found, body = received.partition(b"\r\n\r\n")
+    head += b"\r\n"
+    length = _LENGTH.search(head)
+    closes = _CLOSE.search(head) is not None
+    if found and length is None:
+        return _Verdict("an answer without Content-Length", keep=False)
+    if length is None or len(body) < int(length[1]) or (closes and not at_end):
+        return _Verdict("closed before a whole answer", keep=False) if at_end else None
+    if not head.startswith(b"HTTP/1.1 200 "):
+        status = head.partition(b"\r\n")[0].decode("latin-1")
+        return _Verdict(f"answered {status}", keep=False)
+    if not _same_json(body, answer):
+        return _Verdict("another body than expected", keep=False)
+    return _Verdict(None, keep=not closes)
+
+
+def _same_json(body: bytes, answer: object) -> bool:
+    try:
+        return bool(json.loads(body) == answer)
+    except ValueError:
+        return False

@@ -1,0 +1,108 @@
+"""Where the time of a request goes: each part of its way measured alone, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import queue
+import tempfile
+import threading
+import time
+import timeit
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from benchmarks.echo import PREDICTOR
+from obworker.http import response
+from obworker.http.environ import base_environ, make_environ
+from obworker.http.parser import Limits, Request, RequestParser
+from obworker.predictor.application import create
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+RAW = (
+    b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 31\r\n\r\n{"x":[1,2,3],"name":"obworker"}'
+)
+REPEATS = 5
+
+
+def ignore(*_: object) -> None:
+    """Take the head of a response."""
+
+
+class Collector:
+    """Takes what a parser finds."""
+
+    request: Request
+
+    def request_received(self, request: Request) -> None:
+        """Keep the last request."""
+        self.request = request
+
+    def continue_expected(self) -> None:
+        """Do nothing."""
+
+
+def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declare the command ``parts``."""
+    parser = add_parser("parts", help="microseconds of each part of an echo request's way")
+    parser.add_argument("--requests", type=int, default=20000, help="requests per repetition")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the least of a few repetitions for each part."""
+    collector = Collector()
+    parser = RequestParser(Limits(), collector)
+    parser.feed(RAW)
+    base = base_environ(("127.0.0.1", 8000), ("127.0.0.1", 40000))
+    headers = [("Content-Type", "application/json"), ("Content-Length", "31")]
+    with tempfile.TemporaryDirectory() as name:
+        Path(name, "predictor.py").write_text(PREDICTOR)
+        application = create(name)
+    environ = make_environ(base, collector.request)
+
+    def call() -> object:
+        fresh = environ | {"wsgi.input": io.BytesIO(collector.request.body)}
+        return application(fresh, ignore)
+
+    def head() -> object:
+        return response.head("200 OK", headers, keep_alive=True, version="1.1", date="now")
+
+    parts: dict[str, Callable[[], object]] = {
+        "parse the request": lambda: parser.feed(RAW),
+        "make the environ": lambda: make_environ(base, collector.request),
+        "call the application": call,
+        "write the head": head,
+    }
+    print("us/request")
+    for part, work in parts.items():
+        least = min(timeit.repeat(work, number=options.requests, repeat=REPEATS))
+        print(f"{least / options.requests * 1e6:10.1f}  {part}")
+    least = min(uvloop.run(hand_over(options.requests)) for _ in range(REPEATS))
+    print(f"{least / options.requests * 1e6:10.1f}  hand over to an executor thread and back (CPU)")
+
+
+async def hand_over(count: int) -> float:
+    """Return the CPU seconds of handing `count` jobs to another thread and back, one at a time."""
+    loop = asyncio.get_running_loop()
+    jobs: queue.SimpleQueue[asyncio.Future[None] | None] = queue.SimpleQueue()
+
+    def execute() -> None:
+        while (job := jobs.get()) is not None:
+            loop.call_soon_threadsafe(job.set_result, None)
+
+    threading.Thread(target=execute, daemon=True).start()
+    began = time.process_time()
+    for _ in range(count):
+        job = loop.create_future()
+        jobs.put(job)
+        await job
+    spent = time.process_time() - began
+    jobs.put(None)
+    return spent

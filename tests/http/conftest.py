@@ -1,0 +1,33 @@
+"""Fixtures for tests of the HTTP server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from wire import Running, StartServer
+
+from obworker.http.cycle import Application
+from obworker.settings import Settings
+
+
+@pytest.fixture
+def start() -> Iterator[StartServer]:
+    """Start servers: `start(app, listener=None, **settings)`.
+
+    A test fails where a connection outlives its client or the loop reports an error.
+    """
+    running: list[Running] = []
+
+    def start(app: Application, listener: socket.socket | None = None, **settings: Any) -> Running:
+        if listener is None:
+            listener = socket.socket()
+            listener.bind(("127.0.0.1", 0))
+        running.append(Running(app, listener, Settings(**{"access_log": False, **settings})))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()

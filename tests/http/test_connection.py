@@ -1,0 +1,681 @@
+"""What a client sees of a real server on a socket: persistence, timeouts, flow, deadlines."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import eventually
+from wire import TIMEOUT, Blocking, Client, Running, StartServer, echo
+
+from obworker.http import connection as connections
+from obworker.http.connection import Connection, State
+
+MIB = 1 << 20
+
+
+class Streaming:
+    """An application that sends what the test gives it, part by part."""
+
+    def __init__(self, part: bytes = b"x") -> None:
+        self.part = part
+        self.produced = 0
+        self.go_on = threading.Semaphore(0)
+        self.closed = threading.Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        return self._parts()
+
+    def _parts(self) -> Iterator[bytes]:
+        try:
+            while True:
+                assert self.go_on.acquire(timeout=TIMEOUT)
+                self.produced += 1
+                yield self.part
+        finally:
+            self.closed.set()
+
+
+def large(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Answer with more than all buffers on the way hold."""
+    start_response("200 OK", [])
+    return [b"x" * (16 * MIB)]
+
+
+def only(server: Running) -> Connection:
+    """Return the server's side of the only connection."""
+    (connection,) = eventually(lambda: list(server.server._connections))
+    return connection
+
+
+def let_pass(server: Running, seconds: float) -> None:
+    """Have the server look at its connections as it would so many seconds from now."""
+    later = time.monotonic() + seconds
+
+    def check() -> None:
+        for connection in list(server.server._connections):
+            connection.check(later)
+
+    server.call(check)
+
+
+def is_quiet(client: Client, seconds: float = 0.6) -> bool:
+    """Whether the server neither sends nor closes for longer than two of its ticks."""
+    client.socket.settimeout(seconds)
+    try:
+        return client.socket.recv(1, socket.MSG_PEEK) == b"impossible"
+    except TimeoutError:
+        return True
+    finally:
+        client.socket.settimeout(TIMEOUT)
+
+
+class TestPersistence:
+    def test_requests_follow_one_another(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        for path in ("/1", "/2", "/3"):
+            client.get(path)
+            reply = client.read_reply()
+            assert (reply.status, reply.body) == (200, f"GET {path} ".encode())
+            assert "connection" not in reply.headers
+
+    def test_close_is_said_and_done(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.get("/", "Connection: close")
+        assert client.read_reply().headers["connection"] == "close"
+        assert client.at_end
+
+    def test_http_1_0_closes(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.get("/", version="1.0")
+        assert client.read_reply().headers["connection"] == "close"
+        assert client.at_end
+
+    def test_http_1_0_stays_where_it_asks_to(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        for _ in range(2):
+            client.get("/", "Connection: keep-alive", version="1.0")
+            assert client.read_reply().headers["connection"] == "keep-alive"
+
+    def test_none_with_a_keep_alive_of_zero(self, start: StartServer) -> None:
+        client = start(echo, keep_alive=0.0).connect()
+        client.get()
+        assert client.read_reply().headers["connection"] == "close"
+        assert client.at_end
+
+    def test_a_new_connection_has_time_to_send_even_then(self, start: StartServer) -> None:
+        """It was closed at the next tick."""
+        client = start(echo, keep_alive=0.0).connect()
+        assert is_quiet(client)
+        client.get()
+        assert client.read_reply().status == 200
+
+    def test_pipelined_requests_are_answered_in_order(self, start: StartServer) -> None:
+        client = start(echo, threads=4).connect()
+        paths = [f"/{i}" for i in range(20)]
+        client.send(*(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() for path in paths))
+        for path in paths:
+            assert client.read_reply().body == f"GET {path} ".encode()
+
+    def test_a_pipelined_request_waits_while_one_is_at_work(self, start: StartServer) -> None:
+        app = Blocking()
+        client = start(app, threads=4).connect()
+        client.get("/1")
+        app.wait_until_begun()
+        client.get("/2")
+        assert is_quiet(client)
+        assert app.calls == 1
+        app.release.set()
+        assert [client.read_reply().body for _ in range(2)] == [b"GET /1 ", b"GET /2 "]
+
+    def test_the_answer_to_a_bad_one_comes_after_those_before_it(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" * 2, b"nonsense\r\n\r\n")
+        assert [client.read_reply().status for _ in range(3)] == [200, 200, 400]
+        assert client.at_end
+
+    def test_what_follows_close_is_not_answered(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.get("/", "Connection: close")
+        client.send(b"\0nonsense")
+        assert client.read_reply().status == 200
+        assert client.at_end
+
+    def test_an_upgrade_is_not_made(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.post("/", b"abc", "Connection: upgrade", "Upgrade: h2c")
+        client.get("/2")
+        assert client.read_reply().body == b"POST / abc"
+        assert client.read_reply().body == b"GET /2 "
+
+
+class TestHalfClose:
+    """A client that has shut its own half down reads on."""
+
+    def test_the_answer_comes(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.get()
+        client.half_close()
+        eventually(lambda: only(server)._half_closed)
+        app.release.set()
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert client.at_end
+
+    def test_all_pipelined_answers_come(self, start: StartServer) -> None:
+        """Only the first did: it said close, because no other request could follow."""
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        client.half_close()
+        app.wait_until_begun()
+        app.release.set()
+        replies = [client.read_reply() for _ in range(3)]
+        assert [reply.status for reply in replies] == [200] * 3
+        assert client.at_end
+
+    @pytest.mark.parametrize(
+        "sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\na"]
+    )
+    def test_without_a_whole_request_it_is_the_end(self, start: StartServer, sent: bytes) -> None:
+        client = start(echo).connect()
+        client.send(sent)
+        client.half_close()
+        assert client.at_end
+
+
+class TestBodies:
+    def test_chunked_upload(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"3\r\nabc\r\n")
+        client.send(b"2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n")
+        assert client.read_reply().body == b"POST / abcde"
+
+    def test_a_large_upload_on_a_kept_connection(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        for _ in range(2):
+            client.post("/", b"x" * (2 * MIB))
+            assert len(client.read_reply().body) == 2 * MIB + len("POST / ")
+
+    def test_head_has_the_length_and_no_body(self, start: StartServer) -> None:
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            start_response("200 OK", [("Content-Length", "5")])
+            return [b"hello"]
+
+        client = start(app).connect()
+        client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        for _ in range(2):
+            assert client.read_reply("HEAD").headers["content-length"] == "5"
+
+    def test_parts_arrive_as_they_are_produced(self, start: StartServer) -> None:
+        app = Streaming(b"part")
+        client = start(app).connect()
+        client.get()
+        app.go_on.release()
+        _, headers = client.read_head()
+        assert headers["transfer-encoding"] == "chunked"
+        for _ in range(3):
+            assert client.read_chunk() == b"part"
+            app.go_on.release()
+        client.close()
+        app.go_on.release(10)
+        assert app.closed.wait(TIMEOUT)
+
+    def test_a_body_that_breaks_off_is_seen_to(self, start: StartServer) -> None:
+        def breaking(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+            start_response("200 OK", [])
+            yield b"part"
+            raise ValueError("breaks")
+
+        client = start(breaking).connect()
+        client.get()
+        client.read_head()
+        assert client.read_chunk() == b"part"
+        assert client.at_end  # and no last chunk
+
+    def test_one_that_only_the_end_ends_is_reset(self, start: StartServer) -> None:
+        """It looked whole: an abort sends the same FIN as a close."""
+
+        def breaking(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+            start_response("200 OK", [])
+            yield b"part"
+            raise ValueError("breaks")
+
+        client = start(breaking).connect()
+        client.get(version="1.0")
+        with pytest.raises(ConnectionResetError):
+            client.read_to_end()
+
+
+class TestContinue:
+    """RFC 9110 10.1.1."""
+
+    HEADER = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+
+    def read_continue(self, client: Client) -> None:
+        assert client.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    def test_leave_is_given_and_the_answer_follows(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        for _ in range(2):
+            client.send(self.HEADER)
+            self.read_continue(client)
+            client.send(b"abc")
+            assert client.read_reply().body == b"POST / abc"
+
+    def test_none_is_given_where_the_body_has_come(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.send(self.HEADER + b"abc")
+        assert client.read_reply().status == 200
+
+    def test_none_is_given_to_a_body_that_is_refused(self, start: StartServer) -> None:
+        client = start(echo, limit_request_body=2).connect()
+        client.send(self.HEADER)
+        assert client.read_reply().status == 413
+        assert client.at_end
+
+    def test_it_waits_for_the_answer_before_it(self, start: StartServer) -> None:
+        app = Blocking()
+        client = start(app).connect()
+        client.get("/1")
+        client.send(self.HEADER)
+        app.wait_until_begun()
+        assert is_quiet(client)
+        app.release.set()
+        assert client.read_reply().body == b"GET /1 "
+        self.read_continue(client)
+        client.send(b"abc")
+        assert client.read_reply().body == b"POST / abc"
+
+    def test_another_expectation_is_refused(self, start: StartServer) -> None:
+        client = start(echo).connect()
+        client.get("/", "Expect: more")
+        assert client.read_reply().status == 417
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("raw", "status"),
+        [
+            (b"nonsense\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n", 413),
+            (
+                b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n"
+                + b"x" * 101,
+                413,
+            ),
+            (b"GET /" + b"x" * 200, 414),
+            (b"GET / HTTP/1.1\r\nX: " + b"x" * 500 + b"\r\n\r\n", 431),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+            (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        ],
+    )
+    def test_are_json_and_close(self, start: StartServer, raw: bytes, status: int) -> None:
+        server = start(
+            echo, limit_request_line=100, limit_request_field_size=200, limit_request_body=100
+        )
+        client = server.connect()
+        client.send(raw)
+        reply = client.read_reply()
+        assert reply.status == status
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.headers["connection"] == "close"
+        assert json.loads(reply.body)["error"]
+        assert client.at_end
+
+    def test_one_reaches_a_client_that_is_still_sending(self, start: StartServer) -> None:
+        """To close with bytes unread would reset the connection, and the answer with it."""
+        client = start(echo, limit_request_body=100).connect()
+        client.post("/", b"x" * (8 * MIB))
+        assert client.read_reply().status == 413
+
+    def test_an_application_that_fails_is_answered(self, start: StartServer) -> None:
+        def failing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            raise SystemExit(1)
+
+        server = start(failing)
+        for _ in range(2):
+            client = server.connect()
+            client.get()
+            reply = client.read_reply()
+            assert (reply.status, json.loads(reply.body)) == (
+                500,
+                {"error": "Internal Server Error"},
+            )
+            assert client.at_end
+
+
+class TestTimeouts:
+    """Short ones, by the clock; a tick is a quarter of a second."""
+
+    def test_a_header_that_does_not_come(self, start: StartServer) -> None:
+        client = start(echo, header_timeout=0.1).connect()
+        client.send(b"GET / HTTP/1.1\r\n")
+        assert client.read_reply().status == 408
+        assert client.at_end
+
+    def test_a_header_that_trickles_in(self, start: StartServer) -> None:
+        server = start(echo, header_timeout=5.0)
+        client = server.connect()
+        client.send(b"GET / HTTP/1.1\r\n")
+        eventually(lambda: only(server).state is State.HEADER)
+        deadline = only(server)._deadline
+        client.send(b"X: y\r\n")
+        client.send(b"Y: y\r\n")
+        eventually(lambda: len(getattr(only(server)._parser.request, "headers", ())) == 1)
+        assert only(server)._deadline == deadline
+        let_pass(server, 6.0)
+        assert client.read_reply().status == 408
+
+    def test_a_body_that_does_not_come(self, start: StartServer) -> None:
+        client = start(echo, body_timeout=0.1).connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+        assert client.read_reply().status == 408
+        assert client.at_end
+
+    def test_a_body_that_keeps_coming_has_all_the_time(self, start: StartServer) -> None:
+        server = start(echo, body_timeout=5.0)
+        client = server.connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+        for size, part in enumerate((b"a", b"b", b"c"), 1):
+            eventually(lambda: only(server).state is State.BODY)
+            let_pass(server, 4.0)
+            client.send(part)
+            if size < 3:
+                eventually(lambda size=size: len(only(server)._parser._body) == size)  # type: ignore[misc]
+        assert client.read_reply().body == b"POST / abc"
+
+    def test_an_idle_connection_is_closed_silently(self, start: StartServer) -> None:
+        client = start(echo, keep_alive=0.1).connect()
+        client.get()
+        client.read_reply()
+        assert client.at_end
+
+    def test_an_idle_connection_is_kept_for_that_long(self, start: StartServer) -> None:
+        server = start(echo, keep_alive=5.0)
+        client = server.connect()
+        client.get()
+        client.read_reply()
+        let_pass(server, 4.0)
+        client.get()
+        assert client.read_reply().status == 200
+
+    def test_empty_lines_buy_no_time(self, start: StartServer) -> None:
+        server = start(echo, keep_alive=5.0)
+        client = server.connect()
+        client.get()
+        client.read_reply()
+        deadline = only(server)._deadline
+        client.send(b"\r\n")
+        eventually(lambda: only(server)._parser._unfinished)
+        assert only(server)._deadline == deadline
+
+    def test_a_client_that_never_closes_is_left_in_the_end(self, start: StartServer) -> None:
+        server = start(echo)
+        client = server.connect()
+        client.get("/", "Connection: close")
+        client.read_reply()
+        assert client.at_end
+        assert only(server).state is State.LINGERING
+        let_pass(server, connections.LINGER_TIMEOUT + 0.1)
+        eventually(lambda: not server.server.active)
+
+
+class TestSlowReaders:
+    def test_hold_the_generator_back_and_lose_nothing(self, start: StartServer) -> None:
+        app = Streaming(b"x" * MIB)
+        app.go_on.release(200)
+        server = start(app)
+        client = server.connect(receive_buffer=4096)
+        client.get()
+        eventually(lambda: only(server)._write_paused)
+        assert app.produced < 30  # what kernel buffers take, and a part or two
+        client.read_head()
+        for _ in range(60):
+            assert client.read_chunk() == app.part
+        client.close()
+        assert app.closed.wait(TIMEOUT)
+
+    def test_that_read_nothing_are_cut_off(self, start: StartServer) -> None:
+        app = Streaming(b"x" * MIB)
+        app.go_on.release(200)
+        server = start(app, body_timeout=0.1, timeout=5.0)
+        server.connect(receive_buffer=4096).get()
+        assert app.closed.wait(TIMEOUT)
+        eventually(lambda: not server.server.active)
+        assert not server.overdue
+
+    def test_that_read_on_are_not(self, start: StartServer) -> None:
+        """Not for the time a whole response takes, but for a pause, is a client cut off."""
+        server = start(large, body_timeout=5.0)
+        client = server.connect(receive_buffer=4096)
+        client.get()
+        client.read_head()
+        eventually(lambda: only(server)._cycle is None)
+        for _ in range(8):
+            let_pass(server, 0.0)
+            connection = only(server)
+            unsent = connection._count_unsent()
+            client.read(MIB // 8)
+            eventually(lambda: connection._count_unsent() != unsent)  # noqa: B023
+            let_pass(server, 60.0)
+        assert len(client.read(15 * MIB)) == 15 * MIB
+
+    @pytest.mark.parametrize("half_closes", [False, True])
+    def test_get_all_of_a_response_that_closes(self, start: StartServer, half_closes: bool) -> None:
+        """After two seconds the rest of it was thrown away."""
+        server = start(large)
+        client = server.connect(receive_buffer=4096)
+        client.get("/", "Connection: close")
+        if half_closes:
+            client.half_close()
+        client.read_head()
+        eventually(lambda: only(server)._cycle is None)
+        for _ in range(2):
+            let_pass(server, connections.LINGER_TIMEOUT + 1)
+        assert len(client.read_to_end()) == 16 * MIB
+
+    def test_that_stop_reading_a_response_that_closes_are_cut_off(self, start: StartServer) -> None:
+        server = start(large, body_timeout=0.1)
+        client = server.connect(receive_buffer=4096)
+        client.get("/", "Connection: close")
+        client.read_head()
+        eventually(lambda: not server.server.active)
+
+    def test_whose_idle_time_is_over_get_the_rest(self, start: StartServer) -> None:
+        server = start(large, keep_alive=5.0)
+        client = server.connect(receive_buffer=4096)
+        client.get()
+        client.read_head()
+        eventually(lambda: only(server)._cycle is None)
+        for _ in range(2):
+            let_pass(server, 6.0)
+        assert len(client.read(16 * MIB)) == 16 * MIB
+
+    def test_that_pipeline_do_not_fill_memory_with_answers(self, start: StartServer) -> None:
+        """Every answer was made and kept at once."""
+        calls = []
+
+        def counting(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            calls.append(1)
+            start_response("200 OK", [])
+            return [b"x" * MIB]
+
+        server = start(counting)
+        client = server.connect(receive_buffer=4096)
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 60)
+        eventually(lambda: only(server)._write_paused and only(server)._cycle is None)
+        assert len(calls) < 30
+        for _ in range(60):
+            assert len(client.read_reply().body) == MIB
+        assert len(calls) == 60
+
+    def test_the_time_they_take_is_not_the_applications(self, start: StartServer) -> None:
+        app = Streaming(b"x" * MIB)
+        app.go_on.release(200)
+        server = start(app, timeout=5.0, body_timeout=60.0)
+        client = server.connect(receive_buffer=4096)
+        client.get()
+        eventually(lambda: only(server)._write_paused)
+        let_pass(server, 20.0)
+        assert not server.overdue
+        started = only(server)._cycle.started  # type: ignore[union-attr]
+        client.read_head()
+        while only(server)._cycle.started == started:  # type: ignore[union-attr]
+            client.read_chunk()
+        client.close()
+        assert app.closed.wait(TIMEOUT)
+
+
+class TestDeadline:
+    """What is done with a predict that takes too long."""
+
+    def test_the_client_gets_504_while_the_thread_is_stuck(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app, timeout=0.1)
+        client = server.connect()
+        client.get("/slow")
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["connection"]) == (504, "close")
+        assert json.loads(reply.body)["error"]
+        assert client.at_end
+        (cycle,) = server.overdue
+        assert (cycle.request.path, cycle.status) == (b"/slow", 504)
+        app.release.set()
+
+    def test_the_late_answer_goes_nowhere_and_the_thread_serves_on(
+        self, start: StartServer
+    ) -> None:
+        app = Blocking()
+        server = start(app, timeout=0.1)
+        client = server.connect()
+        client.get("/slow")
+        assert client.read_reply().status == 504
+        app.release.set()
+        assert client.at_end
+        other = server.connect()
+        other.get("/next")
+        assert other.read_reply().body == b"GET /next "
+        assert len(server.overdue) == 1
+        assert not server.server.executors.busy
+
+    def test_head_gets_no_body(self, start: StartServer) -> None:
+        app = Blocking()
+        client = start(app, timeout=0.1).connect()
+        client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read_reply("HEAD").status == 504
+        assert client.at_end
+        app.release.set()
+
+    def test_one_whose_client_has_left_is_found_too(self, start: StartServer) -> None:
+        """It was not, and its thread served nobody ever after."""
+        app = Blocking()
+        server = start(app, timeout=0.5)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+        client.reset()
+        eventually(lambda: only(server)._lost)
+        eventually(lambda: server.overdue)
+        assert not server.server.executors.busy
+        app.release.set()
+
+    def test_a_stream_is_cut_and_closed(self, start: StartServer) -> None:
+        app = Streaming()
+        app.go_on.release()
+        server = start(app, timeout=0.3)
+        client = server.connect()
+        client.get()
+        client.read_head()
+        assert client.read_chunk() == b"x"
+        assert client.at_end
+        assert len(server.overdue) == 1
+        app.go_on.release(3)
+        assert app.closed.wait(TIMEOUT)
+
+    def test_a_stream_in_http_1_0_is_reset(self, start: StartServer) -> None:
+        app = Streaming()
+        app.go_on.release()
+        client = start(app, timeout=0.3).connect()
+        client.get(version="1.0")
+        with pytest.raises(ConnectionResetError):
+            client.read_to_end()
+        app.go_on.release(3)
+        assert app.closed.wait(TIMEOUT)
+
+    def test_it_counts_from_the_start_and_not_from_the_queue(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app, timeout=5.0)
+        first, second = server.connect(), server.connect()
+        first.get()
+        app.wait_until_begun()
+        second.get()
+        eventually(lambda: server.server.executors._unfinished == 2)
+        let_pass(server, 6.0)
+        assert first.read_reply().status == 504
+        app.release.set()
+        assert second.read_reply().status == 200
+
+    def test_none_with_a_timeout_of_zero(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app, timeout=0.0)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+        let_pass(server, 1e9)
+        app.release.set()
+        assert client.read_reply().status == 200
+
+
+class TestClientsThatLeave:
+    def test_before_the_answer(self, start: StartServer) -> None:
+        """The server logged an error for each: it wrote to what was closed."""
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+        client.reset()
+        eventually(lambda: only(server)._lost)
+        app.release.set()
+        eventually(lambda: not server.server.active)
+        assert not server.server.executors.busy
+
+    def test_while_they_wait_for_a_thread_cost_no_call(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        first, second = server.connect(), server.connect()
+        first.get("/1")
+        app.wait_until_begun()
+        second.get("/2")
+        eventually(lambda: server.server.executors._unfinished == 2)
+        second.reset()
+        eventually(lambda: any(each._lost for each in server.server._connections))
+        app.release.set()
+        assert first.read_reply().body == b"GET /1 "
+        eventually(lambda: server.server.active == 1)
+        assert app.calls == 1
+
+    @pytest.mark.parametrize("leave", [Client.reset, Client.close])
+    def test_during_a_stream_close_it(self, start: StartServer, leave: Any) -> None:
+        app = Streaming()
+        app.go_on.release()
+        server = start(app)
+        client = server.connect()
+        client.get()
+        client.read_head()
+        leave(client)
+        app.go_on.release(1000)
+        assert app.closed.wait(TIMEOUT)
+        assert app.produced < 1000

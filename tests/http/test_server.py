@@ -1,0 +1,379 @@
+"""A server as a whole: how it accepts, and how it ends without losing a request."""
+
+from __future__ import annotations
+
+import io
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+from harness import eventually
+from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
+
+from obworker.http import server as servers
+
+
+class TestDrain:
+    def test_without_connections_it_is_done_at_once(self, start: StartServer) -> None:
+        server = start(echo)
+        server.drain()
+        assert server.drained.wait(TIMEOUT)
+
+    def test_afterwards_clients_are_refused(self, start: StartServer) -> None:
+        server = start(echo)
+        server.drain()
+        assert server.drained.wait(TIMEOUT)
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+
+    def test_idle_connections_are_closed(self, start: StartServer) -> None:
+        server = start(echo)
+        used, fresh = server.connect(), server.connect()
+        used.get()
+        used.read_reply()
+        eventually(lambda: server.server.active == 2)
+        server.drain()
+        assert used.at_end
+        assert fresh.at_end
+        assert server.drained.wait(TIMEOUT)
+
+    def test_an_idle_connection_may_send_one_more(self, start: StartServer) -> None:
+        server = start(echo)
+        client = server.connect()
+        client.get()
+        client.read_reply()
+        server.drain()
+        client.get("/last")
+        reply = client.read_reply()
+        assert (reply.body, reply.headers["connection"]) == (b"GET /last ", "close")
+        assert client.at_end
+
+    def test_what_is_at_work_is_answered_and_closed(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+        server.drain()
+        assert not server.drained.is_set()
+        app.release.set()
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert client.at_end
+        client.close()
+        assert server.drained.wait(TIMEOUT)
+
+    def test_what_is_pipelined_is_answered_too(self, start: StartServer) -> None:
+        """Only the first was; the others were thrown away with it."""
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        app.wait_until_begun()
+        server.drain()
+        app.release.set()
+        replies = [client.read_reply() for _ in range(3)]
+        assert ["connection" in reply.headers for reply in replies] == [False, False, True]
+        assert client.at_end
+
+    def test_what_waits_for_a_thread_is_answered(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app, threads=1)
+        clients = [server.connect() for _ in range(5)]
+        for client in clients:
+            client.get()
+        eventually(lambda: server.server.executors._unfinished == 5)
+        server.drain()
+        app.release.set()
+        assert [client.read_reply().status for client in clients] == [200] * 5
+
+    def test_a_request_that_has_half_come_is_answered(self, start: StartServer) -> None:
+        server = start(echo)
+        client = server.connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
+        eventually(lambda: server.server.active)
+        server.drain()
+        client.send(b"bc")
+        assert client.read_reply().body == b"POST / abc"
+        assert client.at_end
+
+    def test_what_the_kernel_has_accepted_is_answered(self, start: StartServer) -> None:
+        """Connections nobody has accepted yet are reset when a listener closes."""
+        server = start(echo)
+        clients: list[Client] = []
+
+        def connect_while_the_loop_cannot_accept() -> None:
+            for i in range(20):
+                clients.append(server.connect())
+                clients[-1].get(f"/{i}")
+            server.server.drain()
+
+        server.call(connect_while_the_loop_cannot_accept)
+        for i, client in enumerate(clients):
+            reply = client.read_reply()
+            assert (reply.body, reply.headers["connection"]) == (f"GET /{i} ".encode(), "close")
+        assert all(client.at_end for client in clients)
+
+    def test_it_waits_for_the_close_of_a_body(self, start: StartServer) -> None:
+        """The worker ends by os._exit: what still runs would never finish."""
+        closing, release = threading.Event(), threading.Event()
+
+        class Body:
+            def __iter__(self) -> Iterator[bytes]:
+                return iter([b"a"])
+
+            def close(self) -> None:
+                closing.set()
+                assert release.wait(TIMEOUT)
+
+        def app(environ: dict[str, Any], start_response: Any) -> Body:
+            start_response("200 OK", [("Content-Length", "1")])
+            return Body()
+
+        server = start(app)
+        client = server.connect()
+        client.get()
+        assert client.read_reply().body == b"a"
+        client.close()
+        assert closing.wait(TIMEOUT)
+        server.drain()
+        assert not server.drained.wait(3 * servers.ACCEPT_GRACE)
+        release.set()
+        assert server.drained.wait(TIMEOUT)
+
+    def test_it_waits_for_a_predict_whose_client_has_left(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+        client.reset()
+        server.drain()
+        assert not server.drained.wait(3 * servers.ACCEPT_GRACE)
+        app.release.set()
+        assert server.drained.wait(TIMEOUT)
+
+    def test_it_does_not_wait_for_a_predict_past_its_deadline(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app, timeout=0.1)
+        client = server.connect()
+        client.get()
+        assert client.read_reply().status == 504
+        client.close()
+        server.drain()
+        assert server.drained.wait(TIMEOUT)
+        app.release.set()
+
+    def test_it_does_not_wait_for_a_client_that_reads_nothing(self, start: StartServer) -> None:
+        def large(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            start_response("200 OK", [])
+            return [b"x" * (16 << 20)]
+
+        server = start(large, body_timeout=0.2)
+        client = server.connect(receive_buffer=4096)
+        client.get()
+        client.read_head()
+        server.drain()
+        assert server.drained.wait(TIMEOUT)
+
+    def test_twice_is_once(self, start: StartServer) -> None:
+        server = start(echo)
+        server.drain()
+        server.drain()
+        assert server.drained.wait(TIMEOUT)
+
+
+class TestAccepting:
+    def test_a_unix_socket(self, start: StartServer, tmp_path: Path) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "s"))
+        seen: list[dict[str, Any]] = []
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            seen.append(environ)
+            return echo(environ, start_response)
+
+        server = start(app, listener)
+        client = server.connect()
+        for _ in range(2):
+            client.post("/", b"abc")
+            assert client.read_reply().body == b"POST / abc"
+        assert (seen[0]["SERVER_NAME"], seen[0]["REMOTE_ADDR"]) == ("localhost", "")
+        client.get("/", "Connection: close")
+        assert client.read_reply().status == 200
+        assert client.at_end
+
+    def test_ipv6(self, start: StartServer) -> None:
+        listener = socket.socket(socket.AF_INET6)
+        try:
+            listener.bind(("::1", 0))
+        except OSError:
+            listener.close()
+            pytest.skip("no IPv6 here")
+        client = start(echo, listener).connect()
+        client.get()
+        assert client.read_reply().status == 200
+
+    def test_while_every_thread_is_busy(self, start: StartServer) -> None:
+        """Health probes and clients of an idle worker cannot wait for this one's predict."""
+        app = Blocking()
+        server = start(app)
+        first = server.connect()
+        first.get()
+        app.wait_until_begun()
+        others = [server.connect() for _ in range(5)]
+        eventually(lambda: server.server.active == 6)
+        for client in others:
+            client.send(b"nonsense\r\n\r\n")
+            assert client.read_reply().status == 400
+        app.release.set()
+        assert first.read_reply().status == 200
+
+    def test_as_soon_as_a_thread_is_free(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A new connection waited 5 ms for another worker, however soon this one was free."""
+        monkeypatch.setattr(servers, "YIELD_TIME", 3600.0)
+        app = Blocking()
+        server = start(app)
+        first, second = server.connect(), server.connect()
+        first.get("/1", "Connection: close")
+        second.get("/2")
+        app.wait_until_begun()
+        app.release.set()
+        assert first.read_reply().status == 200
+        assert second.read_reply().status == 200
+
+    def test_many_clients_at_once(self, start: StartServer) -> None:
+        server = start(echo, threads=4)
+        clients = [server.connect() for _ in range(100)]
+        for round_ in range(3):
+            for i, client in enumerate(clients):
+                client.post(f"/{round_}/{i}", b"x" * i)
+            for i, client in enumerate(clients):
+                assert client.read_reply().body == f"POST /{round_}/{i} ".encode() + b"x" * i
+
+
+class TestAccessLog:
+    def test_a_line_for_each_request(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", output)
+        client = start(echo, access_log=True).connect()
+        client.get("/a?b")
+        client.read_reply()
+        client.get("/c")
+        client.read_reply()
+        lines = eventually(lambda: output.getvalue().count("\n") == 2) and output.getvalue()
+        assert '"GET /a?b HTTP/1.1" 200 7 ' in str(lines)
+
+    def test_a_standard_output_that_fails_stops_the_log_and_not_the_server(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """`obworker ./model | head -1`: every connection hung after its first answer."""
+        closed = io.StringIO()
+        closed.close()
+        monkeypatch.setattr(sys, "stdout", closed)
+        client = start(echo, access_log=True).connect()
+        for _ in range(3):
+            client.get()
+            assert client.read_reply().status == 200
+        assert caplog.text.count("no access log from here on") == 1
+
+
+def checked(environ: dict[str, Any], start_response: Any) -> Any:
+    """Do a bit of everything that PEP 3333 has, by path."""
+    body = body_of(environ)
+    headers = [("Content-Type", "text/plain")]
+    if environ["PATH_INFO"] == "/stream":
+        start_response("200 OK", headers)
+        return iter([b"a", b"b", body])
+    if environ["PATH_INFO"] == "/write":
+        write = start_response("200 OK", headers)
+        write(b"a")
+        return [body]
+    if environ["PATH_INFO"] == "/empty":
+        start_response("204 No Content", [])
+        return []
+    start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+@pytest.fixture
+def validated(start: StartServer) -> Running:
+    """Return a server whose every call of the application is checked against PEP 3333."""
+    return start(validator(checked))
+
+
+class TestValidated:
+    """wsgiref.validate finds nothing wrong: an AssertionError of its would be a 500."""
+
+    def test_get(self, validated: Running) -> None:
+        client = validated.connect()
+        for target in ("/", "/a%20b?c=d", "http://test/x"):
+            client.get(target)
+            assert client.read_reply().status == 200
+
+    def test_post(self, validated: Running) -> None:
+        client = validated.connect()
+        client.post("/", b"hello", "Content-Type: text/plain")
+        assert client.read_reply().body == b"hello"
+
+    def test_chunked_post(self, validated: Running) -> None:
+        client = validated.connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"5\r\nhello\r\n0\r\n\r\n")
+        assert client.read_reply().body == b"hello"
+
+    def test_head(self, validated: Running) -> None:
+        client = validated.connect()
+        client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read_reply("HEAD").status == 200
+
+    def test_stream(self, validated: Running) -> None:
+        client = validated.connect()
+        client.post("/stream", b"c")
+        assert client.read_reply().chunks == [b"a", b"b", b"c"]
+
+    def test_write(self, validated: Running) -> None:
+        client = validated.connect()
+        client.post("/write", b"b")
+        assert client.read_reply().chunks == [b"a", b"b"]
+
+    def test_no_content(self, validated: Running) -> None:
+        client = validated.connect()
+        client.get("/empty")
+        assert client.read_reply().status == 204
+
+    def test_http_1_0(self, validated: Running) -> None:
+        client = validated.connect()
+        client.get("/stream", version="1.0")
+        assert client.read_reply().body == b"ab"
+
+
+def test_what_waits_for_a_thread_gets_503_where_none_will_be_free(start: StartServer) -> None:
+    app = Blocking()
+    server = start(app)
+    running, *waiting = [server.connect() for _ in range(4)]
+    running.get("/running")
+    app.wait_until_begun()
+    for client in waiting:
+        client.get("/waiting")
+    eventually(lambda: server.server.executors._unfinished == 4)
+    server.call(server.server.refuse_queued)
+    for client in waiting:
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert reply.headers["connection"] == "close"
+    late = server.connect()
+    late.get("/late")
+    assert late.read_reply().status == 503
+    app.release.set()
+    assert running.read_reply().status == 200
+    eventually(lambda: server.server.executors._unfinished == 0)

@@ -1,0 +1,43 @@
+"""Fixtures for tests against real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from harness import Serve, Server, command
+
+
+@pytest.fixture
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Start servers on a free port of 127.0.0.1; their logs are shown where the test fails.
+
+    A server that the test did not stop is killed, and so is everything it started.
+    """
+    servers: list[Server] = []
+
+    def start(
+        *argv: str,
+        script: Path | None = None,
+        cwd: Path | None = None,
+        environ: Mapping[str, str | None] | None = None,
+        listen: tuple[str, ...] = ("--host", "127.0.0.1", "--port", "0"),
+    ) -> Server:
+        log_path = tmp_path_factory.mktemp("server") / "log"
+        server = Server(command(*listen, *argv, script=script), log_path, cwd=cwd, environ=environ)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.destroy()
+        print(f"--- log of {server.process.args!r}\n{server.log()}")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return an empty model directory."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    return directory

@@ -1,0 +1,755 @@
+"""Master, mold and workers: what each does when another one, or itself, comes to an end."""
+
+from __future__ import annotations
+
+import collections
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from clients import Client, Load, Outcome, Result, in_parallel
+from harness import ROOT, Serve, Server, eventually, run_to_end
+
+DIGITS = ROOT / "examples" / "digits"
+IMAGES = sorted((ROOT / "tests" / "models" / "digits_images").glob("?.png"))
+
+PREDICTOR = """
+import os, pathlib, signal, subprocess, sys, time
+
+def note(text):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(text + chr(10))
+
+note("import")
+
+class Predictor:
+    def __init__(self):
+        note(f"init {os.getpid()}")
+
+    def predict(self, params):
+        note("predict")
+        for step in params.getlist("do"):
+            name, _, value = step.partition(":")
+            if name == "sleep":
+                time.sleep(float(value))
+            elif name == "exit":
+                os._exit(int(value))
+            elif name == "raise":
+                raise SystemExit(int(value))
+            elif name == "child":
+                note(f"child {subprocess.Popen(['sleep', '600']).pid}")
+            elif name == "deaf":
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
+        return {"pid": os.getpid(), "slot": int(os.environ["OBWORKER_SLOT"])}
+"""
+STUCK = "/?do=sleep:600"
+GOOD = "class Predictor:\n    def predict(self):\n        return 1\n"
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """Return the file where the predictor notes what happens to it."""
+    path = tmp_path / "notes"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def start(serve: Serve, model: Path, notes: Path) -> Start:
+    """Start the predictor above and wait until so many workers are ready."""
+    (model / "predictor.py").write_text(PREDICTOR)
+
+    def start_ready(*argv: str, workers: int = 1, listen: tuple[str, ...] | None = None) -> Server:
+        more = {} if listen is None else {"listen": listen}
+        server = serve(
+            "--workers", str(workers), *argv, str(model), environ={"NOTES": str(notes)}, **more
+        )
+        return server.wait_until_ready(workers)
+
+    return start_ready
+
+
+def noted(notes: Path, prefix: str) -> list[str]:
+    return [line for line in notes.read_text().splitlines() if line.startswith(prefix)]
+
+
+def count(results: list[Result]) -> dict[Outcome, int]:
+    return collections.Counter(result.outcome for result in results)
+
+
+def title(process: psutil.Process) -> str:
+    return " ".join(process.cmdline()).rstrip()
+
+
+def titles(server: Server) -> list[str]:
+    found = []
+    for process in psutil.Process(server.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            found.append(title(process))
+    return sorted(found)
+
+
+def mold_of(server: Server) -> psutil.Process | None:
+    for process in psutil.Process(server.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if title(process).startswith("obworker: mold "):
+                return process
+    return None
+
+
+def replacement(server: Server, slot: int, old: int) -> int:
+    """Wait until another process than `old` is ready in a slot; return its pid."""
+
+    def found() -> int | None:
+        for pid in re.findall(rf"worker {slot} .* ready in .*, pid (\d+)", server.log()):
+            if int(pid) != old and server.workers().get(slot, psutil.Process()).pid == int(pid):
+                return int(pid)
+        return None
+
+    return eventually(found, 20, f"a replacement of {old} on slot {slot}")
+
+
+def stick(server: Server, notes: Path, path: str = STUCK) -> socket.socket:
+    """Send a request that does not end, and return once predict has it."""
+    before = len(noted(notes, "predict"))
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+    eventually(lambda: len(noted(notes, "predict")) > before, what="start of the request")
+    return connection
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# what there is
+
+
+def test_the_process_tree_is_the_one_of_the_design(serve: Serve) -> None:
+    server = serve("--workers", "4", str(DIGITS)).wait_until_ready(4)
+    assert title(psutil.Process(server.pid)) == f"obworker: master {DIGITS}"
+    assert titles(server) == [
+        f"obworker: mold g1 {DIGITS}",
+        *(f"obworker: worker {slot} g1 cpu" for slot in range(4)),
+    ]
+    assert {process.ppid() for process in server.workers().values()} == {server.pid}
+    assert server.stop() == 0
+
+
+def test_a_thousand_images_are_read_right(serve: Serve) -> None:
+    server = serve("--workers", "4", str(DIGITS)).wait_until_ready(4)
+    port = server.port
+
+    def read(keep: bool) -> Result:
+        client = Client(port, keep=keep)
+        for number in range(125):
+            image = IMAGES[number % len(IMAGES)]
+            result = client.post(body=image.read_bytes())
+            if result.outcome is not Outcome.ANSWERED or result.json["digit"] != int(image.stem):
+                return Result(Outcome.FAILED, f"{image.stem}: {result}")
+        client.close()
+        return Result(Outcome.ANSWERED, "")
+
+    results = in_parallel([lambda: read(True), lambda: read(False)] * 4)
+    assert results == [Result(Outcome.ANSWERED, "")] * 8
+
+
+def test_predictor_py_is_imported_once_and_built_once_for_each_worker(
+    start: Start, notes: Path
+) -> None:
+    server = start(workers=4)
+    assert noted(notes, "import") == ["import"]
+    pids = {f"init {process.pid}" for process in server.workers().values()}
+    assert len(pids) == 4
+    assert set(noted(notes, "init")) == pids
+    assert len(noted(notes, "init")) == 4
+
+
+def test_the_start_is_reported(start: Start, model: Path) -> None:
+    server = start(workers=2)
+    server.wait_for_log("try  ")
+    lines = [re.sub(r"^\S+ \S+ INFO +\[\d+\] ", "", line) for line in server.log().splitlines()]
+    patterns = [
+        r"predictor  predictor\.py: Predictor\(\)\.predict\(params\)",
+        r"imported   in \d+\.\d\d s",
+        r"worker [01]   cpu ready in \d+\.\d\d s, pid \d+",
+        rf"serving    http://127\.0\.0\.1:{server.port}/",
+        rf"try        curl -X POST http://127\.0\.0\.1:{server.port}/",
+        r"worker [01]   cpu ready in \d+\.\d\d s, pid \d+",
+    ]
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+# a worker ends
+
+
+def test_a_worker_killed_under_load_is_replaced_and_nobody_else_notices(start: Start) -> None:
+    server = start(workers=2)
+    load = Load(server.port, 8, "/?do=sleep:0.02")
+    eventually(lambda: len(load.results) > 100)
+    victim = server.workers()[1]
+    victim.suspend()  # so that its connections can be counted
+    held = [c for c in victim.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+    victim.kill()
+    new = replacement(server, 1, victim.pid)
+    served_by_new = eventually(
+        lambda: any(
+            result.outcome is Outcome.ANSWERED and result.json == {"pid": new, "slot": 1}
+            for result in load.results[-200:]
+        )
+    )
+    results = load.stop()
+    counts = count(results)
+    assert served_by_new
+    assert counts[Outcome.LOST] + counts[Outcome.CLOSED] <= len(held), (counts, len(held))
+    assert counts[Outcome.FAILED] == counts[Outcome.REFUSED] == 0, counts
+    assert "was killed by SIGKILL while it served; replacing it\n" in server.log()
+    assert server.stop() == 0
+
+
+def test_a_predict_that_ends_the_process_costs_one_worker(start: Start) -> None:
+    server = start()
+    old = server.workers()[0].pid
+    assert Client(server.port, keep=False).post("/?do=exit:3").outcome is Outcome.LOST
+    new = replacement(server, 0, old)
+    assert "exited with code 3 while it served; replacing it\n" in server.log()
+    assert Client(server.port, keep=False).post().json["pid"] == new
+    assert server.stop() == 0
+
+
+def test_a_predict_that_calls_sys_exit_costs_one_request(start: Start) -> None:
+    server = start()
+    pid = server.workers()[0].pid
+    answer = Client(server.port, keep=False).post("/?do=raise:0")
+    assert (answer.outcome, answer.text[:3]) == (Outcome.FAILED, "500")
+    assert Client(server.port, keep=False).post().json["pid"] == pid
+
+
+def test_a_worker_killed_again_and_again_is_replaced_ever_more_slowly(start: Start) -> None:
+    server = start()
+    for _ in range(4):
+        old = server.workers()[0]
+        old.kill()
+        replacement(server, 0, old.pid)
+    waits = re.findall(r"by SIGKILL while it served; replacing it(?: in (\d\.\d) s)?", server.log())
+    assert waits[0] == ""
+    first, second, third = (float(wait) for wait in waits[1:])
+    assert 0.4 <= first <= 0.6
+    assert 0.8 <= second <= 1.2
+    assert 1.6 <= third <= 2.4
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+
+
+def test_children_of_a_worker_die_with_it(start: Start, notes: Path) -> None:
+    server = start()
+    assert Client(server.port, keep=False).post("/?do=child").outcome is Outcome.ANSWERED
+    child = int(noted(notes, "child")[0].split()[1])
+    assert psutil.pid_exists(child)
+    old = server.workers()[0]
+    old.kill()
+    replacement(server, 0, old.pid)
+    eventually(lambda: not psutil.pid_exists(child), 2, "end of the worker's child")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_children_of_a_worker_die_with_it_at_a_stop(
+    start: Start, notes: Path, number: signal.Signals
+) -> None:
+    server = start()
+    assert Client(server.port, keep=False).post("/?do=child").outcome is Outcome.ANSWERED
+    server.signal(number)
+    assert server.wait() == 0
+    assert server.survivors() == []
+
+
+def test_a_predict_past_its_timeout_is_answered_504_and_its_worker_is_replaced(
+    start: Start,
+) -> None:
+    server = start("--timeout", "0.5")
+    old = server.workers()[0].pid
+    began = time.monotonic()
+    answer = Client(server.port, keep=True).post(STUCK)
+    assert (answer.outcome, answer.text[:3]) == (Outcome.FAILED, "504")
+    assert 0.5 <= time.monotonic() - began < 2
+    new = replacement(server, 0, old)
+    log = server.log()
+    assert re.search(r"POST /\?do=sleep:600 HTTP/1.1 took over 0\.[5-9] s; replacing it\n", log)
+    assert re.search(r'File ".*/model/predictor\.py", line \d+ in predict', log), log
+    assert Client(server.port, keep=False).post().json["pid"] == new
+    assert server.stop() == 0
+
+
+def test_what_waits_behind_a_predict_that_never_ends_is_told_to_try_again(
+    start: Start, notes: Path
+) -> None:
+    server = start("--timeout", "2")
+    old = server.workers()[0].pid
+    with stick(server, notes):
+        clients = [Client(server.port, keep=False) for _ in range(4)]
+        results = in_parallel([partial(client.post, "/") for client in clients])
+    assert count(results)[Outcome.LOST] == 0
+    refused = [result.text for result in results if result.outcome is Outcome.FAILED]
+    assert refused
+    assert all(text.startswith("503 ") for text in refused)
+    assert replacement(server, 0, old)
+
+
+# the mold ends
+
+
+def test_workers_serve_on_without_the_mold_and_a_new_one_is_made(start: Start) -> None:
+    server = start(workers=2)
+    before = {slot: process.pid for slot, process in server.workers().items()}
+    load = Load(server.port, 4, "/?do=sleep:0.01")
+    eventually(lambda: len(load.results) > 20)
+    old = mold_of(server)
+    assert old is not None
+    old.kill()
+    eventually(lambda: (new := mold_of(server)) and new.pid != old.pid, what="a new mold")
+    server.wait_for_log("the mold was killed by SIGKILL; workers serve on")
+    eventually(lambda: server.log().count("imported  ") == 2, what="a second import")
+    assert {slot: process.pid for slot, process in server.workers().items()} == before
+    server.workers()[0].kill()
+    replacement(server, 0, before[0])
+    results = load.stop()
+    assert titles(server)[1] == "obworker: worker 0 g2 cpu"
+    assert titles(server)[2] == "obworker: worker 1 g1 cpu"
+    assert count(results)[Outcome.LOST] + count(results)[Outcome.CLOSED] <= 4
+    assert server.stop() == 0
+
+
+def test_a_worker_killed_together_with_the_mold_is_replaced(start: Start) -> None:
+    server = start(workers=2)
+    mold, victim = mold_of(server), server.workers()[0]
+    assert mold is not None
+    mold.kill()
+    victim.kill()
+    replacement(server, 0, victim.pid)
+    assert server.stop() == 0
+
+
+def test_code_that_no_longer_imports_leaves_the_workers_serving(start: Start, model: Path) -> None:
+    server = start(workers=2)
+    (model / "predictor.py").write_text("import nowhere_to_be_found\n")
+    mold, victim = mold_of(server), server.workers()[0]
+    assert mold is not None
+    mold.kill()
+    server.wait_for_log("nowhere_to_be_found")
+    victim.kill()
+    assert Client(server.port, keep=False).post().json["slot"] == 1
+    (model / "predictor.py").write_text(PREDICTOR)
+    replacement(server, 0, victim.pid)
+    assert server.stop() == 0
+
+
+# the master ends
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_when_the_master_is_killed_every_process_is_gone_within_two_seconds(
+    start: Start, notes: Path, busy: bool
+) -> None:
+    server = start(workers=2)
+    connection = stick(server, notes) if busy else None
+    server.signal(signal.SIGKILL)
+    assert server.wait() == -signal.SIGKILL
+    eventually(lambda: not server.survivors(), 2, "end of all processes")
+    if connection:
+        connection.close()
+
+
+def test_term_under_load_loses_no_request(start: Start) -> None:
+    server = start(workers=2)
+    load = Load(server.port, 10, "/?do=sleep:0.03")
+    eventually(lambda: len(load.results) > 100)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    results = load.wait()
+    counts = count(results)
+    assert counts[Outcome.LOST] == counts[Outcome.FAILED] == 0, [
+        result for result in results if result.outcome in (Outcome.LOST, Outcome.FAILED)
+    ]
+    assert counts[Outcome.REFUSED] == 10
+    assert server.survivors() == []
+    assert "Traceback" not in server.log()
+
+
+def test_term_lets_every_request_that_waits_be_answered(start: Start, notes: Path) -> None:
+    server = start()
+    port = server.port
+    connections = [stick(server, notes, "/?do=sleep:1")]
+    for _ in range(5):
+        waiting = socket.create_connection(("127.0.0.1", port), timeout=30)
+        waiting.sendall(b"POST /?do=sleep:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        connections.append(waiting)
+    server.signal(signal.SIGTERM)
+    answers = [connection.recv(1000)[:12] for connection in connections]
+    assert answers == [b"HTTP/1.1 200"] * 6
+    for connection in connections:
+        connection.close()
+    assert server.wait() == 0
+    assert server.survivors() == []
+
+
+def test_term_ends_an_idle_server_at_once(start: Start) -> None:
+    server = start(workers=2)
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_an_interrupt_waits_for_nobody(start: Start, notes: Path, number: signal.Signals) -> None:
+    server = start(workers=2)
+    connection = stick(server, notes)
+    began = time.monotonic()
+    server.signal(number)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 2
+    assert server.survivors() == []
+    connection.close()
+
+
+def test_an_interrupt_cuts_a_graceful_stop_short(start: Start, notes: Path) -> None:
+    server = start()
+    connection = stick(server, notes)
+    server.signal(signal.SIGTERM)
+    server.wait_for_log("SIGTERM")
+    began = time.monotonic()
+    server.signal(signal.SIGINT)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 2
+    connection.close()
+
+
+def test_term_with_a_stuck_request_is_over_when_the_graceful_timeout_is(
+    start: Start, notes: Path
+) -> None:
+    server = start("--graceful-timeout", "1")
+    connection = stick(server, notes)
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert 1 <= time.monotonic() - began < 3
+    assert server.survivors() == []
+    assert "worker 0 did not finish in time; killing it" in server.log()
+    connection.close()
+
+
+def test_a_worker_that_is_stopped_cannot_hold_up_the_stop(start: Start) -> None:
+    server = start("--graceful-timeout", "1", workers=2)
+    server.workers()[1].suspend()
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("where", ["import", "init"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_during_the_start_is_quick(
+    serve: Serve, model: Path, tmp_path: Path, where: str, number: signal.Signals
+) -> None:
+    sleep = f"open({str(tmp_path / 'begun')!r}, 'w'), __import__('time').sleep(600)"
+    code = {"import": sleep, "init": "pass"}[where]
+    init = {"import": "pass", "init": sleep}[where]
+    (model / "predictor.py").write_text(
+        f"{code}\nclass Predictor:\n    def __init__(self): {init}\n"
+        "    def predict(self): return 1\n"
+    )
+    server = serve(str(model))
+    eventually((tmp_path / "begun").exists, what="start of the sleep")
+    began = time.monotonic()
+    server.signal(number)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 2
+    assert server.survivors() == []
+
+
+# addresses
+
+
+def connections_in_time_wait(port: int) -> int:
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(
+        line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "06" for line in lines
+    )
+
+
+def let_the_server_close(port: int) -> None:
+    """Make a request after which the server closes first, so that TIME_WAIT is on its side."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        while connection.recv(1000):
+            pass
+
+
+def test_a_restart_takes_the_port_again_at_once(start: Start) -> None:
+    server = start()
+    port = server.port
+    for _ in range(5):
+        let_the_server_close(port)
+    assert server.stop() == 0
+    assert connections_in_time_wait(port) > 0
+    again = start(listen=("--host", "127.0.0.1", "--port", str(port)))
+    assert Client(port, keep=False).post().outcome is Outcome.ANSWERED
+    assert again.stop() == 0
+
+
+def test_the_port_of_a_killed_master_is_free_at_once(start: Start) -> None:
+    server = start()
+    port = server.port
+    server.signal(signal.SIGKILL)
+    server.wait()
+    eventually(lambda: not server.survivors(), 2, "end of all processes")
+    again = start(listen=("--host", "127.0.0.1", "--port", str(port)))
+    assert again.stop() == 0
+
+
+def refuse_second(port: int, model: Path) -> None:
+    began = time.monotonic()
+    second = run_to_end("--host", "127.0.0.1", "--port", str(port), str(model))
+    assert second.returncode == 2
+    assert time.monotonic() - began < 5
+    assert second.stderr.splitlines()[-2:] == [
+        f"obworker: error: cannot listen on 127.0.0.1:{port}: Address already in use",
+        "hint: another program serves there: stop it, or use --port",
+    ]
+
+
+def test_a_second_obworker_on_the_port_fails_at_once(start: Start, model: Path) -> None:
+    server = start()
+    refuse_second(server.port, model)
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+
+
+def test_a_second_obworker_on_the_port_fails_also_while_the_first_still_loads(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    (model / "predictor.py").write_text(
+        f"import pathlib, time\nopen({str(begun)!r}, 'w')\n"
+        f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
+        "class Predictor:\n    def predict(self): return 1\n"
+    )
+    port = free_port()
+    first = serve(str(model), listen=("--host", "127.0.0.1", "--port", str(port)))
+    eventually(begun.exists, what="start of the import")
+    refuse_second(port, model)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    go.touch()
+    first.wait_until_ready()
+    refuse_second(port, model)
+    assert first.stop() == 0
+
+
+def ask_unix(path: Path) -> bytes:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(path))
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        return connection.recv(1000)[:12]
+
+
+def test_a_unix_socket_is_served_and_removed_at_the_stop(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = start("--bind", f"unix:{path}", listen=())
+    assert ask_unix(path) == b"HTTP/1.1 200"
+    assert f"serving    unix:{path}\n" in server.log()
+    assert f"try        curl --unix-socket {path} -X POST http://localhost/\n" in server.log()
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_a_socket_file_that_nobody_serves_is_replaced(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    start("--bind", f"unix:{path}", listen=())
+    assert ask_unix(path) == b"HTTP/1.1 200"
+
+
+def test_a_socket_file_that_somebody_serves_is_left_alone(
+    start: Start, tmp_path: Path, model: Path
+) -> None:
+    path = tmp_path / "socket"
+    start("--bind", f"unix:{path}", listen=())
+    second = run_to_end("--bind", f"unix:{path}", str(model))
+    assert second.returncode == 2
+    assert f"obworker: error: cannot listen on unix:{path}: " in second.stderr
+    assert ask_unix(path) == b"HTTP/1.1 200"
+
+
+def test_a_socket_file_of_one_that_still_loads_is_left_alone(
+    serve: Serve, tmp_path: Path, model: Path
+) -> None:
+    path, begun = tmp_path / "socket", tmp_path / "begun"
+    (model / "predictor.py").write_text(
+        f"import time\nopen({str(begun)!r}, 'w')\ntime.sleep(600)\n"
+    )
+    serve("--bind", f"unix:{path}", str(model), listen=())
+    eventually(begun.exists, what="start of the import")
+    inode = path.stat().st_ino
+    second = serve("--bind", f"unix:{path}", str(model), listen=())
+    assert second.wait(5) == 2
+    assert path.stat().st_ino == inode
+
+
+def test_a_relative_unix_socket_is_relative_to_where_obworker_was_started(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text("class Predictor:\n    def predict(self): return 1\n")
+    server = serve("--bind", "unix:socket", str(model), cwd=tmp_path, listen=())
+    server.wait_until_ready()
+    assert ask_unix(tmp_path / "socket") == b"HTTP/1.1 200"
+    assert server.stop() == 0
+    assert not (tmp_path / "socket").exists()
+
+
+def test_no_descriptor_is_open_in_a_worker_that_it_does_not_need(start: Start) -> None:
+    server = start(workers=3)
+    counts = {slot: process.num_fds() for slot, process in server.workers().items()}
+    assert len(set(counts.values())) == 1, counts
+
+
+def test_replacing_workers_leaks_no_descriptor_in_master_and_mold(start: Start) -> None:
+    server = start(workers=2)
+    mold = mold_of(server)
+    assert mold is not None
+    before = psutil.Process(server.pid).num_fds(), mold.num_fds()
+    for _ in range(2):
+        for slot, process in server.workers().items():
+            process.kill()
+            replacement(server, slot, process.pid)
+    assert (psutil.Process(server.pid).num_fds(), mold.num_fds()) == before
+    zombies = [p for p in psutil.Process(server.pid).children() if p.status() == "zombie"]
+    assert zombies == []
+
+
+def test_predict_may_use_signals_and_subprocesses_as_in_any_program(
+    serve: Serve, model: Path
+) -> None:
+    (model / "predictor.py").write_text(
+        "import subprocess\n"
+        "class Predictor:\n"
+        "    def predict(self):\n"
+        "        done = subprocess.run(['sh', '-c', 'kill -TERM $$'])\n"
+        "        return [done.returncode, subprocess.run(['false']).returncode]\n"
+    )
+    server = serve(str(model)).wait_until_ready()
+    assert server.request().body == b"[-15,1]"
+
+
+DESCRIPTORS = """
+import os
+
+def sockets():
+    os.system("ls -l /proc/self/fd > descriptors")
+    return [line.split()[-1] for line in open("descriptors") if "socket:" in line]
+
+AT_IMPORT = sockets()
+
+class Predictor:
+    def predict(self):
+        return {"import": AT_IMPORT, "predict": sockets()}
+"""
+
+
+def test_programs_that_the_users_code_runs_inherit_no_socket(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(DESCRIPTORS)
+    server = serve(str(model)).wait_until_ready()
+    assert server.request().body == b'{"import":[],"predict":[]}'
+
+
+def test_a_worker_that_floods_its_log_is_not_held_up(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(
+        "class Predictor:\n"
+        "    def predict(self):\n"
+        "        print('x' * 1_000_000)\n"
+        "        return 1\n"
+    )
+    server = serve(str(model)).wait_until_ready()
+    assert [server.request().status for _ in range(5)] == [200] * 5
+    assert server.stop() == 0
+
+
+def test_a_boot_that_hangs_is_killed_and_the_start_is_given_up(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(
+        "import time\nclass Predictor:\n"
+        "    def __init__(self): time.sleep(600)\n"
+        "    def predict(self): return 1\n"
+    )
+    server = serve("--boot-timeout", "0.3", str(model))
+    assert server.wait(40) == 3
+    tries = "took longer than 0.3 s, see --boot-timeout, and was killed by SIGKILL while it booted;"
+    assert server.log().count(tries) == 5
+    assert "obworker: error: no worker became ready: " in server.log().splitlines()[-1]
+    assert server.survivors() == []
+
+
+def test_output_of_predict_is_in_the_log(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(
+        "class Predictor:\n"
+        "    def predict(self):\n"
+        "        print('said by predict')\n"
+        "        return 1\n"
+    )
+    server = serve(str(model), environ={"PYTHONUNBUFFERED": None}).wait_until_ready()
+    server.request()
+    eventually(lambda: "said by predict\n" in server.log(), 5, "the predictor's output")
+
+
+def test_a_worker_that_drains_by_itself_is_replaced_after_the_graceful_timeout(
+    start: Start, notes: Path
+) -> None:
+    server = start("--graceful-timeout", "1", "--timeout", "0")
+    with stick(server, notes):
+        worker = server.workers()[0]
+        worker.terminate()
+        assert replacement(server, 0, worker.pid)
+
+
+def test_a_worker_that_closes_its_channel_is_replaced_and_a_stop_is_still_clean(
+    serve: Serve, model: Path
+) -> None:
+    (model / "predictor.py").write_text(
+        "import os\n\n\nclass Predictor:\n    def predict(self):\n"
+        "        os.closerange(3, 64)\n        os.kill(os.getpid(), 19)\n"
+    )
+    server = serve(str(model)).wait_until_ready()
+    worker = server.workers()[0]
+    with suppress(OSError):
+        server.request(timeout=10)
+    assert replacement(server, 0, worker.pid)
+    assert server.stop() == 0
+
+
+def test_a_mold_that_dies_again_and_again_before_a_worker_is_ready_ends_the_start(
+    serve: Serve, model: Path
+) -> None:
+    (model / "predictor.py").write_text(
+        "import os\nos.register_at_fork(before=lambda: os._exit(9))\n" + GOOD
+    )
+    server = serve("--workers", "6", str(model))
+    assert server.wait(60) == 3
+    assert "the process that forks the workers exited with code 9, again and again" in server.log()
+
+
+def test_many_workers_start(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(GOOD)
+    server = serve("--workers", "40", str(model)).wait_until_ready(40)
+    assert sorted(server.workers()) == list(range(40))
+    assert server.stop() == 0

@@ -1,0 +1,59 @@
+"""A model directory is served by the processes that the design draws."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from harness import Serve, eventually
+
+PREDICTOR = """
+class Predictor:
+    def predict(self, json):
+        return {"got": json}
+"""
+
+
+BUSY = """
+import pathlib
+import threading
+
+
+class Predictor:
+    def predict(self, params):
+        pathlib.Path(params["began"]).touch()
+        threading.Event().wait()
+"""
+
+
+RUN = """
+
+if __name__ == "__main__":
+    import obworker
+
+    obworker.run(Predictor)
+"""
+
+
+def test_a_posted_json_is_answered(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    server = serve(str(model))
+    reply = server.request(body=b'{"a": 1}', headers={"Content-Type": "application/json"})
+    assert (reply.status, reply.body) == (200, b'{"got":{"a":1}}')
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("as_script", [False, True])
+def test_it_says_that_it_is_there_while_predict_is_busy(
+    serve: Serve, model: Path, tmp_path: Path, *, as_script: bool
+) -> None:
+    script = model / "predictor.py"
+    script.write_text(BUSY + RUN)
+    server = serve(script=script) if as_script else serve(str(model))
+    began = tmp_path / "began"
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(f"POST /?began={began} HTTP/1.0\r\n\r\n".encode())
+        eventually(began.exists)
+        assert server.request("GET", timeout=5).status == 200
+        assert server.request("GET", "/favicon.ico", timeout=5).status == 404

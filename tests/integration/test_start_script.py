@@ -1,0 +1,350 @@
+"""A start.sh is run instead of anything else, kept alive, and stopped with all it started."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import Serve, Server, eventually, request
+
+SERVER = """
+import http.server, os, signal, sys, threading, time
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        if self.path == "/exit":
+            os._exit(9)
+        time.sleep(float(self.path.strip("/") or 0))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer)
+server.daemon_threads = False
+
+def stop(*_):
+    threading.Thread(target=server.shutdown).start()
+
+signal.signal(signal.SIGTERM, stop)
+server.serve_forever()
+server.server_close()
+print("finished", flush=True)
+"""
+
+StartScript = Callable[..., Server]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def port() -> int:
+    """Return a port that is free."""
+    return free_port()
+
+
+@pytest.fixture
+def script(serve: Serve, model: Path, port: int) -> StartScript:
+    """Start a model directory with this start.sh; `server.py` beside it serves on $PORT."""
+    (model / "server.py").write_text(SERVER)
+
+    def start(
+        text: str,
+        *argv: str,
+        environ: Mapping[str, str | None] | None = None,
+        by_option: bool = True,
+    ) -> Server:
+        (model / "start.sh").write_text(text)
+        listen = ("--port", str(port)) if by_option else ()
+        return serve(*argv, str(model), listen=listen, environ={"PORT": None, **(environ or {})})
+
+    return start
+
+
+def started(server: Server) -> int:
+    """Return the pid of the script that was started last."""
+    server.wait_for_log(r"running +start\.sh, pid \d+")
+    return int(re.findall(r"running +start\.sh, pid (\d+)", server.log())[-1])
+
+
+def wait_until_ready(server: Server, times: int = 1) -> None:
+    def ready() -> bool:
+        assert server.process.poll() is None, server.log()
+        return len(re.findall(r"start\.sh +ready in \d+\.\d\d s\n", server.log())) >= times
+
+    eventually(ready, 20, "readiness")
+
+
+# how it is run
+
+
+def test_it_is_run_by_bash_in_its_directory_and_in_a_session_of_its_own(
+    script: StartScript, model: Path
+) -> None:
+    server = script(
+        "[[ -n $BASH_VERSION ]] && echo bash $0 in $PWD of $(ps -o sid= -p $$) as $$\n"
+        "echo to stderr >&2\n"
+    )
+    assert server.wait() == 0
+    assert not os.access(model / "start.sh", os.X_OK)
+    found = re.search(r"(?m)^bash start\.sh in (\S+) of +(\d+) as (\d+)$", server.log())
+    assert found is not None
+    directory, session, pid = found.groups()
+    assert directory == str(model)
+    assert session == pid
+    assert "\nto stderr\n" in server.log()
+
+
+def test_it_wins_over_a_predictor_py(script: StartScript, model: Path) -> None:
+    (model / "predictor.py").write_text("raise ValueError('was imported')\n")
+    server = script("echo was run\n")
+    assert server.wait() == 0
+    assert "was run\n" in server.log()
+    assert "was imported" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("by_option", "given", "seen"),
+    [(False, None, "80"), (False, "", "80"), (False, "1234", "1234"), (True, None, None)],
+)
+def test_its_port_is_80_unless_something_else_is_said(
+    script: StartScript, port: int, by_option: bool, given: str | None, seen: str | None
+) -> None:
+    server = script("echo PORT=$PORT.\n", environ={"PORT": given}, by_option=by_option)
+    assert server.wait() == 0
+    assert f"PORT={seen or port}.\n" in server.log()
+
+
+def test_an_option_wins_over_the_variable(script: StartScript, port: int) -> None:
+    server = script("echo PORT=$PORT.\n", environ={"PORT": "1234"})
+    assert server.wait() == 0
+    assert f"PORT={port}.\n" in server.log()
+
+
+def test_the_environment_and_dotenv_are_passed_on(script: StartScript, model: Path) -> None:
+    (model / ".env").write_text("A=file\nB=file\n")
+    server = script("echo A=$A B=$B\n", environ={"B": "outside"})
+    assert server.wait() == 0
+    assert "A=file B=outside\n" in server.log()
+
+
+def test_it_is_not_given_descriptors_of_ours(script: StartScript) -> None:
+    server = script("exec 9>&- ; ls /proc/$$/fd | tr '\\n' ' '; echo\n")
+    assert server.wait() == 0
+    (line,) = re.findall(r"(?m)^0 1 2 .*$", server.log())
+    assert line.split() == ["0", "1", "2", "255"]  # bash keeps the script itself at 255
+
+
+# how it ends
+
+
+@pytest.mark.parametrize("code", [0, 7, 255])
+def test_its_exit_code_is_ours(script: StartScript, code: int) -> None:
+    server = script(f"exit {code}\n")
+    if code:
+        server.wait_for_log(rf"start\.sh exited with code {code}; starting it again in ")
+        server.signal(signal.SIGTERM)
+    assert server.wait() == code
+
+
+def test_a_signal_that_ends_it_is_128_and_more(script: StartScript) -> None:
+    server = script("kill -SEGV $$\n")
+    server.wait_for_log(r"start\.sh was killed by SIGSEGV; starting it again in ")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGSEGV
+
+
+def test_after_five_failures_before_it_was_ready_it_is_given_up(script: StartScript) -> None:
+    server = script("echo try\nexit 7\n")
+    assert server.wait(40) == 7
+    assert server.log().count("try\n") == 5
+    waits = re.findall(r"starting it again in (\d+\.\d) s", server.log())
+    assert [float(wait) for wait in waits] == pytest.approx([0.5, 1, 2, 4], rel=0.3)
+    assert "exited with code 7 before port" in server.log()
+
+
+def test_it_is_ready_when_its_port_answers(script: StartScript, port: int) -> None:
+    server = script("exec python3 server.py\n")
+    wait_until_ready(server)
+    assert request(port).body == b"ok"
+    assert server.stop() == 0
+
+
+def test_it_is_started_again_when_it_crashes(script: StartScript, port: int) -> None:
+    server = script("exec python3 server.py\n")
+    wait_until_ready(server)
+    old = started(server)
+    psutil.Process(old).kill()
+    server.wait_for_log(r"start\.sh was killed by SIGKILL; starting it again in 0\.0 s")
+    wait_until_ready(server, times=2)
+    new = started(server)
+    assert new != old
+    psutil.Process(new).kill()
+    server.wait_for_log(r"starting it again in 0\.[3-7] s")
+    wait_until_ready(server, times=3)
+    assert request(port).body == b"ok"
+    assert server.stop() == 0
+
+
+def test_a_crash_of_one_that_was_ready_once_is_never_given_up(script: StartScript) -> None:
+    server = script(
+        "if [[ ! -e ran ]]; then touch ran; exec python3 server.py; fi\nsleep 0.1; exit 3\n"
+    )
+    wait_until_ready(server)
+    psutil.Process(started(server)).kill()
+    eventually(lambda: server.log().count("exited with code 3; starting it again") >= 3)
+    assert server.process.poll() is None
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 3
+
+
+def test_one_whose_port_does_not_answer_in_time_is_stopped_and_tried_again(
+    script: StartScript,
+) -> None:
+    server = script("exec sleep 600\n", "--boot-timeout", "0.5")
+    server.wait_for_log(r"port \d+ does not answer in time; stopping start\.sh")
+    server.wait_for_log(r"start\.sh was killed by SIGTERM; starting it again in ")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGTERM
+    assert server.survivors() == []
+
+
+# how it is stopped
+
+
+def test_term_reaches_the_whole_group(script: StartScript) -> None:
+    server = script("sleep 601 &\n(sleep 602 &)\npython3 server.py &\nwait\n")
+    wait_until_ready(server)
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 2
+    assert server.survivors() == []
+
+
+@pytest.mark.parametrize("how", ["exec python3 server.py\n", "python3 server.py\n"])
+def test_term_lets_a_request_in_progress_be_answered(
+    script: StartScript, port: int, how: str
+) -> None:
+    server = script(how)
+    wait_until_ready(server)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"POST /1 HTTP/1.0\r\n\r\n")
+        eventually(lambda: is_read(port), what="reading of the request")
+        server.signal(signal.SIGTERM)
+        assert connection.recv(100)[:12] == b"HTTP/1.0 200"
+    server.wait()
+    assert "finished\n" in server.log()
+
+
+def is_read(port: int) -> bool:
+    """Tell whether a server has read all that its clients have sent."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = [line[4] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"]
+    return bool(queues) and all(queue.endswith(":00000000") for queue in queues)
+
+
+def test_one_that_ignores_term_is_killed_when_the_graceful_timeout_is_over(
+    script: StartScript,
+) -> None:
+    server = script(
+        "trap '' TERM\necho deaf\nwhile :; do sleep 600; done\n", "--graceful-timeout", "1"
+    )
+    server.wait_for_log("deaf\n")
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGKILL
+    assert 1 <= time.monotonic() - began < 3
+    assert "start.sh did not stop in time; killing it\n" in server.log()
+    assert server.survivors() == []
+
+
+def test_an_interrupt_is_over_within_two_seconds(script: StartScript) -> None:
+    server = script("trap '' TERM INT\necho deaf\nwhile :; do sleep 600; done\n")
+    server.wait_for_log("deaf\n")
+    began = time.monotonic()
+    server.signal(signal.SIGINT)
+    assert server.wait() == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 2
+    assert server.survivors() == []
+
+
+def test_orphans_are_reaped(script: StartScript) -> None:
+    server = script("for i in 1 2 3; do (sleep 0.1 & sleep 0); done\nexec python3 server.py\n")
+    wait_until_ready(server)
+    children = psutil.Process(server.pid)
+
+    def only_the_script() -> bool:
+        return [child.pid for child in children.children()] == [started(server)]
+
+    eventually(only_the_script, 5, "reaping of all orphans")
+
+
+def test_descendants_in_a_session_of_their_own_do_not_outlive_us(script: StartScript) -> None:
+    server = script("setsid sleep 601 &\nexec python3 server.py\n")
+    wait_until_ready(server)
+    server.signal(signal.SIGTERM)
+    server.wait()
+    eventually(lambda: not server.survivors(), 2, "end of all processes")
+
+
+def test_a_port_that_another_program_serves_is_not_taken_for_the_scripts(
+    script: StartScript, port: int
+) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        server = script("echo run\nsleep 0.5\nexit 1\n")
+        eventually(
+            lambda: server.process.poll() is not None or server.log().count("run\n") > 1,
+            10,
+            "an error or a second try",
+        )
+    assert not re.search(r"start\.sh +ready", server.log()), server.log()
+
+
+def test_it_can_trap_the_signals_that_have_no_effect_on_us(script: StartScript) -> None:
+    server = script("trap 'echo trapped' USR1\nkill -USR1 $$\nexec python3 server.py\n")
+    server.wait_for_log(r"trapped\n", 10)
+
+
+def test_another_term_does_not_prolong_the_stop(script: StartScript) -> None:
+    server = script("trap '' TERM\nwhile :; do sleep 0.1; done\n", "--graceful-timeout", "1")
+    server.wait_for_log(r"running +start\.sh")
+    server.signal(signal.SIGINT)
+    began = time.monotonic()
+    while server.process.poll() is None:
+        server.signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(0.3)
+        assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 3
+
+
+def test_a_daemon_that_it_starts_lives_as_long_as_obworker(script: StartScript, port: int) -> None:
+    server = script("(setsid python3 server.py &)\nexec sleep 600\n")
+    wait_until_ready(server)
+    assert request(port).body == b"ok"
+    server.stop()
+
+
+def test_the_port_of_bind_is_its_port(script: StartScript) -> None:
+    wanted = free_port()
+    server = script(
+        "echo port $PORT\nexec sleep 600\n", "--bind", f"127.0.0.1:{wanted}", by_option=False
+    )
+    server.wait_for_log(rf"port {wanted}\n", 10)

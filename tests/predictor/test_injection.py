@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from obworker.errors import InjectionError
+from obworker.predictor.injection import (
+    INIT_NAMES,
+    PREDICT_NAMES,
+    has_background_run,
+    plan_init,
+    plan_predict,
+)
+
+RESOLVERS = {name: name.upper().__add__ for name in (*INIT_NAMES, *PREDICT_NAMES)}
+
+
+def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Callable_:
+    def __call__(self, data: object) -> object:
+        return data
+
+
+def returning(*, default: object = None) -> Any:
+    return lambda self: default
+
+
+class Shapes:
+    """One predict for each way of asking."""
+
+    def nothing(self) -> Any:
+        return ()
+
+    def any_order(self, params: Any, json: Any) -> Any:
+        return params, json
+
+    def unknown_default(self, json: Any, threshold: float = 0.5) -> Any:
+        return json, threshold
+
+    def known_default(self, json: Any = None) -> Any:
+        return json
+
+    def variadic(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        return data, args, kwargs
+
+    def positional_only(self, json: Any, /, data: Any) -> Any:
+        return json, data
+
+    def positional_gap(self, x: int = 1, json: Any = None, y: int = 2, /) -> Any:
+        return x, json, y
+
+    def keyword_only(self, *, headers: Any) -> Any:
+        return headers
+
+    def misleading_annotation(self, json: bytes, data: str) -> Any:
+        return json, data
+
+    @traced
+    def decorated(self, json: Any) -> Any:
+        return json
+
+    @staticmethod
+    def static(json: Any) -> Any:
+        return json
+
+    @classmethod
+    def klass(cls, json: Any) -> Any:
+        return cls.__name__, json
+
+    def several(self, first: int, json: Any) -> Any:
+        return first, json
+
+    partial = functools.partialmethod(several, 7)
+    instance = Callable_()
+    all_names = functools.partialmethod(
+        lambda self, json, payload, data, params, args, headers, request: (json, request)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "result"),
+    [
+        ("nothing", "", ()),
+        ("any_order", "params json", ("PARAMS!", "JSON!")),
+        ("unknown_default", "json", ("JSON!", 0.5)),
+        ("known_default", "json", "JSON!"),
+        ("variadic", "data", ("DATA!", (), {})),
+        ("positional_only", "json data", ("JSON!", "DATA!")),
+        ("positional_gap", "json", (1, "JSON!", 2)),
+        ("keyword_only", "headers", "HEADERS!"),
+        ("misleading_annotation", "json data", ("JSON!", "DATA!")),
+        ("decorated", "json", "JSON!"),
+        ("static", "json", "JSON!"),
+        ("klass", "json", ("P", "JSON!")),
+        ("partial", "json", (7, "JSON!")),
+        ("instance", "data", "DATA!"),
+        ("all_names", " ".join(PREDICT_NAMES), ("JSON!", "REQUEST!")),
+    ],
+)
+def test_predict_is_called_with_what_it_names(method: str, names: str, result: object) -> None:
+    predictor = type("P", (), {"predict": vars(Shapes)[method]})
+    plan = plan_predict(predictor)
+    assert plan.names == tuple(names.split())
+    instance: Any = predictor()
+    assert plan.bind(RESOLVERS).call(instance.predict, "!") == result
+
+
+def predictor_of(source: str) -> type:
+    namespace: dict[str, Any] = {}
+    exec(f"class Predictor:\n {source}", namespace)
+    return namespace["Predictor"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def predict(self, jsn): 0", ["Predictor.predict", "'jsn'", "mean 'json'", "payload"]),
+        ("def predict(self, x): 0", ["unknown parameter 'x'", "known are json"]),
+        ("def predict(self, x, /): 0", ["unknown parameter 'x'"]),
+        ("def predict(self, *, x): 0", ["unknown parameter 'x'"]),
+        ("def predict(self, onnx): 0", ["'onnx'; onnx is for __init__"]),
+        ("async def predict(self): 0", ["async def; it must be a plain function"]),
+        ("async def predict(self): yield 0", ["async def; it must be a plain function"]),
+        ("predict = 5", ["Predictor.predict is a int; it must be a method"]),
+        ("@property\n def predict(self): 0", ["is a property"]),
+        ("def predict(): 0", ["its parameters cannot be read"]),
+        ("pass", ["Predictor has no predict method"]),
+    ],
+)
+def test_a_predict_that_cannot_be_filled_is_explained(source: str, words: list[str]) -> None:
+    with pytest.raises(InjectionError) as got:
+        plan_predict(predictor_of(source))
+    assert all(word in str(got.value) for word in words), str(got.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("pass", ()),
+        ("def __init__(self): 0", ()),
+        ("def __init__(self, config, onnx): 0", ("config", "onnx")),
+        ("def __init__(self, onnx=None, device='cpu'): 0", ("onnx",)),
+        ("def __init__(self, *args, **kwargs): 0", ()),
+    ],
+)
+def test_init_names(source: str, names: tuple[str, ...]) -> None:
+    assert plan_init(predictor_of(source)).names == names
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def __init__(self, onxx): 0", ["Predictor.__init__", "'onxx'", "mean 'onnx'"]),
+        ("def __init__(self, json): 0", ["json is for predict", "known are onnx, config"]),
+    ],
+)
+def test_an_init_that_cannot_be_filled_is_explained(source: str, words: list[str]) -> None:
+    with pytest.raises(InjectionError) as got:
+        plan_init(predictor_of(source))
+    assert all(word in str(got.value) for word in words), str(got.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("pass", False),
+        ("def run(self): 0", True),
+        ("def run(self, interval=1): 0", True),
+        ("def run(self, image): 0", False),
+        ("run = 5", False),
+    ],
+)
+def test_run_is_a_background_task_only_without_parameters(source: str, expected: bool) -> None:
+    assert has_background_run(predictor_of(source)) is expected

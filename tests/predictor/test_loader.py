@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from obworker.errors import LoadError
+from obworker.predictor import loader
+from obworker.predictor.traces import user_traceback
+
+Model = Callable[..., Path]
+PREDICT = "def predict(self): pass"
+
+
+def load(directory: Path, class_name: str | None = None) -> type:
+    return loader.load_class(loader.find(directory), class_name)
+
+
+def test_a_directory_means_its_predictor_py(model: Model) -> None:
+    directory = model("")
+    assert loader.find(directory) == directory / "predictor.py"
+
+
+def test_a_python_file_means_itself(model: Model) -> None:
+    file = model(None, serve__py="") / "serve.py"
+    assert loader.find(file) == file
+
+
+def test_a_relative_path_becomes_absolute(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = model("")
+    monkeypatch.chdir(directory)
+    assert loader.find(Path()) == directory / "predictor.py"
+
+
+def test_a_directory_without_predictor_says_what_is_there(model: Model) -> None:
+    with pytest.raises(LoadError, match=r"no predictor\.py; there is main\.py, notes\.txt") as got:
+        loader.find(model(None, main__py="", notes__txt=""))
+    assert got.value.hint is not None
+    assert got.value.hint.endswith("main.py")
+
+
+def test_many_names_are_cut_short(model: Model) -> None:
+    with pytest.raises(LoadError, match="and 4 more"):
+        loader.find(model(None, **{f"f{i:02}": "" for i in range(12)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("absent", "no such file"), ("notes.txt", r"neither a directory nor a \.py file")],
+)
+def test_other_paths_are_refused(model: Model, name: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        loader.find(model(None, notes__txt="") / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_directory_is_named(model: Model) -> None:
+    directory = model(None)
+    directory.chmod(0)
+    try:
+        with pytest.raises(LoadError, match="Permission denied"):
+            loader.find(directory)
+    finally:
+        directory.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("source", "class_name", "chosen"),
+    [
+        (f"class Predictor:\n {PREDICT}\nclass Other:\n {PREDICT}", None, "Predictor"),
+        (f"class PythonPredictor:\n {PREDICT}\nclass Data: pass", None, "PythonPredictor"),
+        (f"class A:\n {PREDICT}\nclass B:\n {PREDICT}", "B", "B"),
+        (f"class Predictor:\n {PREDICT}\nclass B:\n {PREDICT}", "B", "B"),
+        (f"from pathlib import Path\nclass A:\n {PREDICT}\nAlias = A", None, "A"),
+        (
+            f"import openbayes_serving as s\nclass Predictor: pass\nclass B:\n {PREDICT}\ns.run(B)",
+            None,
+            "B",
+        ),
+        (
+            f"import openbayes_serving as s\nclass A:\n {PREDICT}\nclass B:\n {PREDICT}\ns.run(B)",
+            "A",
+            "A",
+        ),
+        (f"class A:\n {PREDICT}\nif __name__ == '__main__':\n raise SystemExit", None, "A"),
+    ],
+)
+def test_the_class_is_chosen(
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    class_name: str | None,
+    chosen: str,
+) -> None:
+    import obworker
+
+    monkeypatch.setattr(obworker, "run", loader.announce)  # as the command line's run does
+    assert load(model(source), class_name).__name__ == chosen
+
+
+def test_an_imported_class_does_not_count_as_defined(model: Model) -> None:
+    other = f"class Base:\n {PREDICT}"
+    directory = model(f"from other import Base\nclass Mine(Base):\n {PREDICT}", other__py=other)
+    assert load(directory).__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "class_name", "message"),
+    [
+        (f"class A:\n {PREDICT}\nclass B:\n {PREDICT}", None, "several classes have predict: A, B"),
+        ("class A: pass", None, "no class with a predict method; it defines A"),
+        ("", None, "no class with a predict method; it defines nothing"),
+        (
+            f"class Net:\n {PREDICT}",
+            "Met",
+            r"no class 'Met' \(did you mean 'Net'\?\); there is Net",
+        ),
+    ],
+)
+def test_no_class_to_choose_lists_the_candidates(
+    model: Model, source: str, class_name: str | None, message: str
+) -> None:
+    with pytest.raises(LoadError, match=message):
+        load(model(source), class_name)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\ndef f(:", "predictor.py:2: SyntaxError: invalid syntax"),
+        ("\n\n1 / 0", "predictor.py:3: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(0)", "predictor.py:2: called sys.exit(0) while being imported"),
+        (
+            "import no_such_package.x",
+            "predictor.py:1: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        ("import helper\nhelper.f()", "helper.py:1: KeyError: 'k'"),
+        ("import json\njson.loads('{')", "predictor.py:2: JSONDecodeError: Expecting property"),
+        ("raise ValueError('a\\nb')", "predictor.py:1: ValueError: a"),
+        ("raise ValueError", "predictor.py:1: ValueError"),
+        ("raise ValueError('x' * 1000)", "predictor.py:1: ValueError: xxx"),
+    ],
+)
+def test_a_failing_import_is_one_line_with_its_place(
+    model: Model, source: str, message: str
+) -> None:
+    with pytest.raises(LoadError) as got:
+        load(model(source, helper__py="def f(): raise KeyError('k')"))
+    assert str(got.value).startswith(message)
+    assert "\n" not in str(got.value)
+    assert len(str(got.value)) < 400
+    assert got.value.__cause__ is not None
+    assert "predictor" not in sys.modules
+
+
+def test_a_missing_package_is_named_as_pip_knows_it(model: Model) -> None:
+    with pytest.raises(LoadError) as got:
+        load(model("raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2.dnn')"))
+    assert got.value.hint is not None
+    assert got.value.hint.startswith("pip install opencv-python-headless")
+
+
+def test_the_users_traceback_starts_in_the_users_file(model: Model) -> None:
+    directory = model("import helper\nhelper.f()", helper__py="def f(): raise KeyError('k')")
+    with pytest.raises(LoadError) as got:
+        load(directory)
+    assert got.value.__cause__ is not None
+    lines = user_traceback(got.value.__cause__, directory).splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1] == f'  File "{directory}/predictor.py", line 2, in <module>'
+    assert "importlib" not in "".join(lines)
+
+
+def test_a_syntax_errors_traceback_shows_only_the_line(model: Model) -> None:
+    directory = model("def f(:")
+    with pytest.raises(LoadError) as got:
+        load(directory)
+    assert got.value.__cause__ is not None
+    text = user_traceback(got.value.__cause__, directory)
+    assert "def f(:" in text
+    assert "loader.py" not in text
+
+
+def test_an_exception_from_nowhere_in_the_directory_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="invalid literal") as got:
+        int("x")
+    assert "test_loader" in user_traceback(got.value, tmp_path)
+
+
+def test_the_module_is_not_main_and_nothing_is_written(model: Model) -> None:
+    directory = model(f"import helper\nclass Predictor:\n {PREDICT}", helper__py="")
+    assert load(directory).__module__ == "predictor"
+    assert sorted(path.name for path in directory.iterdir()) == ["helper.py", "predictor.py"]
+    assert sys.path[0] == str(directory)
+
+
+@pytest.mark.parametrize(
+    ("file", "module"), [("my-net.py", "my_net"), ("json.py", "predictor_json")]
+)
+def test_another_file_is_imported_under_its_own_name(model: Model, file: str, module: str) -> None:
+    path = model() / file
+    path.write_text(f"class Predictor:\n {PREDICT}")
+    assert loader.load_class(path, None).__module__ == module
+
+
+def test_openbayes_serving_is_ours_even_beside_another(model: Model) -> None:
+    source = (
+        f"import openbayes_serving as serv\nclass Predictor:\n emit = serv.emit_event\n {PREDICT}"
+    )
+    chosen = load(model(source, openbayes_serving__py="1/0"))
+    assert chosen.emit.__module__ == "obworker.predictor.events"  # type: ignore[attr-defined]
+
+
+def test_announcing_counts_only_while_loading() -> None:
+    assert not loader.announce(int)
+
+
+def test_run_wants_the_class_and_not_an_instance(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obworker
+
+    monkeypatch.setattr(obworker, "run", loader.announce)
+    source = f"import openbayes_serving as s\nclass A:\n {PREDICT}\ns.run(A())"
+    with pytest.raises(LoadError, match=r"run\(\) takes the class, not a A"):
+        load(model(source))

@@ -1,0 +1,210 @@
+"""Every option by every way of giving it, and which way wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from obworker import settings, values
+from obworker.errors import UsageError
+from obworker.settings import KEYS, OPTIONS, Given, Option, Settings
+
+# a valid text for every option, and the value it must become; never the default
+VALUES: dict[str, tuple[str, Any]] = {
+    "model": ("./m", "./m"),
+    "class": ("Other", "Other"),
+    "model_path": ("a.onnx", "a.onnx"),
+    "bind": ("[::1]:81", "[::1]:81"),
+    "host": ("::1", "::1"),
+    "port": ("81", 81),
+    "backlog": ("5", 5),
+    "workers": ("3", 3),
+    "threads": ("2", 2),
+    "gpus": ("0, 1", "0,1"),
+    "workers_per_gpu": ("2", 2),
+    "timeout": ("0", 0.0),
+    "load_timeout": ("1.5", 1.5),
+    "boot_timeout": ("2", 2.0),
+    "graceful_timeout": ("3", 3.0),
+    "keep_alive": ("0", 0.0),
+    "header_timeout": ("4", 4.0),
+    "body_timeout": ("5", 5.0),
+    "limit_request_line": ("1K", 1024),
+    "limit_request_fields": ("7", 7),
+    "limit_request_field_size": ("2KiB", 2048),
+    "limit_request_body": ("1g", 1 << 30),
+    "log_level": ("DEBUG", "debug"),
+    "access_log": ("no", False),
+}
+every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
+
+
+def layer(source: str, **texts: str) -> dict[str, Given]:
+    return {key: Given(text, source, key) for key, text in texts.items()}
+
+
+def test_every_option_is_tried_here() -> None:
+    assert set(VALUES) == set(KEYS)
+
+
+@every_option
+def test_a_text_becomes_the_same_value_wherever_it_was_written(
+    option: Option, tmp_path: Path
+) -> None:
+    text, value = VALUES[option.key]
+    file = tmp_path / "c.toml"
+    file.write_text(f"{option.key} = '{text}'\n")
+    assert getattr(Settings(), option.field) != value
+    for given in (
+        settings.from_command_line({option.key: text}),
+        settings.from_environ({option.variable: text}),
+        settings.from_file(file),
+    ):
+        resolved, sources = settings.resolve(given)
+        assert getattr(resolved, option.field) == value
+        assert set(sources) == {option.key}
+
+
+@every_option
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
+    option: Option, tmp_path: Path
+) -> None:
+    text, value = VALUES[option.key]
+    default = getattr(Settings(), option.field)
+    other = settings.text_of(default) or text
+    file = tmp_path / "c.toml"
+    for winner in range(3):
+        texts = [text if number == winner else other for number in range(3)]
+        file.write_text(f"{option.key} = '{texts[2]}'\n")
+        layers = [
+            settings.from_command_line({option.key: texts[0]}),
+            settings.from_environ({option.variable: texts[1]}),
+            settings.from_file(file),
+        ]
+        resolved, sources = settings.resolve(*layers[winner:])
+        assert getattr(resolved, option.field) == value
+        assert sources[option.key].startswith(("command line", "environment", "file")[winner])
+
+
+@every_option
+def test_a_default_can_be_written_as_it_is_shown(option: Option) -> None:
+    default = getattr(Settings(), option.field)
+    if default is not None:
+        resolved, _ = settings.resolve(layer("x", **{option.key: settings.text_of(default)}))
+        assert resolved == Settings()
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert settings.from_environ({"OBWORKER_WORKERS": ""}) == {}
+
+
+@pytest.mark.parametrize(
+    ("environ", "unknown"),
+    [
+        ({"OBWORKER_WORKERS": "1", "OBWORKER_CONFIG": "x"}, []),
+        ({"OBWORKER_SLOT": "0", "OBWORKER_DEVICES": ""}, []),
+        ({"OBWORKER_WORKER": "1", "OBWORKER_": "", "OTHER": ""}, ["OBWORKER_", "OBWORKER_WORKER"]),
+    ],
+)
+def test_variables_that_name_no_option_are_known(
+    environ: dict[str, str], unknown: list[str]
+) -> None:
+    assert settings.unknown_variables(environ) == unknown
+
+
+@pytest.mark.parametrize(
+    ("toml", "field", "value"),
+    [
+        ("workers = 4", "workers", 4),
+        ("workers = '4'", "workers", 4),
+        ("workers-per-gpu = 2", "workers_per_gpu", 2),
+        ("timeout = 2.5", "timeout", 2.5),
+        ("timeout = 1_000_000", "timeout", 1e6),
+        ("timeout = 1234567.0", "timeout", 1234567.0),
+        ("limit_request_body = 123456789", "limit_request_body", 123456789),
+        ("gpus = [1, 0]", "gpus", "1,0"),
+        ("gpus = ['GPU-a', 'GPU-b']", "gpus", "GPU-a,GPU-b"),
+        ("access_log = false", "access_log", False),
+        ("log_level = 'Error'", "log_level", "error"),
+    ],
+)
+def test_a_file_may_use_the_types_of_toml(
+    toml: str, field: str, value: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").write_text(toml)
+    resolved, _ = settings.resolve(settings.from_file(tmp_path / "c.toml"))
+    assert getattr(resolved, field) == value
+
+
+WRONG: dict[str, list[str]] = {
+    "port": ["", "-1", "65536", "http", "1.0", " 1", "1_0", "٣", "0x10"],
+    "workers": ["0", "1025", "two", "1e3"],
+    "backlog": ["0", "-5"],
+    "timeout": ["-1", "nan", "inf", "1e3", "5s", ".5", "1.", "1.0000001", "10000000000"],
+    "graceful_timeout": ["0", "0.0", "0.000000"],
+    "limit_request_body": ["0", "-1", "1.5M", "1TB", "k", "1 0"],
+    "log_level": ["warn", "", "verbose"],
+    "access_log": ["", "maybe", "2"],
+    "class": [""],
+    "bind": ["", "here", "1.2.3.4", ":80", "a:b", "a:65536", "unix:", "1.2.3.4:-1"],
+    "gpus": ["", ",", "0,", "all", "-1", "0;1", "auto,0", "none,none", "UUID"],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [(key, text) for key, texts in WRONG.items() for text in texts]
+)
+def test_a_text_that_is_no_value_is_refused_by_the_name_it_was_given(key: str, text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--that: "):
+        settings.resolve({key: Given(text, "command line", "--that")})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("8190", 8190),
+        ("64k", 65536),
+        ("64 KiB", 65536),
+        ("1MB", 1 << 20),
+        ("2G", 2 << 30),
+    ],
+)
+def test_a_size_has_binary_units(text: str, value: int) -> None:
+    assert values.size(text) == value
+
+
+@pytest.mark.parametrize(
+    ("layers", "listen"),
+    [
+        ([{"bind": "a:1"}], ("a:1", "0.0.0.0", None)),
+        ([{"port": "2"}, {"bind": "a:1"}], (None, "0.0.0.0", 2)),
+        ([{"host": "b"}, {}, {"bind": "a:1"}], (None, "b", None)),
+        ([{"bind": "a:1"}, {"port": "2", "host": "b"}], ("a:1", "b", 2)),
+        ([{}, {"bind": "a:1"}, {"port": "2"}], ("a:1", "0.0.0.0", 2)),
+    ],
+)
+def test_the_first_to_speak_of_the_address_decides(
+    layers: list[dict[str, str]], listen: tuple[str | None, str, int | None]
+) -> None:
+    resolved, _ = settings.resolve(*(layer("x", **texts) for texts in layers))
+    assert (resolved.bind, resolved.host, resolved.port) == listen
+
+
+@pytest.mark.parametrize("other", ["host", "port"])
+def test_two_addresses_of_the_same_source_are_refused(other: str) -> None:
+    with pytest.raises(UsageError, match=f"bind and {other} both say where to listen"):
+        settings.resolve(layer("x", bind="a:1", **{other: "1"}))
+
+
+def test_keys_variables_and_flags_are_one_name() -> None:
+    for option in OPTIONS:
+        assert option.variable == f"OBWORKER_{option.key.upper()}"
+        if option.key != "model":
+            assert option.flags[-1] == "--" + option.key.replace("_", "-")
+        assert option.help.endswith(".")
+    assert len({flag for option in OPTIONS for flag in option.flags}) == sum(
+        len(option.flags) for option in OPTIONS
+    )

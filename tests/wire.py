@@ -1,0 +1,240 @@
+"""A real server in this process, on a loop of its own, and a client that sees every byte."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import uvloop
+from harness import eventually
+
+from obworker.http.cycle import Application, Cycle
+from obworker.http.parser import Request
+from obworker.http.server import Server
+from obworker.settings import Settings
+
+TIMEOUT = 10.0
+
+
+class Reply(NamedTuple):
+    """A response as it came; `chunks` where it was chunked."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    chunks: list[bytes]
+
+
+class Client:
+    """One connection, written to and read from byte by byte: nothing is done behind its back."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.socket.settimeout(TIMEOUT)
+        self._file = connected.makefile("rb")
+
+    def send(self, *parts: bytes) -> None:
+        self.socket.sendall(b"".join(parts))
+
+    def get(self, path: str = "/", *fields: str, version: str = "1.1") -> None:
+        lines = [f"GET {path} HTTP/{version}", "Host: test", *fields, "", ""]
+        self.send("\r\n".join(lines).encode("latin-1"))
+
+    def post(self, path: str, body: bytes, *fields: str) -> None:
+        lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *fields]
+        self.send("\r\n".join([*lines, "", ""]).encode("latin-1"), body)
+
+    def read_line(self) -> bytes:
+        """Read to the end of a line; an empty one means that the server closed."""
+        return self._file.readline()
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def read_head(self) -> tuple[int, dict[str, str]]:
+        """Read a status line and header section; a field that came twice fails."""
+        status = self.read_line()
+        assert status.startswith(b"HTTP/1.1 "), f"no response: {status!r}"
+        headers: dict[str, str] = {}
+        while (line := self.read_line()) != b"\r\n":
+            name, value = line.decode("latin-1").removesuffix("\r\n").split(": ", 1)
+            assert name.lower() not in headers
+            headers[name.lower()] = value
+        return int(status[9:12]), headers
+
+    def read_chunk(self) -> bytes:
+        size = int(self.read_line(), 16)
+        data = self.read(size)
+        assert self.read_line() == b"\r\n"
+        return data
+
+    def read_reply(self, method: str = "GET") -> Reply:
+        """Read one response, whatever its framing."""
+        status, headers = self.read_head()
+        chunks = []
+        if method == "HEAD" or status in (204, 304):
+            body = b""
+        elif "transfer-encoding" in headers:
+            while chunk := self.read_chunk():
+                chunks.append(chunk)
+            body = b"".join(chunks)
+        elif "content-length" in headers:
+            body = self.read(int(headers["content-length"]))
+        else:
+            body = self._file.read()
+        return Reply(status, headers, body, chunks)
+
+    def read_to_end(self) -> bytes:
+        """Read until the server closes its half."""
+        return self._file.read()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the server closes without sending another byte; waits for the one or other."""
+        return self.read(1) == b""
+
+    def half_close(self) -> None:
+        """Send no more, but go on reading."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Leave at once: what a killed process or a dropped link looks like."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+
+class Running:
+    """A server at work."""
+
+    def __init__(self, app: Application, listener: socket.socket, settings: Settings) -> None:
+        self.overdue: list[Cycle] = []
+        self.drained = threading.Event()
+        self._listener = listener
+        self._address = listener.getsockname()
+        self._family = listener.family
+        self._clients: list[Client] = []
+        self._errors: list[dict[str, Any]] = []
+        self._loop = uvloop.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: self._errors.append(context))
+        started = threading.Event()
+        run = self._run(app, settings, started)
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(run,), daemon=True
+        )
+        self._thread.start()
+        assert started.wait(TIMEOUT)
+
+    async def _run(self, app: Application, settings: Settings, started: threading.Event) -> None:
+        self.server = Server(app, self._listener, settings, on_overdue=self.overdue.append)
+        self._stopping = asyncio.Event()
+        self.server.executors.start()
+        self.server.start()
+        started.set()
+        watcher = self._loop.create_task(self._watch())
+        await self._stopping.wait()
+        watcher.cancel()
+
+    async def _watch(self) -> None:
+        await self.server.drained.wait()
+        self.drained.set()
+
+    def connect(self, receive_buffer: int | None = None) -> Client:
+        connected = socket.socket(self._family)
+        connected.settimeout(TIMEOUT)
+        if receive_buffer is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        try:
+            connected.connect(self._address)
+        except OSError:
+            connected.close()
+            raise
+        client = Client(connected)
+        self._clients.append(client)
+        return client
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop's thread and wait for it."""
+        done = threading.Event()
+
+        def run() -> None:
+            function()
+            done.set()
+
+        self._loop.call_soon_threadsafe(run)
+        assert done.wait(TIMEOUT)
+
+    def drain(self) -> None:
+        self.call(self.server.drain)
+
+    def stop(self) -> None:
+        """End it; the clients leave first: whatever keeps a connection after that is a fault."""
+        for client in self._clients:
+            client.close()
+        eventually(lambda: not self.server.active, TIMEOUT, "the end of all connections")
+        self.call(self._end)
+        self._thread.join(TIMEOUT)
+        for _ in range(self.server.executors.threads):
+            self.server.executors.stop()
+        self._loop.close()
+        assert not self._errors
+
+    def _end(self) -> None:
+        if self._listener.fileno() != -1:
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+        self._stopping.set()
+
+
+StartServer = Callable[..., Running]
+
+
+def body_of(environ: dict[str, Any]) -> bytes:
+    """Read a request's body as an application should."""
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    return body
+
+
+def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Answer with method, path and body."""
+    line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} ".encode("latin-1")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [line + body_of(environ)]
+
+
+class Collector:
+    """Keeps the requests that a parser found."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def request_received(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def continue_expected(self) -> None:
+        pass
+
+
+class Blocking:
+    """An application that waits until it is released."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.release = threading.Event()
+        self.calls = 0
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.calls += 1
+        self.begun.release()
+        assert self.release.wait(TIMEOUT)
+        return echo(environ, start_response)
+
+    def wait_until_begun(self) -> None:
+        assert self.begun.acquire(timeout=TIMEOUT)
