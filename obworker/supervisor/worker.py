@@ -42,6 +42,9 @@ ADOPTION_TIMEOUT = 5.0
 WIND_UP_TIMEOUT = 2.0
 # The share of the graceful timeout after which a worker begins nothing new.
 REFUSING_AFTER = 0.9
+# The master kills a worker that is late. One that drains without the master's knowledge ends by
+# itself so much later, so that of the two it is always the master who says why.
+UNNOTICED_MARGIN = 1.0
 
 
 class Predictions(Protocol):
@@ -226,7 +229,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         graceful = self._context.settings.graceful_timeout
         loop.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
-        loop.call_later(graceful, leave, EXIT_LOST)
+        loop.call_later(graceful + UNNOTICED_MARGIN, leave, EXIT_LOST)
         self._server.drain()
 
     def _overdue(self, cycle: Cycle) -> None:

@@ -414,39 +414,36 @@ def test_term_ends_an_idle_server_at_once(start: Start) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_an_interrupt_waits_for_nobody(start: Start, notes: Path, number: signal.Signals) -> None:
     server = start(workers=2)
-    connection = stick(server, notes)
-    began = time.monotonic()
-    server.signal(number)
-    assert server.wait() == 0
-    assert time.monotonic() - began < 2
-    assert server.survivors() == []
-    connection.close()
+    with stick(server, notes):
+        began = time.monotonic()
+        server.signal(number)
+        assert server.wait() == 0
+        assert time.monotonic() - began < 2
+        assert server.survivors() == []
 
 
 def test_an_interrupt_cuts_a_graceful_stop_short(start: Start, notes: Path) -> None:
     server = start()
-    connection = stick(server, notes)
-    server.signal(signal.SIGTERM)
-    server.wait_for_log("SIGTERM")
-    began = time.monotonic()
-    server.signal(signal.SIGINT)
-    assert server.wait() == 0
-    assert time.monotonic() - began < 2
-    connection.close()
+    with stick(server, notes):
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM")
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+        assert time.monotonic() - began < 2
 
 
 def test_term_with_a_stuck_request_is_over_when_the_graceful_timeout_is(
     start: Start, notes: Path
 ) -> None:
     server = start("--graceful-timeout", "1")
-    connection = stick(server, notes)
-    began = time.monotonic()
-    server.signal(signal.SIGTERM)
-    assert server.wait() == 0
-    assert 1 <= time.monotonic() - began < 3
-    assert server.survivors() == []
-    assert "worker 0 did not finish in time; killing it" in server.log()
-    connection.close()
+    with stick(server, notes):
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert 1 <= time.monotonic() - began < 3
+        assert server.survivors() == []
+        assert "worker 0 did not finish in time; killing it" in server.log()
 
 
 def test_a_worker_that_is_stopped_cannot_hold_up_the_stop(start: Start) -> None:
