@@ -19,12 +19,14 @@ from obworker.errors import UsageError, did_you_mean
 from obworker.values import (
     Parse,
     address,
+    address_or_off,
     choice,
     devices,
     flag,
     nonempty,
     seconds,
     size,
+    size_or_off,
     whole_number,
 )
 
@@ -121,6 +123,57 @@ class Settings:
         "--workers-per-gpu", metavar="N", parse=whole_number(1, 1024), group="Workers", default=1,
         help="Workers for each GPU where --workers is not given.",
     )
+    preload: str = option(
+        "--preload", metavar="WHEN", parse=choice("auto", "on", "off"), group="Workers",
+        default="auto",
+        help="Import predictor.py once and fork the workers: auto (unless the import made forking"
+        " unsafe), on, or off (each worker imports it).",
+    )
+    reload_strategy: str = option(
+        "--reload-strategy", metavar="HOW", parse=choice("auto", "surge", "replace"),
+        group="Workers", default="auto",
+        help="How a worker is replaced: surge (the new one is ready before the old one goes),"
+        " replace (the old one goes first), or auto (surge, unless memory is too short for two).",
+    )
+    max_requests: int = option(
+        "--max-requests", metavar="N", parse=whole_number(0), group="Workers", default=0,
+        help="Replace a worker after so many requests, the new one ready first. 0: never.",
+    )
+    max_requests_jitter: int | None = option(
+        "--max-requests-jitter", metavar="N", parse=whole_number(0), group="Workers",
+        shown="a tenth of --max-requests",
+        help="Most by which --max-requests is raised, at random for each worker.",
+    )
+    max_worker_memory: int = option(
+        "--max-worker-memory", metavar="SIZE", parse=size_or_off, group="Workers", default=0,
+        shown="off",
+        help="Replace a worker whose resident memory is above this, the new one ready first.",
+    )
+    admin_bind: str | None = option(
+        "--admin-bind", metavar="ADDRESS", parse=address_or_off, group="Health",
+        shown="127.0.0.1:25253, where it is free",
+        help="Address of /livez, /readyz and /healthz: HOST:PORT, [IPV6]:PORT, unix:PATH or off.",
+    )
+    min_ready: int = option(
+        "--min-ready", metavar="N", parse=whole_number(1, 1024), group="Health", default=1,
+        help="Workers that must be ready before the service is: for /readyz and systemd.",
+    )
+    health_interval: float = option(
+        "--health-interval", metavar="SECONDS", parse=seconds(zero=True), group="Health",
+        default=10.0,
+        help="How often a worker calls the predictor's health(), if it has one. 0: never.",
+    )
+    health_timeout: float = option(
+        "--health-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Health",
+        default=5.0,
+        help="Longest health() may take; longer is a failure, and three in a row replace the"
+        " worker.",
+    )
+    control_socket: str | None = option(
+        "--control-socket", metavar="PATH", parse=nonempty, group="Health",
+        shown="PID.sock in $XDG_RUNTIME_DIR/obworker, /run/obworker or /tmp/obworker-UID",
+        help="Unix socket for obworker status, reload, scale, stop and stacks; or off.",
+    )
     timeout: float = option(
         "-t", "--timeout", metavar="SECONDS", parse=seconds(zero=True), group="Timeouts",
         default=300.0,
@@ -172,6 +225,15 @@ class Settings:
         "--limit-request-body", metavar="SIZE", parse=size, group="Limits",
         default=100 << 20, shown="100MiB",
         help="Largest request body, such as 100MiB; past it 413.",
+    )
+    log_file: str | None = option(
+        "--log-file", metavar="PATH", parse=nonempty, group="Logging", shown="standard error",
+        help="File for the log, appended to; opened again on SIGUSR1.",
+    )
+    access_log_file: str | None = option(
+        "--access-log-file", metavar="PATH", parse=nonempty, group="Logging",
+        shown="standard output",
+        help="File for the access log, appended to; opened again on SIGUSR1.",
     )
     log_level: str = option(
         "--log-level", metavar="LEVEL", parse=choice(*LOG_LEVELS), group="Logging", default="info",

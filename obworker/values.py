@@ -90,6 +90,26 @@ def address(text: str) -> str:
     return text
 
 
+def address_or_off(text: str) -> str:
+    """Check an address, or the word off."""
+    if text.lower() == "off":
+        return "off"
+    try:
+        return address(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from None
+
+
+def size_or_off(text: str) -> int:
+    """Parse a number of bytes; 0 or the word off is 0."""
+    if text.strip().lower() in ("0", "off"):
+        return 0
+    try:
+        return size(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from None
+
+
 def devices(text: str) -> str:
     """Check the form of a device list; which devices there are is known only at start."""
     tokens = [token.strip() for token in text.split(",")]

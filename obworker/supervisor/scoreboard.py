@@ -1,0 +1,197 @@
+"""What all processes of one obworker know of one another: one shared page set, no locks, no files.
+
+Made by the master before the first child and mapped by everybody (memfd_create(2)). Every field
+has one writer: the master for what it decides, a worker for its own requests. A number is aligned
+and at most eight bytes, so a reader sees the old value or the new one and nothing between. A text
+may be read half written; it is for people.
+
+Times are instants of the system's monotonic clock, the same for all processes; 0 is never.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import mmap
+import os
+
+MAX_SLOTS = 1024
+# While a worker is replaced, the old and the new process share a slot.
+SEATS_PER_SLOT = 2
+
+
+class Phase(enum.IntEnum):
+    """What the service as a whole is doing."""
+
+    STARTING = 0
+    SERVING = 1
+    RELOADING = 2
+    STOPPING = 3
+
+
+class State(enum.IntEnum):
+    """What a seat holds; the rules are in slots.py."""
+
+    EMPTY = 0
+    SPAWNING = 1
+    BOOTING = 2
+    IDLE = 3
+    BUSY = 4
+    DRAINING = 5
+    DUMPING = 6
+    ABORTING = 7
+    KILLING = 8
+    STUCK = 9
+    REAPED = 10
+    BACKOFF = 11
+    RETIRED = 12
+
+
+SERVING = frozenset((State.IDLE, State.BUSY))
+
+
+class _Record(ctypes.Structure):
+    """A record whose texts can be set to any str: cut to what fits, read back as far as it went."""
+
+    def write_text(self, field: str, text: str) -> None:
+        size = getattr(type(self), field).size
+        setattr(self, field, text.encode("utf-8", "replace")[: size - 1])
+
+    def read_text(self, field: str) -> str:
+        raw: bytes = getattr(self, field)
+        return raw.decode("utf-8", "replace")
+
+
+class Header(_Record):
+    """The service; written by the master."""
+
+    master_pid: int
+    mold_pid: int
+    phase: int
+    generation: int
+    slots: int
+    min_ready: int
+    started_at: float
+    reloads: int
+    reload_failure: bytes
+    address: bytes
+    label: bytes
+
+    _fields_ = (
+        ("master_pid", ctypes.c_uint32),
+        ("mold_pid", ctypes.c_uint32),
+        ("phase", ctypes.c_uint32),
+        ("generation", ctypes.c_uint32),
+        ("slots", ctypes.c_uint32),  # rows from here on are not in use
+        ("min_ready", ctypes.c_uint32),
+        ("started_at", ctypes.c_double),
+        ("reloads", ctypes.c_uint32),
+        ("reload_failure", ctypes.c_char * 512),  # why the last reload failed; empty: it did not
+        ("address", ctypes.c_char * 256),
+        ("label", ctypes.c_char * 256),
+    )
+
+
+class SlotRow(_Record):
+    """What stays when processes come and go; written by the master."""
+
+    device: bytes
+    restarts: int
+    last_exit: bytes
+    last_exit_at: float
+    requests_before: int
+
+    _fields_ = (
+        ("device", ctypes.c_char * 64),
+        ("restarts", ctypes.c_uint32),  # ends that nobody asked for
+        ("last_exit", ctypes.c_char * 256),
+        ("last_exit_at", ctypes.c_double),
+        ("requests_before", ctypes.c_uint64),  # of the slot's processes that have ended
+    )
+
+
+class SeatRow(_Record):
+    """One process of a slot. The first part is the master's, the second the worker's."""
+
+    pid: int
+    state: int
+    generation: int
+    spawned_at: float
+    ready_at: float
+    beat: float
+    deadline: float
+    begun_at: float
+    in_flight: int
+    requests: int
+    request_id: bytes
+    request_line: bytes
+
+    _fields_ = (
+        ("pid", ctypes.c_uint32),
+        ("state", ctypes.c_uint32),
+        ("generation", ctypes.c_uint32),
+        ("spawned_at", ctypes.c_double),
+        ("ready_at", ctypes.c_double),
+        ("beat", ctypes.c_double),  # when the worker's event loop last turned
+        ("deadline", ctypes.c_double),  # the earliest of the requests in predict; infinite: none
+        (
+            "begun_at",
+            ctypes.c_double,
+        ),  # when that request entered predict; 0: nothing is in predict
+        ("in_flight", ctypes.c_uint32),  # requests in predict
+        ("requests", ctypes.c_uint64),  # requests that predict has finished
+        ("request_id", ctypes.c_char * 64),
+        ("request_line", ctypes.c_char * 160),
+    )
+
+
+class _Layout(ctypes.Structure):
+    header: Header
+    slots: ctypes.Array[SlotRow]
+    seats: ctypes.Array[SeatRow]
+
+    _fields_ = (
+        ("header", Header),
+        ("slots", SlotRow * MAX_SLOTS),
+        ("seats", SeatRow * (MAX_SLOTS * SEATS_PER_SLOT)),
+    )
+
+
+class Scoreboard:
+    """The shared pages, mapped into this process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._pages = mmap.mmap(descriptor, ctypes.sizeof(_Layout))
+        self._layout = _Layout.from_buffer(self._pages)
+
+    @classmethod
+    def create(cls) -> Scoreboard:
+        """Make the pages, all zero; they take memory only where they are written."""
+        descriptor = os.memfd_create("obworker-scoreboard", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, ctypes.sizeof(_Layout))
+        return cls(descriptor)
+
+    @property
+    def header(self) -> Header:
+        """The service."""
+        return self._layout.header
+
+    def slot(self, index: int) -> SlotRow:
+        """Return the row of a slot."""
+        return self._layout.slots[index]
+
+    def seat(self, slot: int, seat: int) -> SeatRow:
+        """Return the row of one of a slot's seats."""
+        return self._layout.seats[slot * SEATS_PER_SLOT + seat]
+
+    def seats(self, slot: int) -> tuple[SeatRow, ...]:
+        """Return the rows of all seats of a slot."""
+        return tuple(self.seat(slot, seat) for seat in range(SEATS_PER_SLOT))
+
+    def count_serving(self) -> int:
+        """Return how many slots have a process that serves."""
+        return sum(
+            any(row.state in SERVING for row in self.seats(slot))
+            for slot in range(self.header.slots)
+        )
