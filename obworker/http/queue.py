@@ -39,6 +39,10 @@ class Executors:
         while (job := self._jobs.get()) is not None:
             job()
 
+    def wake(self) -> None:
+        """Let a thread that waits for a job run its pending signals."""
+        self._jobs.put(_nothing)
+
     def stop(self) -> None:
         """End one thread once the jobs before it are done."""
         self._jobs.put(None)
@@ -63,3 +67,7 @@ class Executors:
     def busy(self) -> bool:
         """Whether a job submitted now would have to wait."""
         return self._unfinished >= self.threads
+
+
+def _nothing() -> None:
+    """Be a job."""

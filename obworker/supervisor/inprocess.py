@@ -18,9 +18,10 @@ from typing import Any
 import uvloop
 
 from obworker.http.cycle import Cycle
+from obworker.http.queue import Executors
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import listeners
+from obworker.supervisor import listeners, signals
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.worker import Blueprint, Predictions, leave, threads_for
 
@@ -54,6 +55,7 @@ def _start(
 ) -> Server:
     """Start the event loop on a thread of its own; return the server once it listens."""
     loop = uvloop.new_event_loop()
+    woken = signals.open_wakeup()
     threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
 
     async def start() -> Server:
@@ -69,9 +71,20 @@ def _start(
             server.executors.add_thread()
         listeners.claim(listener, alone=False)
         server.start()
+        loop.add_reader(woken, _wake, woken, server.executors)
         return server
 
     return _call(loop, start())
+
+
+def _wake(woken: socket.socket, executors: Executors) -> None:
+    """Let the main thread run its signal handler.
+
+    The system interrupts a thread that waits, but not one that is about to: that one would notice
+    Ctrl-C with the next request.
+    """
+    woken.recv(4096)
+    executors.wake()
 
 
 def _call(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Server]) -> Server:

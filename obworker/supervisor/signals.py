@@ -46,6 +46,18 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
     """Exist: a signal that is ignored or has its default action wakes nobody."""
 
 
+def open_wakeup() -> socket.socket:
+    """Return a socket that becomes readable with every signal that has a handler in Python.
+
+    For the main thread only; it stays open for the life of the process.
+    """
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    return reader
+
+
 def restore_defaults() -> None:
     """Give a fork of the mold the signals that a program starts with, but for three.
 

@@ -176,6 +176,21 @@ def test_ctrl_c_ends_a_script_quietly(serve: Serve, openbayes: Path) -> None:
     assert server.survivors() == []
 
 
+def test_ctrl_c_ends_a_script_whose_main_thread_the_system_does_not_interrupt(
+    serve: Serve, model: Path
+) -> None:
+    """As when the signal comes just before the thread begins to wait; here it is always so."""
+    (model / "predictor.py").write_text(
+        "import signal, obworker\n\n\nclass Predictor:\n    def predict(self):\n"
+        "        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n        return 1\n\n\n"
+        "obworker.run(Predictor)\n"
+    )
+    server = serve(script=model / "predictor.py")
+    assert server.request().status == 200
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+
+
 # emit_event
 
 
