@@ -47,7 +47,7 @@ class State(enum.IntEnum):
     RETIRED = 12
 
 
-_SERVING = (State.IDLE, State.BUSY)
+SERVING = frozenset((State.IDLE, State.BUSY))
 
 
 class _Record(ctypes.Structure):
@@ -192,6 +192,6 @@ class Scoreboard:
     def count_serving(self) -> int:
         """Return how many slots have a process that serves."""
         return sum(
-            any(row.state in _SERVING for row in self.seats(slot))
+            any(row.state in SERVING for row in self.seats(slot))
             for slot in range(self.header.slots)
         )

@@ -1,0 +1,177 @@
+"""Which code each slot is to serve, and whose turn it is to be replaced. Pure.
+
+Theory of operation
+-------------------
+Every slot is to have one process that serves *fresh* code. New code is first only a *candidate*:
+the lowest slot, the canary, gets a worker of it. When that one is ready the candidate becomes the
+*current* generation, from which all slots are filled from then on, and the slots that are left
+take their turns. When it never becomes ready the candidate is dropped, and nothing has changed.
+
+A worker that is to be replaced, because its code is old or because it is to be recycled, takes its
+*turn*, one slot at a time, so that there is never more than one process too many. By surge the new
+worker is ready before the old one drains; by replacement the old one goes first. `auto` is surge
+until a worker had no room beside the old one: then it is replacement until the next reload, unless
+that would leave nobody to serve.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+from obworker.supervisor.policy import BootPolicy
+from obworker.supervisor.slots import VACANT, Seat, Slot, State
+
+
+class Strategy(enum.Enum):
+    """How a worker is replaced."""
+
+    AUTO = "auto"
+    SURGE = "surge"
+    REPLACE = "replace"
+
+
+class Outcome(enum.Enum):
+    """What the end of a process leads to."""
+
+    EXPECTED = "expected"
+    RETRY = "retry"
+    GAVE_UP = "gave up"
+    """Nothing of the current code was ever ready: the start has failed."""
+    DROPPED = "dropped"
+    """Nothing of the candidate was ever ready: the reload has failed."""
+    YIELDED = "yielded"
+    """There is no room for two: from now on the old worker goes first."""
+
+
+class Rollout:
+    """The generations of code and the turns of the slots; `slots` is the table's own list."""
+
+    def __init__(self, slots: Sequence[Slot], strategy: Strategy) -> None:
+        self.current = 1
+        self.candidate: int | None = None
+        self._slots = slots
+        self._strategy = strategy
+        self._yields = False
+        self._fresh = {1}
+        self._boots = BootPolicy()
+        self._trial = BootPolicy()
+        self._turn: Slot | None = None
+
+    # generations
+
+    def reload(self, generation: int) -> None:
+        """Try new code; the newest wins. Where nothing was ever ready it is just the code now."""
+        self._yields, self._turn, self._trial = False, None, BootPolicy()
+        if self._boots.was_ever_ready and self._canary is not None:
+            self.candidate = generation
+        else:
+            self._commit(generation)
+
+    def drop_candidate(self) -> None:
+        """Stay with the code there is."""
+        self.candidate = self._turn = None
+
+    def continue_as(self, generation: int) -> None:
+        """Fill slots from another mold with the same code: the workers there are stay fresh."""
+        self.current = generation
+        self._fresh.add(generation)
+
+    def _commit(self, generation: int) -> None:
+        self.current, self._fresh, self.candidate = generation, {generation}, None
+        self._boots = self._trial
+
+    def knows(self, generation: int) -> bool:
+        """Whether a worker of that code may become one that serves."""
+        return generation in self._fresh or generation == self.candidate
+
+    def generation_for(self, slot: Slot) -> int:
+        """Return the code that a slot is to be filled with."""
+        if self.candidate is not None and slot is self._canary:
+            return self.candidate
+        return self.current
+
+    def fits(self, slot: Slot, seat: Seat) -> bool:
+        """Whether what serves there is what is wanted there."""
+        if self.candidate is not None and slot is self._canary:
+            return seat.generation == self.candidate
+        return seat.generation in self._fresh and not seat.recycle
+
+    @property
+    def _canary(self) -> Slot | None:
+        return next((slot for slot in self._slots if slot.wanted), None)
+
+    # what became of a boot
+
+    def ready(self, generation: int) -> bool:
+        """Note that a worker is ready; return whether that makes its code the current one."""
+        if generation == self.candidate:
+            self._commit(generation)
+            self._boots.ready()
+            return True
+        if generation in self._fresh:
+            self._boots.ready()
+        return False
+
+    def boot_failed(self, slot: Slot, generation: int, *, certain: bool, no_room: bool) -> Outcome:
+        """Note that a worker ended before it was ready.
+
+        `certain` says that another try would fail the same way, `no_room` that memory was short.
+        """
+        if no_room and self._may_yield(slot):
+            self._yields = True
+            return Outcome.YIELDED
+        if generation == self.candidate:
+            if self._trial.failed(certain=certain or no_room):
+                self.drop_candidate()
+                return Outcome.DROPPED
+        elif self._boots.failed(certain=certain):
+            return Outcome.GAVE_UP
+        return Outcome.RETRY
+
+    def _may_yield(self, slot: Slot) -> bool:
+        others = any(other.serving for other in self._slots if other is not slot)
+        is_auto = self._strategy is Strategy.AUTO and not self._yields
+        return is_auto and slot.serving is not None and others
+
+    # turns
+
+    @property
+    def is_surge(self) -> bool:
+        """Whether the new worker comes before the old one goes."""
+        return self._strategy is not Strategy.REPLACE and not self._yields
+
+    def has_turn(self, slot: Slot) -> bool:
+        """Whether what serves in the slot is to be replaced now."""
+        serving = slot.serving
+        return slot is self._turn and serving is not None and not self.fits(slot, serving)
+
+    def pass_turn(self) -> None:
+        """Give the turn to another slot when the one that had it is done, or has to wait."""
+        turn = self._turn
+        if turn is not None and not self.is_settled(turn) and not turn.within(State.BACKOFF):
+            return
+        waiting = [slot for slot in self._slots if self._wants_turn(slot)]
+        self._turn = min(waiting, key=_retry_deadline, default=None)
+
+    def _wants_turn(self, slot: Slot) -> bool:
+        serving = slot.serving
+        return slot.wanted and serving is not None and not self.fits(slot, serving)
+
+    def is_settled(self, slot: Slot) -> bool:
+        """Whether nothing is left to be done for a slot.
+
+        For one that has a process which cannot be killed nothing can be done.
+        """
+        if slot.within(State.STUCK):
+            return True
+        occupied = [seat for seat in slot.seats if seat.state not in VACANT]
+        if not slot.wanted:
+            return not occupied
+        serving = slot.serving
+        return serving is not None and occupied == [serving] and self.fits(slot, serving)
+
+
+def _retry_deadline(slot: Slot) -> float:
+    """Return when a slot that failed may be tried again; others come first, in order."""
+    return max((seat.deadline or 0.0 for seat in slot.within(State.BACKOFF)), default=0.0)

@@ -1,0 +1,357 @@
+"""The process table: which seats are to be filled, drained or given up. Pure.
+
+Theory of operation
+-------------------
+The master tells the table what happened, and when, and asks what is due; it carries that out and
+decides nothing about a slot itself. What can happen to a seat is in slots.py, which code a slot is
+to serve in rollout.py; this is about the rest:
+
+1. A slot where nothing serves is filled at once; that never waits for a turn.
+2. An end before ready is a failed boot whatever the exit code: a worker that calls sys.exit(0)
+   while it boots has not done its work. A generation of which nothing was ever ready is given up
+   after five; from then on a slot is tried for ever, with a growing wait.
+3. A worker that leaves on its own account is replaced when it says so, not when it is gone.
+4. A slot whose process does not die is not filled: it may still hold the GPU.
+5. Whoever boots code that nobody wants any more is killed.
+6. A mold forks one worker after another, so only a few are asked for at a time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from obworker.supervisor.policy import RestartPolicy
+from obworker.supervisor.rollout import Outcome, Rollout, Strategy
+from obworker.supervisor.slots import (
+    BEING_KILLED,
+    COMING,
+    GOING,
+    SERVING,
+    Event,
+    Seat,
+    Slot,
+    State,
+)
+
+MOST_SPAWNING = 4
+UNREACHABLE_TIMEOUT = 0.5
+
+
+class Action(enum.Enum):
+    """What the master is to do for a seat."""
+
+    SPAWN = "spawn"
+    DRAIN = "drain"
+    DUMP = "dump"
+    ABORT = "abort"
+    KILL = "kill"
+    STICK = "stick"
+    GIVE_UP_SPAWN = "give up spawn"
+
+
+WHEN_LATE = {
+    State.SPAWNING: Action.GIVE_UP_SPAWN,
+    State.BOOTING: Action.DUMP,
+    State.IDLE: Action.DUMP,
+    State.BUSY: Action.DUMP,
+    State.DRAINING: Action.KILL,
+    State.DUMPING: Action.ABORT,
+    State.ABORTING: Action.KILL,
+    State.KILLING: Action.STICK,
+}
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a seat may stay in a state, in seconds.
+
+    `frozen` is how long an idle worker's loop may stand still; `answer` how long past its deadline
+    a worker has to answer a request by itself.
+    """
+
+    spawn: float = 10.0
+    boot: float = 600.0
+    graceful: float = 25.0
+    frozen: float = 30.0
+    answer: float = 1.0
+    dump: float = 1.0
+    abort: float = 5.0
+    kill: float = 30.0
+
+
+class End(NamedTuple):
+    """What the end of a process leads to, and the wait before the next try in seconds."""
+
+    outcome: Outcome
+    wait: float = 0.0
+
+
+class Table:
+    """All slots; `chance` gives numbers from 0 to 1 for the jitter of backoffs."""
+
+    def __init__(
+        self,
+        size: int,
+        timeouts: Timeouts,
+        chance: Callable[[], float],
+        strategy: Strategy = Strategy.SURGE,
+    ) -> None:
+        self.timeouts = timeouts
+        self.slots: list[Slot] = []
+        self.rollout = Rollout(self.slots, strategy)
+        self.stopping = False
+        self._chance = chance
+        self.resize(size)
+
+    # size
+
+    @property
+    def wanted(self) -> int:
+        """How many workers are wanted."""
+        return sum(slot.wanted for slot in self.slots)
+
+    def resize(self, size: int) -> None:
+        """Want so many workers: the slots with the lowest numbers."""
+        while len(self.slots) < size:
+            self.slots.append(Slot(len(self.slots), RestartPolicy(self._chance)))
+        for slot in self.slots:
+            slot.wanted = slot.index < size
+            for seat in slot.within(State.RETIRED if slot.wanted else State.BACKOFF):
+                seat.apply(Event.VACATE)
+
+    def reload(self, generation: int) -> None:
+        """Try new code, also where the old one waits for its next try."""
+        self.rollout.reload(generation)
+        for slot in self.slots:
+            for seat in slot.within(State.BACKOFF):
+                seat.apply(Event.VACATE)
+
+    def stop(self) -> None:
+        """Fill no slot any more; `due` says how to empty those that are filled."""
+        self.stopping = True
+        for seat in self.seats:
+            if seat.state in (State.EMPTY, State.BACKOFF):
+                seat.apply(Event.RETIRE)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no seat holds a process or will, but for those that cannot be killed."""
+        return all(seat.state in (State.RETIRED, State.STUCK) for seat in self.seats)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every slot is as it is meant to be."""
+        return all(self.rollout.is_settled(slot) for slot in self.slots)
+
+    @property
+    def seats(self) -> Iterator[Seat]:
+        """All seats, slot by slot."""
+        return (seat for slot in self.slots for seat in slot.seats)
+
+    @property
+    def ready(self) -> int:
+        """How many slots have a worker that serves."""
+        return sum(slot.serving is not None for slot in self.slots)
+
+    def of_pid(self, pid: int) -> Seat | None:
+        """Return the seat whose process `pid` is."""
+        return next((seat for seat in self.seats if seat.pid == pid), None)
+
+    # what happens to a process
+
+    def spawn(self, seat: Seat, now: float) -> None:
+        """Note that a process was asked for."""
+        seat.apply(Event.SPAWN, deadline=now + self.timeouts.spawn)
+        seat.begin_life(self.generation_for(seat), now)
+
+    def generation_for(self, seat: Seat) -> int:
+        """Return the code that a seat is to be filled with."""
+        return self.rollout.generation_for(self.slots[seat.slot])
+
+    def spawned(self, seat: Seat, pid: int) -> None:
+        """Note that the process exists; its boot has been timed since the spawn."""
+        seat.apply(Event.SPAWNED, deadline=seat.spawned_at + self.timeouts.boot)
+        seat.pid = pid
+
+    def unreachable(self, seat: Seat, now: float) -> None:
+        """Note that a process that was asked for has no way to tell us of itself.
+
+        It is soon due to be given up, unless the mold turns out to be gone.
+        """
+        seat.deadline = now + UNREACHABLE_TIMEOUT
+
+    def became_ready(self, seat: Seat, now: float) -> bool:
+        """Note that the worker serves; return whether that made the candidate the current code."""
+        seat.apply(Event.READY, deadline=now + self.timeouts.frozen)
+        seat.ready_at = now
+        return self.rollout.ready(seat.generation)
+
+    def observe(self, seat: Seat, *, in_flight: int, deadline: float, beat: float) -> None:
+        """Note what a worker's row of the scoreboard says; times are 0 where there is none.
+
+        A worker with a request in predict is judged by that request alone: predict may hold the
+        interpreter's lock and the loop with it. One without is judged by its loop.
+        """
+        is_busy = in_flight > 0
+        if is_busy != (seat.state is State.BUSY):
+            seat.apply(Event.BEGIN if is_busy else Event.FINISH)
+        if is_busy:
+            seat.deadline = deadline + self.timeouts.answer if deadline else None
+        else:
+            seat.deadline = max(beat, seat.ready_at or 0.0) + self.timeouts.frozen
+
+    def drain(self, seat: Seat, now: float) -> None:
+        """Note that the worker was told to finish what it has."""
+        seat.apply(Event.DRAIN, deadline=now + self.timeouts.graceful)
+        seat.expected = True
+
+    def leaving(self, seat: Seat, now: float) -> float | None:
+        """Note that a worker drains on its own account; return the wait before the next one.
+
+        None where the next one comes when this one is gone.
+        """
+        ready_for = now - (seat.ready_at or now)
+        self.drain(seat, now)
+        slot = self.slots[seat.slot]
+        other = slot.other(seat)
+        if slot.within(*COMING) or not slot.wanted or self.stopping:
+            return 0.0
+        if other.state is not State.EMPTY or not self.rollout.is_surge:
+            seat.expected = False
+            return None
+        wait = slot.restarts.ended(ready_for=ready_for)
+        other.apply(Event.WAIT, deadline=now + wait)
+        return wait
+
+    def dump(self, seat: Seat, now: float) -> None:
+        """Note that the worker was told to show its stacks, as its last act."""
+        seat.apply(Event.DUMP, deadline=now + self.timeouts.dump)
+
+    def abort(self, seat: Seat, now: float) -> None:
+        """Note that the worker was sent SIGABRT."""
+        seat.apply(Event.ABORT, deadline=now + self.timeouts.abort)
+
+    def kill(self, seat: Seat, now: float) -> None:
+        """Note that the worker was sent SIGKILL; nothing is left but to wait for its end."""
+        seat.apply(Event.KILL, deadline=now + self.timeouts.kill)
+
+    def stick(self, seat: Seat) -> None:
+        """Note that SIGKILL did not end the worker: it sleeps in the kernel."""
+        seat.apply(Event.STICK)
+
+    def exited(
+        self, seat: Seat, now: float, *, certain: bool = False, no_room: bool = False
+    ) -> End:
+        """Note that the process is gone; for `certain` and `no_room` see Rollout.boot_failed."""
+        slot = self.slots[seat.slot]
+        seat.apply(Event.EXIT)
+        seat.pid = None
+        if self.stopping:
+            seat.apply(Event.RETIRE)
+            return End(Outcome.EXPECTED)
+        if seat.expected or not slot.wanted or not self.rollout.knows(seat.generation):
+            seat.apply(Event.VACATE)
+            return End(Outcome.EXPECTED)
+        if seat.ready_at is None:
+            outcome = self.rollout.boot_failed(
+                slot, seat.generation, certain=certain, no_room=no_room
+            )
+            if outcome is not Outcome.RETRY:
+                seat.apply(Event.VACATE)
+                return End(outcome)
+        return self._try_again(slot, seat, now)
+
+    def _try_again(self, slot: Slot, seat: Seat, now: float) -> End:
+        """Let the slot wait before its next worker, unless one is on its way already."""
+        ready_for = None if seat.ready_at is None else now - seat.ready_at
+        wait = slot.restarts.ended(ready_for=ready_for)
+        if slot.within(*COMING):
+            seat.apply(Event.VACATE)
+        else:
+            seat.apply(Event.WAIT, deadline=now + wait)
+        return End(Outcome.RETRY, wait)
+
+    def unspawned(self, seat: Seat) -> None:
+        """Note that the mold is gone before it made the process: the slot is not to blame."""
+        seat.apply(Event.EXIT)
+        seat.apply(Event.RETIRE if self.stopping else Event.VACATE)
+
+    # what is due
+
+    def due(self, now: float, can_spawn: Callable[[int], bool]) -> list[tuple[Action, Seat]]:
+        """Return what is to be done now; `can_spawn` tells for which generation there is a mold."""
+        self._free_needless_seats()
+        self.rollout.pass_turn()
+        found = [(self._due(self.slots[seat.slot], seat, now), seat) for seat in self.seats]
+        spawns = [
+            (action, seat)
+            for action, seat in found
+            if action is Action.SPAWN and can_spawn(self.generation_for(seat))
+        ]
+        others = [(action, seat) for action, seat in found if action and action is not Action.SPAWN]
+        return [*others, *spawns[: self._free_spawns]]
+
+    def _free_needless_seats(self) -> None:
+        """Free what waits to be filled beside a worker that is as it is meant to be."""
+        for slot in self.slots:
+            if slot.serving is not None and self.rollout.fits(slot, slot.serving):
+                for seat in slot.within(State.BACKOFF):
+                    seat.apply(Event.VACATE)
+
+    def _due(self, slot: Slot, seat: Seat, now: float) -> Action | None:
+        if seat.state in (State.EMPTY, State.BACKOFF):
+            waits = seat.state is State.BACKOFF and not seat.is_late(now)
+            return Action.SPAWN if self._is_to_be_filled(slot, seat) and not waits else None
+        if seat.state in SERVING and self._is_to_be_drained(slot, seat):
+            return Action.DRAIN
+        if seat.state in COMING and not self._is_awaited(slot, seat):
+            return Action.GIVE_UP_SPAWN if seat.state is State.SPAWNING else Action.KILL
+        return WHEN_LATE.get(seat.state) if seat.is_late(now) else None
+
+    def _is_to_be_filled(self, slot: Slot, seat: Seat) -> bool:
+        """Whether a free seat is, now or when its wait is over."""
+        if self.stopping or not slot.wanted or slot.within(*BEING_KILLED):
+            return False
+        if slot.other(seat).state in COMING:
+            return False
+        if slot.serving is not None and not self.rollout.has_turn(slot):
+            return False
+        if slot.serving is not None:
+            return self.rollout.is_surge and not slot.within(*GOING)
+        return self.rollout.is_surge or not slot.within(*GOING)
+
+    def _is_to_be_drained(self, slot: Slot, seat: Seat) -> bool:
+        if self.stopping or not slot.wanted or seat is not slot.serving:
+            return True
+        return not self.rollout.is_surge and self.rollout.has_turn(slot)
+
+    def _is_awaited(self, slot: Slot, seat: Seat) -> bool:
+        return not self.stopping and slot.wanted and self.rollout.knows(seat.generation)
+
+    def next_deadline(self, can_spawn: Callable[[int], bool]) -> float | None:
+        """Return the earliest moment at which something becomes due by itself.
+
+        A slot that waits for its turn to be spawned waits for an event, not for a moment.
+        """
+        deadlines = (
+            seat.deadline
+            for seat in self.seats
+            if seat.deadline is not None
+            and (seat.state is not State.BACKOFF or self._may_spawn(seat, can_spawn))
+        )
+        return min(deadlines, default=None)
+
+    def _may_spawn(self, seat: Seat, can_spawn: Callable[[int], bool]) -> bool:
+        return (
+            self._free_spawns > 0
+            and self._is_to_be_filled(self.slots[seat.slot], seat)
+            and can_spawn(self.generation_for(seat))
+        )
+
+    @property
+    def _free_spawns(self) -> int:
+        spawning = sum(seat.state is State.SPAWNING for seat in self.seats)
+        return max(0, MOST_SPAWNING - spawning)
