@@ -27,6 +27,9 @@ from obworker.supervisor.signals import Signals
 FACTORY = "obworker.predictor.application:load"
 SCRIPT_PORT = 80
 
+Resolve = Callable[[], tuple[Settings, dict[str, str]]]
+"""Reads all sources of settings again, as a reload does."""
+
 
 def main() -> NoReturn:
     """Run the command ``obworker``."""
@@ -68,7 +71,7 @@ def _serve_model(arguments: Sequence[str]) -> int:
     if given.model is None:
         raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
     log.configure(given.log_level)
-    return _supervise(given, environ)
+    return _supervise(given, environ, lambda: _resolve(values, None)[::2])
 
 
 def _resolve(
@@ -131,7 +134,7 @@ def _toml(value: object) -> str:
     )
 
 
-def _supervise(given: Settings, environ: dict[str, str]) -> int:
+def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     assert given.model is not None
     path = Path(given.model)
     if not path.exists():
@@ -139,7 +142,7 @@ def _supervise(given: Settings, environ: dict[str, str]) -> int:
     if path.is_dir() and (path / SCRIPT).is_file():
         return _supervise_script(path, given, environ)
     loader.find(path)
-    return _supervise_predictor(given, environ)
+    return _supervise_predictor(given, environ, resolve)
 
 
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
@@ -163,33 +166,15 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     return int(text) if text else SCRIPT_PORT
 
 
-def _supervise_predictor(given: Settings, environ: dict[str, str]) -> int:
-    from obworker.supervisor import gpus, threads
+def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     from obworker.supervisor.master import Master
     from obworker.supervisor.plan import Plan
 
     signals = Signals()
     signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
-    chosen = gpus.select(given.gpus, environ, gpus.enumerate_gpus)
-    devices = gpus.assign(chosen, given.workers, given.workers_per_gpu)
+    plan = Plan.make(given, environ, FACTORY)
     listener, address = listeners.bind(_address(given, environ))
-    budget = threads.budget(environ, len(devices))
-    plan = Plan(
-        label=str(given.model),
-        factory=FACTORY,
-        arguments={
-            "path": str(Path(given.model or "").absolute()),
-            "class_name": given.class_name,
-            "model_path": given.model_path,
-            "environment": detect(environ).value,
-        },
-        settings=given,
-        devices=devices,
-        environ=environ | budget.mold_environ,
-        worker_environ=budget.worker_environ,
-        threads=budget.threads,
-    )
-    Master(plan, listener, address, signals).run()
+    Master(plan, lambda: Plan.make(*resolve(), FACTORY), listener, address, signals).run()
     return 0
 
 

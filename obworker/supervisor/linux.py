@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import resource
 import signal
@@ -15,6 +16,9 @@ import setproctitle
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+# What makes a worker show its stacks. No library and no predictor is likely to use it.
+DUMP_SIGNAL = signal.SIGRTMIN
 
 KILL_TIMEOUT = 2.0
 KILL_INTERVAL = 0.005
@@ -100,6 +104,24 @@ def kill_descendants(spare: set[int]) -> None:
         time.sleep(KILL_INTERVAL)
 
 
+def show_stacks_on_demand() -> None:
+    """Have this process write its stacks to standard error, for DUMP_SIGNAL and a fatal signal.
+
+    At C level: it works while a C extension holds the interpreter's lock, or none ever gives it up.
+    """
+    faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def raise_descriptor_limit() -> None:
     """Allow as many descriptors as the system lets us: each connection of a worker is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -112,8 +134,13 @@ def kill_group(pid: int, number: signal.Signals) -> None:
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+        signal_process(pid, number)
+
+
+def signal_process(pid: int, number: int) -> None:
+    """Signal one process, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def describe_exit(code: int) -> str:

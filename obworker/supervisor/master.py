@@ -1,14 +1,21 @@
 """The process that keeps everything alive, and never runs a line of the user's code.
 
 Theory of operation. One thread, one loop, the standard library only. The loop waits for signals,
-for messages from the mold and the workers, or for the nearest deadline; then it
+for messages from the molds and the workers, or for the nearest deadline, and for no longer than a
+second, for workers say in shared memory what they do and wake nobody. Then it
 
 1. reads what signals came,
 2. reads messages,
 3. reaps children that ended (after reading: a worker's Spawned always comes before its end),
-4. does what the table of slots says is due.
+4. looks at the workers' rows,
+5. does what the table of slots says is due,
+6. shows everybody how things stand.
 
-What to do about a slot is decided in slots.py; this file only knows how.
+Where the loop itself was late, because the machine slept or somebody stopped this process, a
+deadline that passed in that time proves nothing: everybody gets one round to catch up.
+
+What to do about a slot is decided in table.py, about a generation in generations.py; workers.py
+and molds.py know how.
 """
 
 from __future__ import annotations
@@ -20,53 +27,80 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from obworker.errors import BootError, ObworkerError
+from obworker.errors import ObworkerError
 from obworker.supervisor import linux, listeners
+from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Address
-from obworker.supervisor.messages import BootFailed, Channel, Drain, Loaded, Ready, Spawn, Spawned
-from obworker.supervisor.molds import Molds
+from obworker.supervisor.messages import Loaded
+from obworker.supervisor.molds import Descriptors, Molds
 from obworker.supervisor.plan import Plan
+from obworker.supervisor.rollout import Strategy
+from obworker.supervisor.scoreboard import MAX_SLOTS, Phase, Scoreboard
 from obworker.supervisor.signals import Signals
-from obworker.supervisor.slots import HAS_PROCESS, Action, Slot, State, Table, Timeouts
+from obworker.supervisor.table import Table, Timeouts
+from obworker.supervisor.workers import Workers
 
 logger = logging.getLogger("obworker.master")
 
-
-@dataclass
-class Link:
-    """What connects a slot to the process that fills it."""
-
-    channel: Channel
-    failure: BootFailed | None = None
-    reason: str = ""
+TICK = 1.0
+LATE = 5 * TICK
+LEAST_FROZEN = 1.0
+MOST_FROZEN = 30.0
 
 
 class Master:
     """Keeps a worker in every slot until it is told to stop."""
 
     def __init__(
-        self, plan: Plan, listener: socket.socket, address: Address, signals: Signals
+        self,
+        plan: Plan,
+        replan: Callable[[], Plan],
+        listener: socket.socket,
+        address: Address,
+        signals: Signals,
     ) -> None:
         self._plan = plan
+        self._replan = replan
         self._listener = listener
         self._address = address
         self._signals = signals
         self._selector = selectors.DefaultSelector()
-        self._molds = Molds(
-            plan, listener, self._selector, on_loaded=self._report, on_failed=self._give_up
-        )
+        self._board = Scoreboard.create()
         self._table = Table(
-            size=len(plan.devices),
-            timeouts=Timeouts(
-                boot=plan.settings.boot_timeout, graceful=plan.settings.graceful_timeout
-            ),
-            chance=random.random,
+            len(plan.devices),
+            timeouts_of(plan),
+            random.random,
+            Strategy(plan.settings.reload_strategy),
         )
-        self._links: dict[int, Link] = {}
+        descriptors = Descriptors(listener, self._board.descriptor)
+        self._generations = Generations(
+            plan,
+            self._table,
+            on_report=self._report,
+            on_fatal=self._give_up,
+            on_reloaded=self._reloaded,
+        )
+        self._molds = Molds(
+            descriptors,
+            self._selector,
+            on_loaded=self._generations.loaded,
+            on_failed=self._generations.load_failed,
+        )
+        self._generations.molds = self._molds
+        self._workers = Workers(
+            self._table,
+            self._generations,
+            self._board,
+            descriptors,
+            self._selector,
+            on_ready=self._announce,
+            on_fatal=self._give_up,
+        )
         self._body_kind = "none"
         self._is_announced = False
+        self._paused_size = 0
+        self._woken_due = 0.0
         self._error: ObworkerError | None = None
 
     def run(self) -> None:
@@ -81,7 +115,8 @@ class Master:
         linux.set_title(f"master {self._plan.label}")
         others = linux.children()
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
-        while not (self._table.is_over and self._molds.is_gone):
+        self._generations.start(time.monotonic())
+        while not (self._table.stopping and self._table.is_over and self._molds.is_gone):
             for key, _ in self._selector.select(self._patience()):
                 key.data()
             self._reap()
@@ -94,46 +129,34 @@ class Master:
 
     # the loop
 
-    def _patience(self) -> float | None:
-        """Return how long to wait: until the nearest deadline, or until something happens."""
+    def _patience(self) -> float:
+        """Return how long to wait: until the nearest deadline, or until it is time for a look."""
+        now = time.monotonic()
         deadlines = (
-            self._table.next_deadline(can_spawn=self._molds.can_fork),
-            self._molds.next_deadline,
+            self._table.next_deadline(self._generations.can_spawn),
+            self._generations.next_deadline,
+            now + TICK,
         )
-        times = [deadline for deadline in deadlines if deadline is not None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
-
-    def _read_signals(self) -> None:
-        for number in self._signals.take():
-            if number is signal.SIGTERM:
-                logger.info("SIGTERM: finishing the requests in progress")
-                self._stop()
-            elif number in (signal.SIGINT, signal.SIGQUIT):
-                logger.info("%s: stopping at once", number.name)
-                self._stop()
-                self._kill_all()
-            elif number is signal.SIGHUP:
-                logger.warning("SIGHUP: ignored, the code cannot be reloaded yet; restart instead")
+        self._woken_due = min(deadline for deadline in deadlines if deadline is not None)
+        return max(0.0, self._woken_due - now)
 
     def _reap(self) -> None:
         while (pid := linux.next_ended()) is not None:
             self._read_channels()
-            slot = self._table.of_pid(pid)
-            if slot is not None:
+            seat = self._table.of_pid(pid)
+            if seat is not None:
                 linux.kill_rest_of_group(pid)
-                self._worker_exited(slot, linux.reap(pid))
+                self._workers.exited(seat, linux.reap(pid))
             else:
                 self._other_exited(pid, linux.reap(pid))
 
     def _other_exited(self, pid: int, code: int) -> None:
-        now = time.monotonic()
-        if not self._molds.exited(pid, code, now):
+        mold = self._molds.exited(pid)
+        if mold is None:
             logger.debug("reaped an orphan, pid %d", pid)
             return
-        for slot in self._table.slots:
-            if slot.state is State.SPAWNING:
-                self._forget(self._links.pop(slot.index).channel)
-                self._table.unspawned(slot, now)
+        self._generations.mold_exited(mold, code, time.monotonic())
+        self._workers.mold_gone(mold.generation)
 
     def _read_channels(self) -> None:
         """Read every message that has come: the last words of whoever has ended are among them."""
@@ -143,21 +166,32 @@ class Master:
 
     def _act(self) -> None:
         now = time.monotonic()
-        self._molds.tend(now)
-        carry_out: dict[Action, Callable[[Slot], None]] = {
-            Action.SPAWN: self._spawn,
-            Action.DRAIN: self._drain,
-            Action.KILL: self._kill_late,
-            Action.GIVE_UP_SPAWN: self._give_up_spawn,
-        }
-        for action, slot in self._table.due(now, can_spawn=self._molds.can_fork):
-            carry_out[action](slot)
+        self._workers.observe()
+        if now < self._woken_due + LATE or self._table.stopping:
+            self._generations.tend(now)
+            self._workers.act(now)
+        self._workers.publish()
+        self._publish()
+
+    def _publish(self) -> None:
+        header = self._board.header
+        header.generation = self._table.rollout.current
+        header.phase = self._phase
+        header.min_ready = min(self._plan.settings.min_ready, max(1, self._table.wanted))
+
+    @property
+    def _phase(self) -> Phase:
+        if self._table.stopping:
+            return Phase.STOPPING
+        if not self._is_announced:
+            return Phase.STARTING
+        return Phase.SERVING if self._generations.reloading is None else Phase.RELOADING
 
     # the start-up report
 
-    def _report(self, generation: int, loaded: Loaded) -> None:
-        """Say what was found, once: a later mold imports the same."""
-        if generation == 1:
+    def _report(self, loaded: Loaded) -> None:
+        """Say what was found, once: a later mold mostly finds the same."""
+        if not self._is_announced:
             for label, text in loaded.description:
                 logger.info("%-10s %s", label, text)
         logger.info("%-10s in %.2f s", "imported", loaded.seconds)
@@ -171,133 +205,71 @@ class Master:
             logger.info("%-10s %s", "serving", where)
             logger.info("%-10s %s", "try", self._address.curl(self._body_kind))
 
-    # workers: how what is due is done
+    # signals
 
-    def _spawn(self, slot: Slot) -> None:
-        self._table.spawn(slot, time.monotonic())
+    def _read_signals(self) -> None:
+        for number in self._signals.take():
+            act = {
+                signal.SIGTERM: self._terminate,
+                signal.SIGINT: self._interrupt,
+                signal.SIGQUIT: self._interrupt,
+                signal.SIGHUP: self.reload,
+                signal.SIGTTIN: lambda: self.resize(self._table.wanted + 1),
+                signal.SIGTTOU: lambda: self.resize(self._table.wanted - 1),
+                signal.SIGWINCH: self._pause,
+            }.get(number)
+            if act is not None:
+                act()
+
+    def _terminate(self) -> None:
+        logger.info("SIGTERM: finishing the requests in progress")
+        self._stop()
+
+    def _interrupt(self) -> None:
+        logger.info("stopping at once")
+        self._stop()
+        self._workers.kill_all()
+
+    def reload(self, answer: Callable[[str], None] | None = None) -> None:
+        """Load the code, the environment and the settings anew; `answer` learns how it went."""
+        if self._table.stopping:
+            return
+        logger.info("SIGHUP: loading the code anew")
         try:
-            ours, theirs = Channel.pair()
-        except OSError as error:
-            self._spawn_failed(slot, f"no process could be asked for: {error.strerror}")
+            plan = self._replan()
+        except ObworkerError as error:
+            current = self._table.rollout.current
+            logger.error("reload failed: %s; generation %d serves on", error, current)
+            self._reloaded(str(error))
+            if answer is not None:
+                answer(str(error))
             return
-        ours.set_blocking(False)
-        self._links[slot.index] = Link(ours)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read_worker(slot))
-        device = self._plan.devices[slot.index]
-        order = Spawn(
-            slot=slot.index,
-            environment=device.environment
-            | self._plan.worker_environ
-            | {"OBWORKER_SLOT": str(slot.index)},
-            threads=self._plan.threads,
-            title=f"worker {slot.index} g{self._molds.generation} {device.label}",
-        )
-        self._molds.order(order, theirs)
-        theirs.close()
+        if len(plan.devices) != len(self._plan.devices):
+            self._table.resize(len(plan.devices))
+        elif self._table.wanted == 0:
+            self._table.resize(self._paused_size)
+        self._plan = plan
+        self._table.timeouts = timeouts_of(plan)
+        self._generations.reload(plan, time.monotonic(), answer)
 
-    def _drain(self, slot: Slot) -> None:
-        self._table.drain(slot, time.monotonic())
-        self._links[slot.index].channel.send(Drain())
+    def _reloaded(self, failure: str) -> None:
+        self._board.header.write_text("reload_failure", failure)
 
-    def _kill_late(self, slot: Slot) -> None:
-        if slot.state is State.DRAINING:
-            logger.error("worker %d did not finish in time; killing it", slot.index)
-        elif not self._table.stopping:
-            limit = self._plan.settings.boot_timeout
-            self._links[
-                slot.index
-            ].reason = f"took longer than {limit:g} s, see --boot-timeout, and "
-        self._kill(slot)
-
-    def _kill(self, slot: Slot) -> None:
-        self._table.kill(slot)
-        if slot.pid is not None:
-            linux.kill_group(slot.pid, signal.SIGKILL)
-
-    def _give_up_spawn(self, slot: Slot) -> None:
-        link = self._links.pop(slot.index)
-        if not link.channel.is_closed and not self._table.stopping:
-            logger.error("the mold does not fork; killing it")
-            self._molds.kill()
-        self._forget(link.channel)
-        self._spawn_failed(slot, "ended before it could say so")
-
-    def _spawn_failed(self, slot: Slot, how: str) -> None:
-        wait = self._table.exited(slot, time.monotonic())
-        self._tell_of_end(f"worker {slot.index}", f"{how} while it was forked", wait)
-
-    # workers: what they tell
-
-    def _read_worker(self, slot: Slot) -> None:
-        link = self._links.get(slot.index)
-        if link is None:
-            return
-        for message in link.channel.receive_all():
-            if isinstance(message, Spawned):
-                self._table.spawned(slot, message.pid)
-            elif isinstance(message, Ready) and slot.state is State.BOOTING:
-                self._worker_ready(slot)
-            elif isinstance(message, BootFailed):
-                link.failure = message
-            elif message is None:
-                self._worker_unreachable(slot, link)
-
-    def _worker_ready(self, slot: Slot) -> None:
-        now = time.monotonic()
-        self._table.ready(slot, now)
-        self._molds.proved()
-        logger.info(
-            "%-10s %s ready in %.2f s, pid %d",
-            f"worker {slot.index}",
-            self._plan.devices[slot.index].label,
-            now - slot.spawned_at,
-            slot.pid,
-        )
-        self._announce()
-
-    def _worker_unreachable(self, slot: Slot, link: Link) -> None:
-        """Account for a channel that ended: so has the process, or nobody can tell it to."""
-        self._forget(link.channel)
-        if slot.state is State.SPAWNING:
-            self._table.unreachable(slot, time.monotonic())
-        elif slot.state in HAS_PROCESS and slot.state is not State.KILLING:
-            self._kill(slot)
-
-    def _worker_exited(self, slot: Slot, code: int) -> None:
-        link = self._links.pop(slot.index)
-        self._forget(link.channel)
-        when = "while it booted" if slot.ready_at is None else "while it served"
-        failure = link.failure
-        pid = slot.pid
-        wait = self._table.exited(slot, time.monotonic(), certain=failure is not None)
-        if failure and failure.traceback:
-            logger.error("%s", failure.traceback.rstrip())
-        how = failure.message if failure else link.reason + linux.describe_exit(code)
-        if self._table.stopping:
-            logger.info("%-10s %s", f"worker {slot.index}", "stopped" if code == 0 else how)
-            return
-        self._tell_of_end(f"worker {slot.index} (pid {pid})", f"{how} {when}", wait, failure)
-
-    def _tell_of_end(
-        self, who: str, how: str, wait: float | None, failure: BootFailed | None = None
-    ) -> None:
-        """Log an end that nobody asked for, and give up where the table has."""
+    def resize(self, size: int) -> None:
+        """Want so many workers."""
         if self._table.stopping:
             return
-        if wait is None:
-            then = "giving up"
-        else:
-            then = f"replacing it in {wait:.1f} s" if wait else "replacing it"
-        logger.error("%s: %s; %s", who, how, then)
-        if self._table.gave_up:
-            message = failure.message if failure else f"no worker became ready: the last one {how}"
-            self._give_up(BootError(message, failure.hint if failure else None))
+        wanted = max(1, min(size, MAX_SLOTS))
+        logger.info("%-10s %d workers, there were %d", "scaling", wanted, self._table.wanted)
+        self._table.resize(wanted)
 
-    def _forget(self, channel: Channel) -> None:
-        """Close a channel, once or again."""
-        if not channel.is_closed:
-            self._selector.unregister(channel)
-            channel.close()
+    def _pause(self) -> None:
+        """Let all workers go and keep the port: connections wait in the kernel."""
+        if linux.has_terminal():
+            return  # somebody resized the window
+        logger.info("SIGWINCH: letting the workers go; SIGHUP or SIGTTIN brings them back")
+        self._paused_size = self._table.wanted or self._paused_size
+        self._table.resize(0)
 
     # stopping
 
@@ -306,14 +278,23 @@ class Master:
         if not self._table.stopping:
             listeners.refuse_new_connections(self._listener)
             self._table.stop()
-            self._molds.stop()
-
-    def _kill_all(self) -> None:
-        for slot in self._table.slots:
-            if slot.state in HAS_PROCESS and slot.state is not State.KILLING:
-                self._kill(slot)
+            self._generations.stop()
 
     def _give_up(self, error: ObworkerError) -> None:
         """Stop because of an error that would only come again."""
         self._error = self._error or error
         self._stop()
+
+
+def timeouts_of(plan: Plan) -> Timeouts:
+    """Return how long a worker may take for what.
+
+    One that has no request is taken for frozen after the time that it may be silent with one.
+    """
+    settings = plan.settings
+    return Timeouts(
+        load=settings.load_timeout,
+        boot=settings.boot_timeout,
+        graceful=settings.graceful_timeout,
+        frozen=min(max(settings.timeout or MOST_FROZEN, LEAST_FROZEN), MOST_FROZEN),
+    )

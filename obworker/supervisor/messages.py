@@ -2,8 +2,11 @@
 
     master → mold     Load, then Spawn for each process wanted
     mold → master     Loaded or LoadFailed
-    fork → master     Spawned (from between the two forks), Ready or BootFailed (from the worker)
+    fork → master     Spawned (from between the two forks); from the worker: Ready or BootFailed,
+                      later Recycle or Leaving
     master → worker   Drain
+
+A direct worker, which imports the code by itself, is told and tells all of it on one channel.
 
 A channel is a SOCK_SEQPACKET pair: one message a packet, and end of file when the other side is
 gone. A message is JSON, so that a mold of another version of obworker is refused in words.
@@ -16,6 +19,7 @@ import dataclasses
 import json
 import logging
 import socket
+import typing
 from typing import Any
 
 logger = logging.getLogger("obworker.master")
@@ -39,11 +43,17 @@ class Load:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """The import is done; `description` is for the start-up report."""
+    """The import is done; `description` is for the start-up report.
+
+    `unsafe` says why this process must not be forked, if so. `fingerprint` tells the code apart
+    from code that has changed since.
+    """
 
     seconds: float
     description: list[list[str]]
     body_kind: str
+    unsafe: list[str]
+    fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +70,12 @@ class LoadFailed:
 class Spawn:
     """Fork a worker for a slot; its end of a channel to the master comes with the message.
 
-    `environment` is the slot's: its devices first. `threads` is for native libraries.
+    `seat` is its row of the scoreboard. `environment` is the slot's: its devices first. `threads`
+    is for native libraries.
     """
 
     slot: int
+    seat: int
     environment: dict[str, str]
     threads: int
     title: str
@@ -91,15 +103,28 @@ class BootFailed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recycle:
+    """The worker serves on, but asks to be replaced."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaving:
+    """The worker has begun to drain on its own account, and will exit."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Drain:
     """Accept nothing more, answer what has come, exit."""
 
 
-Message = Load | Loaded | LoadFailed | Spawn | Spawned | Ready | BootFailed | Drain
-_TYPES: dict[str, type[Message]] = {
-    kind.__name__: kind
-    for kind in (Load, Loaded, LoadFailed, Spawn, Spawned, Ready, BootFailed, Drain)
-}
+Message = (
+    Load | Loaded | LoadFailed | Spawn | Spawned | Ready | BootFailed | Recycle | Leaving | Drain
+)
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

@@ -5,7 +5,8 @@ It has no threads of its own. It forks twice for each worker: the process in bet
 master the worker's pid and ends, so the worker becomes the master's own child, and the master knows
 of every pid before it can possibly reap it.
 
-The user's code runs here, so here it can crash, hang or exit without harm to what serves.
+The user's code runs here, so here it can crash, hang or exit without harm to what serves. Where it
+made forking unsafe, a *direct* worker does the same and then serves by itself.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import socket
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from obworker import log
 from obworker.errors import LoadError, ObworkerError
 from obworker.settings import Settings
-from obworker.supervisor import linux, worker
+from obworker.supervisor import fork_safety, linux, worker
 from obworker.supervisor.messages import (
     Channel,
     Load,
@@ -33,6 +36,8 @@ from obworker.supervisor.messages import (
     Spawn,
     Spawned,
 )
+from obworker.supervisor.scoreboard import Scoreboard
+from obworker.supervisor.sources import fingerprint
 
 if TYPE_CHECKING:
     from obworker.supervisor.worker import Blueprint
@@ -45,26 +50,79 @@ class Factory(Protocol):
         """Return what workers are built from; raise ObworkerError for the user's mistakes."""
 
 
-def main(channel_descriptor: int, listener_descriptor: int) -> None:
-    """Run the mold."""
-    master = os.getppid()
-    channel = Channel(socket.socket(fileno=channel_descriptor))
-    listener = socket.socket(fileno=listener_descriptor)
-    channel.set_inheritable(False)  # the exec is over, and what the user's code runs has no need
-    listener.set_inheritable(False)
-    linux.die_with_parent(master)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@dataclass(frozen=True)
+class Inherited:
+    """What was passed through the exec."""
+
+    channel: Channel
+    listener: socket.socket
+    board: Scoreboard
+    master: int
+
+    @classmethod
+    def take(cls, channel: int, listener: int, scoreboard: int) -> Inherited:
+        """Take the descriptors over; what the user's code runs has no need of them."""
+        for descriptor in (channel, listener, scoreboard):
+            os.set_inheritable(descriptor, False)
+        master = os.getppid()
+        linux.die_with_parent(master)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return cls(
+            Channel(socket.socket(fileno=channel)),
+            socket.socket(fileno=listener),
+            Scoreboard(scoreboard),
+            master,
+        )
+
+    def context(self, blueprint: Blueprint, settings: Settings) -> worker.Context:
+        """Return what a worker of this process needs to know."""
+        return worker.Context(self.listener, self.board, blueprint, settings, self.master)
+
+
+def main(channel: int, listener: int, scoreboard: int) -> None:
+    """Run the mold; arguments are descriptors."""
+    inherited = Inherited.take(channel, listener, scoreboard)
+    order = _await(inherited.channel, Load)
+    settings = _configure(order)
+    linux.set_title(f"mold g{order.generation} {order.label}")
+    blueprint = _load(order, inherited.channel, is_mold=True)
+    context = inherited.context(blueprint, settings)
+    while True:
+        spawn, end = inherited.channel.receive()
+        if spawn is None:
+            os._exit(0)
+        _fork(spawn, end, inherited.channel, context)
+
+
+def direct(channel: int, listener: int, scoreboard: int) -> None:
+    """Run a worker that imports the code by itself; its slot's environment is set already."""
+    inherited = Inherited.take(channel, listener, scoreboard)
+    order = _await(inherited.channel, Load)
+    settings = _configure(order)
+    spawn = _await(inherited.channel, Spawn)
+    linux.set_title(spawn.title)
+    blueprint = _load(order, inherited.channel, is_mold=False)
+    worker.main(spawn, inherited.channel, inherited.context(blueprint, settings))
+
+
+Kind = TypeVar("Kind", bound=Message)
+
+
+def _await(channel: Channel, kind: type[Kind]) -> Kind:
+    """Return the message of that kind that must come now; exit where the master has gone."""
     message, _ = channel.receive()
-    if not isinstance(message, Load):
-        os._exit(0)  # the master has gone
-    settings = Settings(**message.settings)
+    if not isinstance(message, kind):
+        os._exit(0)
+    return message
+
+
+def _configure(order: Load) -> Settings:
+    settings = Settings(**order.settings)
     log.configure(settings.log_level)
-    linux.set_title(f"mold g{message.generation} {message.label}")
-    blueprint = _load(message, channel)
-    _fork_on_order(channel, listener, blueprint, settings, master)
+    return settings
 
 
-def _load(order: Load, channel: Channel) -> Blueprint:
+def _load(order: Load, channel: Channel, *, is_mold: bool) -> Blueprint:
     """Import the user's code, or say why it cannot be and exit."""
     started = time.monotonic()
     gc.disable()
@@ -75,32 +133,26 @@ def _load(order: Load, channel: Channel) -> Blueprint:
         _fail(channel, error, error.traceback)
     except BaseException as error:  # noqa: BLE001 the mold's seam: whatever it was, the master is told
         _fail(channel, LoadError(f"{type(error).__name__}: {error}"), traceback.format_exc())
-    # Frozen objects are left alone by the workers' collections, so their pages stay shared.
     gc.enable()
-    gc.collect()
-    gc.freeze()
-    description = [list(line) for line in blueprint.description]
-    channel.send(Loaded(time.monotonic() - started, description, blueprint.body_kind))
+    if is_mold:
+        # Frozen objects are left alone by the workers' collections, so their pages stay shared.
+        gc.collect()
+        gc.freeze()
+    channel.send(
+        Loaded(
+            seconds=time.monotonic() - started,
+            description=[list(line) for line in blueprint.description],
+            body_kind=blueprint.body_kind,
+            unsafe=fork_safety.problems() if is_mold else [],
+            fingerprint=fingerprint(list(sys.modules.values()), Path.cwd()),
+        )
+    )
     return blueprint
 
 
 def _fail(channel: Channel, error: ObworkerError, text: str) -> None:
     channel.send(LoadFailed(str(error), error.hint, error.exit_code, text))
     os._exit(error.exit_code)
-
-
-def _fork_on_order(
-    channel: Channel,
-    listener: socket.socket,
-    blueprint: Blueprint,
-    settings: Settings,
-    master: int,
-) -> None:
-    while True:
-        message, end = channel.receive()
-        if message is None:
-            os._exit(0)
-        _fork(message, end, channel, worker.Context(listener, blueprint, settings, master))
 
 
 def _fork(message: Message, end: Channel | None, channel: Channel, context: worker.Context) -> None:
@@ -110,6 +162,7 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: work
     # Before the fork: hooks of os.register_at_fork run in the child before any line of ours. Every
     # order sets the same variables, so nothing of one slot's is left for the next.
     os.environ.update(message.environment)
+    fork_safety.release_thread_pools()
     between = os.fork()
     if between == 0:
         try:

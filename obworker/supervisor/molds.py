@@ -1,15 +1,13 @@
-"""The master's side of the mold: one is kept alive, and a new one made when it dies.
+"""The master's side of the molds: the processes that import the user's code, one a generation.
 
-Workers that serve do not need the mold, so its death costs no request. Only the first import
-decides about the start: when it fails, so does the start. What fails later is tried again.
+There are two at most: the current generation's, and the one of a reload. This knows how to start
+one, to talk to it and to kill it; what follows from its end is decided in generations.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-import random
 import selectors
 import signal
 import socket
@@ -17,185 +15,170 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import bootstrap, linux
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
-from obworker.supervisor.policy import BootPolicy, RestartPolicy
-
-logger = logging.getLogger("obworker.master")
 
 KILL_TIMEOUT = 1.0
 
 
 @dataclass
 class Mold:
-    """A mold's process."""
+    """A mold's process.
 
+    `reason` says why it was killed for something it did, `dismissed` that nobody needs it any more.
+    """
+
+    generation: int
+    plan: Plan
     pid: int
     channel: Channel
     deadline: float
-    loaded_at: float | None = None
+    loaded: Loaded | None = None
+    loaded_at: float = 0.0
+    reason: str = ""
+    dismissed: bool = False
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether it can fork."""
-        return self.loaded_at is not None
+
+@dataclass(frozen=True)
+class Descriptors:
+    """What every process that imports or serves inherits."""
+
+    listener: socket.socket
+    scoreboard: int
+
+    def execute(self, entry: str, end: Channel, environ: dict[str, str]) -> int:
+        """Run an entry point of mold.py in a fresh Python, in a session of its own.
+
+        Raises:
+            OSError: the process cannot be made.
+        """
+        shared = (end.fileno(), self.listener.fileno(), self.scoreboard)
+        numbers = ", ".join(map(str, shared))
+        command = bootstrap.python(
+            f"from obworker.supervisor.mold import {entry}; {entry}({numbers})"
+        )
+        for descriptor in shared:
+            os.set_inheritable(descriptor, True)
+        try:
+            return os.posix_spawn(command[0], command, environ, setsid=True)
+        finally:
+            for descriptor in shared:
+                os.set_inheritable(descriptor, False)
+
+
+def order_to_load(generation: int, plan: Plan) -> Load:
+    """Return the message that tells a process what to import."""
+    return Load(
+        generation=generation,
+        factory=plan.factory,
+        arguments=plan.arguments,
+        settings=dataclasses.asdict(plan.settings),
+        label=plan.label,
+    )
 
 
 class Molds:
-    """Keeps a mold; `on_loaded` learns of every import, `on_failed` if the first one fails."""
+    """The molds there are; `on_loaded` and `on_failed` learn how an import went."""
 
     def __init__(
         self,
-        plan: Plan,
-        listener: socket.socket,
+        descriptors: Descriptors,
         selector: selectors.BaseSelector,
         *,
-        on_loaded: Callable[[int, Loaded], None],
-        on_failed: Callable[[ObworkerError], None],
+        on_loaded: Callable[[Mold, Loaded], None],
+        on_failed: Callable[[Mold, LoadFailed], None],
     ) -> None:
-        self.generation = 0
-        self._plan = plan
-        self._listener = listener
+        self._descriptors = descriptors
         self._selector = selector
         self._on_loaded = on_loaded
         self._on_failed = on_failed
-        self._mold: Mold | None = None
-        self._policy = RestartPolicy(random.random)
-        self._boots = BootPolicy()
-        self._reason = ""
-        self._due = 0.0
-        self._was_ever_loaded = False
-        self._stopping = False
+        self._molds: dict[int, Mold] = {}
 
-    @property
-    def can_fork(self) -> bool:
-        """Whether a worker can be asked for now."""
-        return self._mold is not None and self._mold.is_loaded and not self._stopping
+    def get(self, generation: int) -> Mold | None:
+        """Return the mold of a generation, if there is one."""
+        return self._molds.get(generation)
+
+    def can_fork(self, generation: int) -> bool:
+        """Whether workers of a generation can be asked for now."""
+        mold = self._molds.get(generation)
+        return mold is not None and mold.loaded is not None and not mold.dismissed
 
     @property
     def is_gone(self) -> bool:
         """Whether there is no process."""
-        return self._mold is None
+        return not self._molds
 
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        if self._mold is None:
-            return None if self._stopping else self._due
-        return None if self._mold.is_loaded else self._mold.deadline
+        deadlines = (mold.deadline for mold in self._molds.values() if mold.loaded is None)
+        return min(deadlines, default=None)
 
-    def tend(self, now: float) -> None:
-        """Start a mold that is due, kill one that imports for too long."""
-        if self._mold is None:
-            if not self._stopping and now >= self._due:
-                self._start(now)
-        elif not self._mold.is_loaded and now >= self._mold.deadline:
-            limit = self._plan.settings.load_timeout
-            self._reason = f"took longer than {limit:g} s, see --load-timeout, and "
-            self._mold.deadline = now + KILL_TIMEOUT
-            self.kill()
+    def start(self, generation: int, plan: Plan, now: float) -> None:
+        """Start a mold.
 
-    def proved(self) -> None:
-        """Note that a worker became ready: what the mold imported works."""
-        self._boots.ready()
-
-    def order(self, spawn: Spawn, end: Channel) -> None:
-        """Ask for a worker, which gets `end` of a channel to the master."""
-        assert self._mold is not None
-        self._mold.channel.send(spawn, end=end)
-
-    def kill(self) -> None:
-        """Kill the process, if there is one."""
-        if self._mold is not None:
-            linux.kill_group(self._mold.pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Kill the process and start none again."""
-        self._stopping = True
-        self.kill()
-
-    def exited(self, pid: int, code: int, now: float) -> bool:
-        """Account for a child that ended; return whether it was the mold."""
-        if self._mold is None or self._mold.pid != pid:
-            return False
-        self._selector.unregister(self._mold.channel)
-        self._mold.channel.close()
-        gone, self._mold = self._mold, None
-        if self._stopping:
-            return True
-        how = self._reason + linux.describe_exit(code)
-        self._reason = ""
-        if not self._was_ever_loaded:
-            self._on_failed(LoadError(f"{self._plan.label}: the process that imports it {how}"))
-        elif self._boots.failed(certain=False):
-            self._on_failed(BootError(f"the process that forks the workers {how}, again and again"))
-        else:
-            self._try_again(f"the mold {how}", now, gone.loaded_at)
-        return True
-
-    def _try_again(self, what: str, now: float, loaded_at: float | None) -> None:
-        ready_for = None if loaded_at is None else now - loaded_at
-        wait = self._policy.ended(ready_for=ready_for)
-        self._due = now + wait
-        logger.error("%s; workers serve on, a new one starts in %.1f s", what, wait)
-
-    def _start(self, now: float) -> None:
-        self.generation += 1
+        Raises:
+            OSError: the process cannot be made.
+        """
         ours, theirs = Channel.pair()
         try:
-            pid = self._execute(theirs)
-        except OSError as error:
+            environ = plan.environ | plan.mold_environ
+            pid = self._descriptors.execute("main", theirs, environ)
+        except OSError:
             ours.close()
-            self._try_again(f"the mold cannot be started: {error.strerror}", now, None)
-            return
+            raise
         finally:
             theirs.close()
         ours.set_blocking(False)
-        self._mold = Mold(pid, ours, now + self._plan.settings.load_timeout)
-        self._selector.register(ours, selectors.EVENT_READ, self._read)
-        ours.send(
-            Load(
-                generation=self.generation,
-                factory=self._plan.factory,
-                arguments=self._plan.arguments,
-                settings=dataclasses.asdict(self._plan.settings),
-                label=self._plan.label,
-            )
-        )
+        mold = Mold(generation, plan, pid, ours, now + plan.settings.load_timeout)
+        self._molds[generation] = mold
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(mold))
+        ours.send(order_to_load(generation, plan))
 
-    def _execute(self, end: Channel) -> int:
-        end.set_inheritable(True)
-        self._listener.set_inheritable(True)
-        command = bootstrap.python(
-            "from obworker.supervisor.mold import main; "
-            f"main({end.fileno()}, {self._listener.fileno()})"
-        )
-        try:
-            return os.posix_spawn(command[0], command, self._plan.environ, setsid=True)
-        finally:
-            self._listener.set_inheritable(False)
+    def tend(self, now: float) -> None:
+        """Kill what imports for too long."""
+        for mold in self._molds.values():
+            if mold.loaded is None and now >= mold.deadline:
+                limit = mold.plan.settings.load_timeout
+                mold.reason = (
+                    mold.reason or f"took longer than {limit:g} s, see --load-timeout, and "
+                )
+                mold.deadline = now + KILL_TIMEOUT
+                linux.kill_group(mold.pid, signal.SIGKILL)
 
-    def _read(self) -> None:
-        mold = self._mold
-        if mold is None:
-            return
+    def order(self, generation: int, spawn: Spawn, end: Channel) -> None:
+        """Ask for a worker, which gets `end` of a channel to the master."""
+        self._molds[generation].channel.send(spawn, end=end)
+
+    def dismiss(self, *, spare: int | None = None) -> None:
+        """Kill every mold but for one generation's: they are not needed any more."""
+        for mold in self._molds.values():
+            if mold.generation != spare:
+                mold.dismissed = True
+                linux.kill_group(mold.pid, signal.SIGKILL)
+
+    def kill(self, generation: int) -> None:
+        """Kill a generation's mold, if there is one, for it does not do its work."""
+        mold = self._molds.get(generation)
+        if mold is not None:
+            linux.kill_group(mold.pid, signal.SIGKILL)
+
+    def exited(self, pid: int) -> Mold | None:
+        """Forget a child that ended, and return it, if it was a mold."""
+        mold = next((mold for mold in self._molds.values() if mold.pid == pid), None)
+        if mold is not None:
+            del self._molds[mold.generation]
+            self._selector.unregister(mold.channel)
+            mold.channel.close()
+        return mold
+
+    def _read(self, mold: Mold) -> None:
         for message in mold.channel.receive_all():
             if isinstance(message, Loaded):
-                mold.loaded_at, self._was_ever_loaded = time.monotonic(), True
-                self._on_loaded(self.generation, message)
+                mold.loaded, mold.loaded_at = message, time.monotonic()
+                self._on_loaded(mold, message)
             elif isinstance(message, LoadFailed):
-                self._fail(message)
-            elif message is None:
-                self.kill()  # it is ending, or nobody can talk to it any more
-
-    def _fail(self, failure: LoadFailed) -> None:
-        if failure.traceback:
-            logger.error("%s", failure.traceback.rstrip())
-        if self._was_ever_loaded:
-            logger.error("%s", failure.message)
-            return
-        error = LoadError(failure.message, failure.hint)
-        error.exit_code = failure.exit_code
-        self._on_failed(error)
+                self._on_failed(mold, message)
+            elif message is None:  # it is ending, or nobody can talk to it any more
+                linux.kill_group(mold.pid, signal.SIGKILL)

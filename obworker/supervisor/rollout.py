@@ -20,7 +20,8 @@ import enum
 from collections.abc import Sequence
 
 from obworker.supervisor.policy import BootPolicy
-from obworker.supervisor.slots import VACANT, Seat, Slot, State
+from obworker.supervisor.scoreboard import State
+from obworker.supervisor.slots import VACANT, Seat, Slot
 
 
 class Strategy(enum.Enum):
@@ -153,6 +154,18 @@ class Rollout:
             return
         waiting = [slot for slot in self._slots if self._wants_turn(slot)]
         self._turn = min(waiting, key=_retry_deadline, default=None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every process runs fresh code, and every slot has one that serves."""
+        return self.candidate is None and all(self._is_complete(slot) for slot in self._slots)
+
+    def _is_complete(self, slot: Slot) -> bool:
+        occupied = [seat for seat in slot.seats if seat.state not in VACANT]
+        if slot.within(State.STUCK):
+            return True
+        is_fresh = all(seat.generation in self._fresh for seat in occupied)
+        return is_fresh and (slot.serving is not None or not slot.wanted)
 
     def _wants_turn(self, slot: Slot) -> bool:
         serving = slot.serving

@@ -144,6 +144,16 @@ class SeatRow(_Record):
         ("request_line", ctypes.c_char * 160),
     )
 
+    def clear(self) -> None:
+        """Forget the process that was here."""
+        ctypes.memset(ctypes.addressof(self), 0, ctypes.sizeof(self))
+
+    def describe_request(self, now: float) -> str:
+        """Say which request is in predict, for how long, and its id where it has one."""
+        line, id_ = self.read_text("request_line"), self.read_text("request_id")
+        named = f", request {id_}" if id_ else ""
+        return f"{line or 'a request'} ({now - self.begun_at:.1f} s{named})"
+
 
 class _Layout(ctypes.Structure):
     header: Header

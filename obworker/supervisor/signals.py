@@ -11,10 +11,13 @@ import signal
 import socket
 from types import FrameType
 
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
-# They have a handler, too, and not SIG_IGN: that would pass an exec, and a start.sh could not trap
-# them (bash(1), "Signals ignored upon entry to the shell cannot be trapped").
-WITHOUT_EFFECT = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+HANDLED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD),
+    *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR1),
+)
+# It has a handler, too, and not SIG_IGN: that would pass an exec, and a start.sh could not trap
+# it (bash(1), "Signals ignored upon entry to the shell cannot be trapped").
+WITHOUT_EFFECT = (signal.SIGUSR2,)
 
 
 class Signals:
@@ -59,13 +62,13 @@ def open_wakeup() -> socket.socket:
 
 
 def restore_defaults() -> None:
-    """Give a fork of the mold the signals that a program starts with, but for three.
+    """Give a fork of the mold the signals that a program starts with, but for a few.
 
-    A terminal's Ctrl-C and hang-up are the master's business, and a write to a client that has
-    gone is an error, not the end.
+    A terminal's Ctrl-C and hang-up are the master's business, a write to a client that has gone is
+    an error and not the end, and there may be no log to open again yet.
     """
     signal.set_wakeup_fd(-1)
     for number in HANDLED:
         signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

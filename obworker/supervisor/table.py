@@ -25,17 +25,10 @@ from typing import NamedTuple
 
 from obworker.supervisor.policy import RestartPolicy
 from obworker.supervisor.rollout import Outcome, Rollout, Strategy
-from obworker.supervisor.slots import (
-    BEING_KILLED,
-    COMING,
-    GOING,
-    SERVING,
-    Event,
-    Seat,
-    Slot,
-    State,
-)
+from obworker.supervisor.scoreboard import SERVING, State
+from obworker.supervisor.slots import BEING_KILLED, COMING, GOING, Event, Seat, Slot
 
+FREE = (State.EMPTY, State.BACKOFF)
 MOST_SPAWNING = 4
 UNREACHABLE_TIMEOUT = 0.5
 
@@ -73,6 +66,7 @@ class Timeouts:
     """
 
     spawn: float = 10.0
+    load: float = 600.0
     boot: float = 600.0
     graceful: float = 25.0
     frozen: float = 30.0
@@ -133,7 +127,7 @@ class Table:
         """Fill no slot any more; `due` says how to empty those that are filled."""
         self.stopping = True
         for seat in self.seats:
-            if seat.state in (State.EMPTY, State.BACKOFF):
+            if seat.state in FREE:
                 seat.apply(Event.RETIRE)
 
     @property
@@ -171,9 +165,13 @@ class Table:
         """Return the code that a seat is to be filled with."""
         return self.rollout.generation_for(self.slots[seat.slot])
 
-    def spawned(self, seat: Seat, pid: int) -> None:
-        """Note that the process exists; its boot has been timed since the spawn."""
-        seat.apply(Event.SPAWNED, deadline=seat.spawned_at + self.timeouts.boot)
+    def spawned(self, seat: Seat, pid: int, *, loads: bool = False) -> None:
+        """Note that the process exists; its boot has been timed since the spawn.
+
+        `loads` says that it imports the code first.
+        """
+        boot = self.timeouts.boot + (self.timeouts.load if loads else 0.0)
+        seat.apply(Event.SPAWNED, deadline=seat.spawned_at + boot)
         seat.pid = pid
 
     def unreachable(self, seat: Seat, now: float) -> None:
@@ -302,7 +300,7 @@ class Table:
                     seat.apply(Event.VACATE)
 
     def _due(self, slot: Slot, seat: Seat, now: float) -> Action | None:
-        if seat.state in (State.EMPTY, State.BACKOFF):
+        if seat.state in FREE:
             waits = seat.state is State.BACKOFF and not seat.is_late(now)
             return Action.SPAWN if self._is_to_be_filled(slot, seat) and not waits else None
         if seat.state in SERVING and self._is_to_be_drained(slot, seat):
@@ -315,7 +313,7 @@ class Table:
         """Whether a free seat is, now or when its wait is over."""
         if self.stopping or not slot.wanted or slot.within(*BEING_KILLED):
             return False
-        if slot.other(seat).state in COMING:
+        if slot.other(seat).state in COMING or seat is not slot.within(*FREE)[0]:
             return False
         if slot.serving is not None and not self.rollout.has_turn(slot):
             return False

@@ -30,7 +30,8 @@ from obworker.http.environ import Environ
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
-from obworker.supervisor.messages import BootFailed, Channel, Ready, Spawn
+from obworker.supervisor.messages import BootFailed, Channel, Leaving, Ready, Spawn
+from obworker.supervisor.scoreboard import Scoreboard
 
 logger = logging.getLogger("obworker.worker")
 
@@ -95,6 +96,7 @@ class Context:
     """What a worker has from its mold."""
 
     listener: socket.socket
+    board: Scoreboard
     blueprint: Blueprint
     settings: Settings
     master: int
@@ -127,8 +129,10 @@ def leave(code: int) -> None:
 
 def _take_slot(order: Spawn, master: int) -> None:
     """Become the worker of a slot; its environment was set before the fork."""
-    os.setsid()
+    with contextlib.suppress(PermissionError):  # a direct worker leads its session already
+        os.setsid()
     signals.restore_defaults()
+    linux.show_stacks_on_demand()
     linux.set_title(order.title)
     _be_adopted(master)
     _reseed()
@@ -175,6 +179,7 @@ class Worker:
         self._stuck = 0
         # Done when the predictor cannot go on: from any thread, maybe before there is a loop.
         self._fatal: Future[None] = Future()
+        self._row = context.board.seat(order.slot, order.seat)
 
     def boot(self) -> Predictions:
         """Build the predictor."""
@@ -194,11 +199,11 @@ class Worker:
         )
         self._server.executors.start()
         self._listen()
-        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGTERM, self._leave, "was told to stop by SIGTERM")
         loop.add_signal_handler(signal.SIGQUIT, leave, EXIT_DRAINED)
         loop.add_reader(self._channel.fileno(), self._finish, loop)
         self._channel.send(Ready())
-        self._fatal.add_done_callback(lambda _: loop.call_soon_threadsafe(self._give_up))
+        self._fatal.add_done_callback(lambda _: loop.call_soon_threadsafe(self._run_failed))
         await self._server.drained.wait()
         context.blueprint.wind_up(WIND_UP_TIMEOUT)
         return self._code
@@ -216,10 +221,14 @@ class Worker:
         self._channel.receive()
         self._drain()
 
-    def _give_up(self) -> None:
-        """Answer what has come, and make room for a worker that works."""
-        self._code = EXIT_LOST
+    def _leave(self, reason: str) -> None:
+        """Answer what has come, and make room for another worker."""
+        self._channel.send(Leaving(reason))
         self._drain()
+
+    def _run_failed(self) -> None:
+        self._code = EXIT_LOST
+        self._leave("run() failed")
 
     def _drain(self) -> None:
         """Answer what has come, but not for ever: nobody else may know that this worker leaves.
@@ -237,15 +246,11 @@ class Worker:
 
         Its thread is lost. Without another, what is queued has nobody to wait for.
         """
-        _report_overdue(cycle, self._slot)
+        age = time.monotonic() - cycle.received
+        logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
+        faulthandler.dump_traceback(all_threads=True)
+        self._code = EXIT_LOST
         self._stuck += 1
         if self._stuck >= self._server.executors.threads:
             self._server.refuse_queued()
-        self._give_up()
-
-
-def _report_overdue(cycle: Cycle, slot: int) -> None:
-    """Say which request it was and what every thread was doing."""
-    age = time.monotonic() - cycle.received
-    logger.error("worker %d: %s took over %.1f s; replacing it", slot, cycle.request.line, age)
-    faulthandler.dump_traceback(all_threads=True)
+        self._leave("a predict is past its deadline")

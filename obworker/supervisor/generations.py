@@ -1,0 +1,281 @@
+"""Which code is imported, when, and what follows when that goes wrong.
+
+Theory of operation
+-------------------
+A generation is one import of the user's code, numbered from 1. The first one decides about the
+start: when it cannot be loaded, there is nothing to serve. Later there are two reasons to load:
+
+*A reload* was asked for. The new generation is loaded beside the current one and, once loaded,
+handed to the table as its candidate; from there it is the table's (rollout.py). Until that made it
+the current one, any failure ends the reload and nothing else. The newest request wins.
+
+*The mold died* by itself. Workers do not need it, so they serve on, and the code is loaded again
+so that others can be forked. Where its files are what they were this just continues the current
+generation; where they have changed it is a reload that nobody asked for, and never a mix.
+
+An import can make forking unsafe (fork_safety.py). Then the mold is let go, and each worker of that
+generation is a *direct* one, which imports the code by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from obworker.errors import BootError, LoadError, ObworkerError
+from obworker.supervisor import linux
+from obworker.supervisor.messages import Loaded, LoadFailed
+from obworker.supervisor.molds import Mold, Molds
+from obworker.supervisor.plan import Plan
+from obworker.supervisor.policy import BootPolicy, RestartPolicy
+from obworker.supervisor.table import Table
+
+logger = logging.getLogger("obworker.master")
+
+
+@dataclass
+class Reload:
+    """A reload on its way; `answer` are told how it ended: why it failed, empty if it did not."""
+
+    generation: int
+    requested_at: float
+    answer: list[Callable[[str], None]] = field(default_factory=list)
+
+
+class Generations:
+    """The generations there are and the one that comes.
+
+    `on_report` learns what an import found, `on_fatal` of an error that ends the start, and
+    `on_reloaded` how a reload ended.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        table: Table,
+        *,
+        on_report: Callable[[Loaded], None],
+        on_fatal: Callable[[ObworkerError], None],
+        on_reloaded: Callable[[str], None],
+    ) -> None:
+        self.molds: Molds
+        self.reloading: Reload | None = None
+        self._table = table
+        self._plans = {1: plan}
+        self._newest = 1
+        self._direct: set[int] = set()
+        self._fingerprint = ""
+        self._seen = 0
+        self._on_report = on_report
+        self._on_fatal = on_fatal
+        self._on_reloaded = on_reloaded
+        self._remake_due = 0.0
+        self._remakes = RestartPolicy(random.random)
+        self._boots = BootPolicy()
+        self._stopping = False
+
+    def plan(self, generation: int) -> Plan:
+        """Return what a generation is to serve, and how."""
+        return self._plans[generation]
+
+    def is_direct(self, generation: int) -> bool:
+        """Whether each worker imports the code by itself."""
+        return generation in self._direct
+
+    def can_spawn(self, generation: int) -> bool:
+        """Whether a worker can be made now."""
+        return not self._stopping and (
+            self.is_direct(generation) or self.molds.can_fork(generation)
+        )
+
+    # what is asked for
+
+    def reload(self, plan: Plan, now: float, answer: Callable[[str], None] | None = None) -> None:
+        """Load the code anew and roll it out; a reload that is on its way gives way to this one."""
+        if self.reloading is not None:
+            self._end_reload("a newer reload took its place")
+        self._table.rollout.drop_candidate()
+        self.molds.dismiss(spare=self._table.rollout.current if self._is_proved else None)
+        self.reloading = Reload(self._newest + 1, now, [answer] if answer else [])
+        self._load(plan, now)
+
+    @property
+    def _is_proved(self) -> bool:
+        return self._boots.was_ever_ready
+
+    def _load(self, plan: Plan, now: float) -> None:
+        self._newest += 1
+        self._plans[self._newest] = plan
+        self._begin(self._newest, now)
+
+    def start(self, now: float) -> None:
+        """Load the first generation."""
+        self._begin(1, now)
+
+    def _begin(self, generation: int, now: float) -> None:
+        plan = self._plans[generation]
+        if plan.settings.preload == "off":
+            self._direct.add(generation)
+            self._hand_over(generation)
+            return
+        try:
+            self.molds.start(generation, plan, now)
+        except OSError as error:
+            self._failed(generation, LoadError(f"no process can be made: {error.strerror}"), now)
+
+    def stop(self) -> None:
+        """Load nothing any more."""
+        self._stopping = True
+        self.molds.dismiss()
+        self._end_reload("obworker was told to stop")
+
+    # what happens
+
+    def loaded(self, mold: Mold, loaded: Loaded) -> None:
+        """Go on with code that was imported."""
+        self._on_report(loaded)
+        if loaded.unsafe and mold.plan.settings.preload == "auto":
+            logger.warning(
+                "%s: each worker imports %s by itself; see --preload",
+                "; ".join(loaded.unsafe),
+                mold.plan.label,
+            )
+            self._direct.add(mold.generation)
+            mold.dismissed = True
+            self.molds.kill(mold.generation)
+        if self._continues(mold.generation, loaded):
+            self._table.rollout.continue_as(mold.generation)
+        else:
+            self._hand_over(mold.generation)
+        self._fingerprint = loaded.fingerprint
+
+    def _continues(self, generation: int, loaded: Loaded) -> bool:
+        """Whether this is the current code once more."""
+        if self.reloading is not None or generation == 1:
+            return False
+        if loaded.fingerprint == self._fingerprint:
+            return True
+        logger.warning("the code has changed since it was loaded: rolling it out")
+        self.reloading = Reload(generation, time.monotonic())
+        return False
+
+    def _hand_over(self, generation: int) -> None:
+        if generation > 1:
+            self._table.reload(generation)
+        if self._table.rollout.current == generation:
+            self.molds.dismiss(spare=generation)
+
+    def loaded_directly(self, generation: int, loaded: Loaded) -> None:
+        """Account for a worker that imported the code by itself."""
+        if not self._fingerprint or generation != self._seen:
+            self._seen, self._fingerprint = generation, loaded.fingerprint
+            self._on_report(loaded)
+        elif loaded.fingerprint != self._fingerprint:
+            logger.warning("the code has changed since the other workers loaded it: reload")
+
+    def committed(self) -> None:
+        """Let go of what is not current any more."""
+        current = self._table.rollout.current
+        self.molds.dismiss(spare=current)
+        self._plans = {number: plan for number, plan in self._plans.items() if number >= current}
+
+    def proved(self) -> None:
+        """Note that a worker became ready: what was imported works."""
+        self._boots.ready()
+
+    def load_failed(self, mold: Mold, failure: LoadFailed) -> None:
+        """Account for an import that failed; its process is about to exit."""
+        mold.dismissed = True
+        if failure.traceback:
+            logger.error("%s", failure.traceback.rstrip())
+        self._failed(mold.generation, error_of(failure), time.monotonic())
+
+    def mold_exited(self, mold: Mold, code: int, now: float) -> None:
+        """Account for the end of a mold."""
+        if mold.dismissed or self._stopping:
+            return
+        how = mold.reason + linux.describe_exit(code)
+        if mold.loaded is None:
+            error = LoadError(f"{mold.plan.label}: the process that imports it {how}")
+            self._failed(mold.generation, error, now)
+        elif mold.generation == self._table.rollout.candidate:
+            self.fail_reload(f"the process that forks the workers {how}")
+        elif self._boots.failed(certain=False):
+            self._on_fatal(BootError(f"the process that forks the workers {how}, again and again"))
+        else:
+            self._remake_later(f"the mold {how}", now, loaded_at=mold.loaded_at)
+
+    def _failed(self, generation: int, error: ObworkerError, now: float) -> None:
+        """Account for a generation that cannot be loaded."""
+        if not self._is_proved:
+            self._on_fatal(error)
+        elif self.reloading is not None and self.reloading.generation == generation:
+            self.fail_reload(_in_one_line(error))
+        else:
+            self._remake_later(str(error), now, loaded_at=None)
+
+    def fail_reload(self, reason: str) -> None:
+        """End a reload that cannot be; what served serves on."""
+        current = self._table.rollout.current
+        self._table.rollout.drop_candidate()
+        self.molds.dismiss(spare=current)
+        logger.error("reload failed: %s; generation %d serves on", reason, current)
+        self._end_reload(reason)
+
+    def _end_reload(self, failure: str) -> None:
+        reload, self.reloading = self.reloading, None
+        if reload is not None:
+            for answer in reload.answer:
+                answer(failure)
+            self._on_reloaded(failure)
+
+    # what is due
+
+    def tend(self, now: float) -> None:
+        """Do what is due: kill an import that is late, load again, end a reload that is done."""
+        self.molds.tend(now)
+        if self._needs_mold and now >= self._remake_due:
+            self._load(self._plans[self._table.rollout.current], now)
+        if self.reloading is not None and self._is_rolled_out(self.reloading.generation):
+            seconds = now - self.reloading.requested_at
+            logger.info("reloaded   generation %d in %.1f s", self.reloading.generation, seconds)
+            self._end_reload("")
+
+    def _is_rolled_out(self, generation: int) -> bool:
+        rollout = self._table.rollout
+        return rollout.current == generation and rollout.is_complete
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The moment at which `tend` has something to do."""
+        deadlines = [self._remake_due] if self._needs_mold else []
+        if self.molds.next_deadline is not None:
+            deadlines.append(self.molds.next_deadline)
+        return min(deadlines, default=None)
+
+    @property
+    def _needs_mold(self) -> bool:
+        """Whether the current generation has lost its mold and nothing takes its place."""
+        current = self._table.rollout.current
+        idle = self.reloading is None and self.molds.is_gone
+        return idle and not self._stopping and not self.is_direct(current)
+
+    def _remake_later(self, what: str, now: float, loaded_at: float | None) -> None:
+        ready_for = None if loaded_at is None else now - loaded_at
+        wait = self._remakes.ended(ready_for=ready_for)
+        self._remake_due = now + wait
+        logger.error("%s; workers serve on, a new mold starts in %.1f s", what, wait)
+
+
+def error_of(failure: LoadFailed) -> LoadError:
+    """Return the error that a process tells of which could not import the code."""
+    error = LoadError(failure.message, failure.hint)
+    error.exit_code = failure.exit_code
+    return error
+
+
+def _in_one_line(error: ObworkerError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)

@@ -1,0 +1,3 @@
+class OomKills:
+    def taken(self) -> int:
+        return 0

@@ -1,0 +1,41 @@
+"""When a worker that works is to be replaced all the same. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# One whose model alone is above the limit would be replaced for ever, and as fast as it boots.
+LEAST_LIFE = 10.0
+JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class Recycling:
+    """The limits of one worker: requests it serves, and bytes it holds; 0 is no limit."""
+
+    max_requests: int
+    max_memory: int
+
+    @classmethod
+    def draw(
+        cls, max_requests: int, jitter: int | None, max_memory: int, chance: float
+    ) -> Recycling:
+        """Return the limits of a new worker.
+
+        `jitter` is by how much `max_requests` is raised at most, None for a tenth of it; `chance`
+        is from 0 to 1. Without it, workers that began together would be replaced together.
+        """
+        most = int(max_requests * JITTER) if jitter is None else jitter
+        return cls(max_requests + round(most * chance) if max_requests else 0, max_memory)
+
+    def why(self, *, requests: int, memory: int, served_for: float) -> str:
+        """Say why the worker is to be replaced, empty where it is not."""
+        if self.max_requests and requests >= self.max_requests:
+            return f"has served {requests} requests"
+        if self.max_memory and memory > self.max_memory and served_for >= LEAST_LIFE:
+            return f"holds {_mebibytes(memory)}, more than {_mebibytes(self.max_memory)}"
+        return ""
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

@@ -1,0 +1,382 @@
+"""The master's hands: makes, drains and kills the workers that the table wants made or gone.
+
+What is due is decided in table.py. This knows how it is done, hears what workers say on their
+channels, reads their rows of the scoreboard, and tells their ends truly.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from obworker.errors import BootError, ObworkerError
+from obworker.supervisor import exits, linux
+from obworker.supervisor.generations import Generations, error_of
+from obworker.supervisor.messages import (
+    BootFailed,
+    Channel,
+    Drain,
+    Leaving,
+    Loaded,
+    LoadFailed,
+    Message,
+    Ready,
+    Recycle,
+    Spawn,
+    Spawned,
+)
+from obworker.supervisor.molds import Descriptors, order_to_load
+from obworker.supervisor.oom import OomKills
+from obworker.supervisor.rollout import Outcome
+from obworker.supervisor.scoreboard import SERVING, Scoreboard, State
+from obworker.supervisor.slots import HAS_PROCESS, Seat
+from obworker.supervisor.table import Action, End, Table
+
+logger = logging.getLogger("obworker.master")
+
+
+@dataclass
+class Link:
+    """What connects a seat to the process that fills it; `reason` is why it was killed."""
+
+    channel: Channel
+    failure: BootFailed | LoadFailed | None = None
+    reason: str = ""
+
+
+class Workers:
+    """Carries out what is due; `on_ready` and `on_fatal` tell the master what came of it."""
+
+    def __init__(
+        self,
+        table: Table,
+        generations: Generations,
+        board: Scoreboard,
+        descriptors: Descriptors,
+        selector: selectors.BaseSelector,
+        *,
+        on_ready: Callable[[], None],
+        on_fatal: Callable[[ObworkerError], None],
+    ) -> None:
+        self._table = table
+        self._generations = generations
+        self._board = board
+        self._descriptors = descriptors
+        self._selector = selector
+        self._on_ready = on_ready
+        self._on_fatal = on_fatal
+        self._links: dict[tuple[int, int], Link] = {}
+        self._oom = OomKills()
+        self._carry_out: dict[Action, Callable[[Seat], None]] = {
+            Action.SPAWN: self._spawn,
+            Action.DRAIN: self._drain,
+            Action.DUMP: self._dump,
+            Action.ABORT: self._abort,
+            Action.KILL: self._kill_late,
+            Action.STICK: self._stick,
+            Action.GIVE_UP_SPAWN: self._give_up_spawn,
+        }
+
+    # the loop's calls
+
+    def observe(self) -> None:
+        """Take over what the workers' rows say."""
+        for seat in self._table.seats:
+            if seat.state in SERVING:
+                row = self._board.seat(seat.slot, seat.number)
+                self._table.observe(
+                    seat, in_flight=row.in_flight, deadline=row.deadline, beat=row.beat
+                )
+
+    def act(self, now: float) -> None:
+        """Do what is due."""
+        for action, seat in self._table.due(now, self._generations.can_spawn):
+            self._carry_out[action](seat)
+
+    def publish(self) -> None:
+        """Show everybody what the table says."""
+        self._board.header.slots = len(self._table.slots)
+        for seat in self._table.seats:
+            row = self._board.seat(seat.slot, seat.number)
+            row.state, row.generation, row.pid = seat.state, seat.generation, seat.pid or 0
+            row.spawned_at, row.ready_at = seat.spawned_at, seat.ready_at or 0.0
+
+    def kill_all(self) -> None:
+        """Kill every worker."""
+        for seat in self._table.seats:
+            if seat.state in HAS_PROCESS - {State.KILLING, State.STUCK}:
+                self._kill(seat)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to every worker, and not to its children."""
+        for seat in self._table.seats:
+            if seat.pid is not None and seat.state in HAS_PROCESS:
+                linux.signal_process(seat.pid, number)
+
+    # how it is done
+
+    def _spawn(self, seat: Seat) -> None:
+        self._table.spawn(seat, time.monotonic())
+        row = self._board.seat(seat.slot, seat.number)
+        row.clear()
+        plan = self._generations.plan(seat.generation)
+        self._board.slot(seat.slot).write_text("device", plan.device(seat.slot).label)
+        try:
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self._spawn_failed(seat, f"no process could be asked for: {error.strerror}")
+            return
+        ours.set_blocking(False)
+        self._links[_key(seat)] = Link(ours)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(seat))
+        if self._generations.is_direct(seat.generation):
+            self._execute(seat, ours, theirs)
+        else:
+            self._generations.molds.order(seat.generation, self._order(seat), theirs)
+        theirs.close()
+
+    def _order(self, seat: Seat) -> Spawn:
+        plan = self._generations.plan(seat.generation)
+        return Spawn(
+            slot=seat.slot,
+            seat=seat.number,
+            environment=plan.environment(seat.slot),
+            threads=plan.threads,
+            title=f"worker {seat.slot} g{seat.generation} {plan.device(seat.slot).label}",
+        )
+
+    def _execute(self, seat: Seat, ours: Channel, theirs: Channel) -> None:
+        """Make a worker that imports the code by itself."""
+        plan = self._generations.plan(seat.generation)
+        try:
+            environ = plan.environ | plan.environment(seat.slot)
+            pid = self._descriptors.execute("direct", theirs, environ)
+        except OSError as error:
+            self._forget(self._links.pop(_key(seat)).channel)
+            self._spawn_failed(seat, f"no process could be made: {error.strerror}")
+            return
+        self._table.spawned(seat, pid, loads=True)
+        ours.send(order_to_load(seat.generation, plan))
+        ours.send(self._order(seat))
+
+    def _drain(self, seat: Seat) -> None:
+        self._table.drain(seat, time.monotonic())
+        self._links[_key(seat)].channel.send(Drain())
+
+    def _dump(self, seat: Seat) -> None:
+        """Have a worker that does not do its work show where it is, and end it."""
+        reason = self._why_late(seat)
+        logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
+        self._links[_key(seat)].reason = f"{reason}, and "
+        self._table.dump(seat, time.monotonic())
+        if seat.pid is not None:
+            linux.signal_process(seat.pid, linux.DUMP_SIGNAL)
+
+    def _why_late(self, seat: Seat) -> str:
+        if seat.state is State.BOOTING:
+            limit = self._table.timeouts.boot
+            return f"took longer than {limit:g} s to boot, see --boot-timeout"
+        if seat.state is State.IDLE:
+            return "its event loop stands still"
+        row = self._board.seat(seat.slot, seat.number)
+        return f"is past the deadline of {row.describe_request(time.monotonic())}"
+
+    def _abort(self, seat: Seat) -> None:
+        self._table.abort(seat, time.monotonic())
+        if seat.pid is not None:
+            linux.signal_process(seat.pid, signal.SIGABRT)
+
+    def _kill_late(self, seat: Seat) -> None:
+        if seat.state is State.DRAINING:
+            row = self._board.seat(seat.slot, seat.number)
+            doing = row.describe_request(time.monotonic())
+            busy = f" ({doing})" if row.in_flight else ""
+            logger.error("worker %d did not finish in time%s; killing it", seat.slot, busy)
+        self._kill(seat)
+
+    def _kill(self, seat: Seat) -> None:
+        self._table.kill(seat, time.monotonic())
+        if seat.pid is not None:
+            linux.kill_group(seat.pid, signal.SIGKILL)
+
+    def _stick(self, seat: Seat) -> None:
+        self._table.stick(seat)
+        logger.error(
+            "worker %d (pid %s) does not die: it sleeps in the kernel; its slot stays empty",
+            seat.slot,
+            seat.pid,
+        )
+
+    def _give_up_spawn(self, seat: Seat) -> None:
+        link = self._links.pop(_key(seat))
+        if not link.channel.is_closed and seat.is_late(time.monotonic()):
+            logger.error("the mold does not fork; killing it")
+            self._generations.molds.kill(seat.generation)
+        self._forget(link.channel)
+        self._spawn_failed(seat, "ended before it could say so")
+
+    def _spawn_failed(self, seat: Seat, how: str) -> None:
+        end = self._table.exited(seat, time.monotonic())
+        self._tell(f"worker {seat.slot}", f"{how} while it was forked", end, None)
+
+    # what they say
+
+    def _read(self, seat: Seat) -> None:
+        link = self._links.get(_key(seat))
+        if link is None:
+            return
+        for message in link.channel.receive_all():
+            if message is None:
+                self._unreachable(seat, link)
+            else:
+                self._hear(seat, link, message)
+
+    def _hear(self, seat: Seat, link: Link, message: Message) -> None:
+        if isinstance(message, Spawned):
+            self._table.spawned(seat, message.pid)
+        elif isinstance(message, Ready) and seat.state is State.BOOTING:
+            self._ready(seat)
+        elif isinstance(message, BootFailed | LoadFailed):
+            link.failure = message
+        elif isinstance(message, Loaded):
+            self._generations.loaded_directly(seat.generation, message)
+        elif isinstance(message, Recycle) and seat.state in SERVING:
+            seat.recycle = message.reason
+            logger.info("worker %d: %s; replacing it", seat.slot, message.reason)
+        elif isinstance(message, Leaving) and seat.state in SERVING:
+            self._leaving(seat, message.reason)
+
+    def _ready(self, seat: Seat) -> None:
+        now = time.monotonic()
+        committed = self._table.became_ready(seat, now)
+        self._generations.proved()
+        if committed:
+            self._generations.committed()
+        logger.info(
+            "%-10s %s ready in %.2f s, pid %d",
+            f"worker {seat.slot}",
+            self._board.slot(seat.slot).read_text("device"),
+            now - seat.spawned_at,
+            seat.pid,
+        )
+        self._on_ready()
+
+    def _leaving(self, seat: Seat, reason: str) -> None:
+        now = time.monotonic()
+        self._note_end(seat, reason, now)
+        wait = self._table.leaving(seat, now)
+        then = "replacing it" if not wait else f"replacing it in {wait:.1f} s"
+        logger.error("worker %d (pid %s): %s; %s", seat.slot, seat.pid, reason, then)
+
+    def _unreachable(self, seat: Seat, link: Link) -> None:
+        """Account for a channel that ended: so has the process, or nobody can tell it to."""
+        self._forget(link.channel)
+        if seat.state is State.SPAWNING:
+            self._table.unreachable(seat, time.monotonic())
+        elif seat.state in HAS_PROCESS - {State.KILLING, State.STUCK}:
+            self._kill(seat)
+
+    # how they end
+
+    def exited(self, seat: Seat, code: int) -> None:
+        """Account for a worker that was reaped."""
+        link = self._links.pop(_key(seat))
+        self._forget(link.channel)
+        now = time.monotonic()
+        is_oom = code == -signal.SIGKILL and self._oom.taken() > 0
+        how = link.reason + exits.describe(code, oom=is_oom)
+        if link.failure is not None:
+            how = link.failure.message
+        told = f"{how} {self._when(seat, now)}"
+        was_expected, pid = seat.expected, seat.pid
+        self._forget_requests(seat)
+        end = self._table.exited(
+            seat, now, certain=link.failure is not None, no_room=is_oom or _lacks_memory(link)
+        )
+        if link.failure is not None and link.failure.traceback:
+            logger.error("%s", link.failure.traceback.rstrip())
+        if end.outcome is Outcome.EXPECTED:
+            if self._table.stopping or was_expected:
+                logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
+            return
+        self._note_end(seat, told, now)
+        self._tell(f"worker {seat.slot} (pid {pid})", told, end, link.failure)
+
+    def _when(self, seat: Seat, now: float) -> str:
+        """Say how long it had served, and what it was doing."""
+        if seat.ready_at is None:
+            return f"while it booted, after {now - seat.spawned_at:.1f} s"
+        row = self._board.seat(seat.slot, seat.number)
+        doing = f", in {row.describe_request(now)}" if row.in_flight else ""
+        return f"after {now - seat.ready_at:.1f} s of service{doing}"
+
+    def _note_end(self, seat: Seat, how: str, now: float) -> None:
+        """Keep for people what an end was that nobody asked for."""
+        slot = self._board.slot(seat.slot)
+        slot.restarts += 1
+        slot.last_exit_at = now
+        slot.write_text("last_exit", how)
+
+    def _forget_requests(self, seat: Seat) -> None:
+        row = self._board.seat(seat.slot, seat.number)
+        self._board.slot(seat.slot).requests_before += row.requests
+        row.clear()
+
+    def _tell(
+        self,
+        who: str,
+        how: str,
+        end: End,
+        failure: BootFailed | LoadFailed | None,
+    ) -> None:
+        """Log an end that nobody asked for, and pass on what it leads to."""
+        if end.outcome is Outcome.EXPECTED:
+            return
+        then = f"replacing it in {end.wait:.1f} s" if end.wait else "replacing it"
+        logger.error("%s: %s; %s", who, how, _CONSEQUENCES.get(end.outcome, then))
+        if end.outcome is Outcome.DROPPED:
+            self._generations.fail_reload(failure.message if failure else f"{who} {how}")
+        elif end.outcome is Outcome.GAVE_UP:
+            self._on_fatal(_fatal(failure, f"no worker became ready: the last one {how}"))
+
+    def _forget(self, channel: Channel) -> None:
+        """Close a channel, once or again."""
+        if not channel.is_closed:
+            self._selector.unregister(channel)
+            channel.close()
+
+    def mold_gone(self, generation: int) -> None:
+        """Take back what a mold that ended was asked for."""
+        for seat in self._table.seats:
+            if seat.state is State.SPAWNING and seat.generation == generation:
+                self._forget(self._links.pop(_key(seat)).channel)
+                self._table.unspawned(seat)
+
+
+_CONSEQUENCES = {
+    Outcome.GAVE_UP: "giving up",
+    Outcome.DROPPED: "giving the new code up",
+    Outcome.YIELDED: "there is no room beside the old worker, which goes first from now on",
+}
+
+
+def _key(seat: Seat) -> tuple[int, int]:
+    return seat.slot, seat.number
+
+
+def _lacks_memory(link: Link) -> bool:
+    """Whether a predictor could not be built for want of memory, of the machine or of a GPU."""
+    text = link.failure.message.lower() if link.failure else ""
+    return "out of memory" in text or "memoryerror" in text or "out_of_memory" in text
+
+
+def _fatal(failure: BootFailed | LoadFailed | None, otherwise: str) -> ObworkerError:
+    if isinstance(failure, LoadFailed):
+        return error_of(failure)
+    if failure is not None:
+        return BootError(failure.message, failure.hint)
+    return BootError(otherwise)
