@@ -1,0 +1,281 @@
+"""New code under a running service: HUP, what comes of broken code, and who gives way to whom."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from clients import Client, Load, Outcome
+from harness import Serve, Server, eventually
+
+VERSION = """
+import os, time
+{at_import}
+class Predictor:
+    def __init__(self):
+        {in_init}
+    def predict(self):
+        time.sleep(0.01)
+        return {{"version": {version}, "pid": os.getpid()}}
+"""
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def write(model: Path) -> Write:
+    """Write predictor.py anew, as somebody does who deploys."""
+
+    def write_version(version: int, at_import: str = "", in_init: str = "pass") -> None:
+        code = VERSION.format(version=version, at_import=at_import, in_init=in_init)
+        (model / "predictor.py").write_text(code)
+
+    write_version(1)
+    return write_version
+
+
+def version(server: Server) -> int:
+    answer = Client(server.port, keep=False).post()
+    assert answer.outcome is Outcome.ANSWERED, answer
+    return int(answer.json["version"])
+
+
+def generations(server: Server) -> list[str]:
+    """Return the generation of every mold and worker, as their titles tell."""
+    found = []
+    for process in psutil.Process(server.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            words = " ".join(process.cmdline()).split()
+            found += [word for word in words[:4] if word[0] == "g" and word[1:].isdigit()]
+    return sorted(found)
+
+
+def reload(server: Server, generation: int) -> None:
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(f"reloaded +generation {generation} ")
+
+
+def assert_nobody_noticed(load: Load) -> None:
+    bad = [r for r in load.stop() if r.outcome not in (Outcome.ANSWERED, Outcome.CLOSED)]
+    assert bad == []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("strategy", ["auto", "surge"])
+def test_new_code_is_served_and_nobody_notices(
+    serve: Serve, model: Path, write: Write, workers: int, strategy: str
+) -> None:
+    server = serve("--workers", str(workers), "--reload-strategy", strategy, str(model))
+    server.wait_until_ready(workers)
+    load = Load(server.port, 6)
+    eventually(lambda: len(load.results) > 50)
+    write(2, at_import="time.sleep(1)")
+    reload(server, 2)
+    assert version(server) == 2
+    assert_nobody_noticed(load)
+    assert generations(server) == ["g2"] * (workers + 1)
+    assert server.stop() == 0
+
+
+def test_a_worker_that_is_replaced_goes_first_where_that_is_asked_for(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    server = serve("--workers", "2", "--reload-strategy", "replace", str(model))
+    server.wait_until_ready(2)
+    old = {process.pid for process in server.workers().values()}
+    load = Load(server.port, 4)
+    eventually(lambda: len(load.results) > 50)
+    write(2, in_init="time.sleep(0.2)")
+    most = 0
+    server.signal(signal.SIGHUP)
+    while "reloaded " not in server.log():
+        most = max(most, len(server.workers()))
+    assert most <= 2
+    assert version(server) == 2
+    assert_nobody_noticed(load)
+    assert not old & {process.pid for process in server.workers().values()}
+
+
+@pytest.mark.parametrize(
+    ("at_import", "in_init", "reason"),
+    [
+        ("def def", "pass", "predictor.py:3: SyntaxError"),
+        ("1 / 0", "pass", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "pass", "exit"),
+        ("os._exit(0)", "pass", "exited with code 0"),
+        ("os.kill(os.getpid(), 9)", "pass", "killed by SIGKILL"),
+        ("import ctypes; ctypes.string_at(0)", "pass", "killed by SIGSEGV"),
+        ("", "1 / 0", "ZeroDivisionError"),
+        ("", "raise SystemExit(0)", "exit"),
+        ("", "os._exit(0)", "exited with code 0"),
+    ],
+)
+def test_broken_code_leaves_the_service_as_it_is(
+    serve: Serve, model: Path, write: Write, at_import: str, in_init: str, reason: str
+) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    before = {process.pid for process in server.workers().values()}
+    load = Load(server.port, 4)
+    eventually(lambda: len(load.results) > 50)
+    write(2, at_import, in_init)
+    server.signal(signal.SIGHUP)
+    failure = server.wait_for_log("reload failed: .*; generation 1 serves on")
+    assert reason in failure[0]
+    assert_nobody_noticed(load)
+    assert version(server) == 1
+    assert {process.pid for process in server.workers().values()} == before
+    eventually(lambda: generations(server) == ["g1"] * 3, what="the end of the new mold")
+    write(3)
+    reload(server, 3)
+    assert version(server) == 3
+    assert server.stop() == 0
+
+
+def test_the_newest_reload_wins(serve: Serve, model: Path, write: Write) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    write(2, at_import="time.sleep(600)")
+    server.signal(signal.SIGHUP)
+    eventually(lambda: "g2" in generations(server), what="the import of version 2")
+    write(3)
+    reload(server, 3)
+    assert version(server) == 3
+    assert generations(server) == ["g3"] * 3
+
+
+@pytest.mark.parametrize("where", ["at_import", "in_init"])
+def test_a_stop_wins_over_a_reload(serve: Serve, model: Path, write: Write, where: str) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    write(2, **{where: "open('begun', 'w').close(); time.sleep(600)"})
+    server.signal(signal.SIGHUP)
+    eventually((model / "begun").exists)
+    assert server.stop() == 0
+
+
+def test_a_reload_while_the_first_code_still_loads_loads_the_new_one(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    write(1, at_import="open('begun', 'w').close(); time.sleep(600)")
+    server = serve("--workers", "2", str(model))
+    eventually((model / "begun").exists)
+    write(2)
+    server.signal(signal.SIGHUP)
+    server.wait_until_ready(2)
+    assert version(server) == 2
+    assert generations(server) == ["g2"] * 3
+
+
+def test_a_reload_that_cannot_be_during_the_start_ends_it(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    write(1, at_import="open('begun', 'w').close(); time.sleep(600)")
+    server = serve(str(model))
+    eventually((model / "begun").exists)
+    write(2, at_import="1 / 0")
+    server.signal(signal.SIGHUP)
+    assert server.wait() == 4
+
+
+def test_a_slot_that_crashes_in_a_loop_is_healed_by_a_reload_at_once(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    write(1, in_init="os.path.exists('poison') and os._exit(1)")
+    server = serve(str(model)).wait_until_ready()
+    (model / "poison").touch()
+    server.workers()[0].kill()
+    server.wait_for_log(r"while it booted, .*; replacing it in [2-5]\.\d s")
+    write(2)
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reloaded +generation 2 ", within=2)
+    assert version(server) == 2
+
+
+def test_the_configuration_file_and_the_environment_file_are_read_again(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    code = "import os\n\n\nclass Predictor:\n    def predict(self): return os.environ['WHO']\n"
+    (model / "predictor.py").write_text(code)
+    (model / ".env").write_text("WHO=one\n")
+    config = tmp_path / "config.toml"
+    config.write_text("workers = 1\n")
+    server = serve("--config", str(config), str(model)).wait_until_ready()
+    assert Client(server.port, keep=False).post().text == "one"
+    (model / ".env").write_text("WHO=two\n")
+    config.write_text("workers = 3\n")
+    reload(server, 2)
+    assert Client(server.port, keep=False).post().text == "two"
+    eventually(lambda: len(server.workers()) == 3)
+    config.write_text("wokers = 3\n")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: .*'wokers'.*; generation 2 serves on")
+    assert Client(server.port, keep=False).post().text == "two"
+
+
+def kill_mold(server: Server) -> None:
+    for process in psutil.Process(server.pid).children():
+        if " ".join(process.cmdline()).startswith("obworker: mold "):
+            process.kill()
+
+
+def test_a_mold_that_died_is_made_again_and_the_workers_stay(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    before = {process.pid for process in server.workers().values()}
+    kill_mold(server)
+    eventually(lambda: server.log().count("imported ") == 2)
+    server.workers()[1].kill()
+    server.wait_until_ready(3)
+    after = {process.pid for process in server.workers().values()}
+    assert len(before & after) == 1
+    assert "reloaded" not in server.log()
+
+
+def test_code_that_has_changed_when_the_mold_died_is_rolled_out_and_never_mixed(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    write(2)
+    kill_mold(server)
+    server.wait_for_log("reloaded +generation 2 ")
+    assert "the code has changed since it was loaded" in server.log()
+    assert {version(server) for _ in range(10)} == {2}
+
+
+@pytest.mark.parametrize("preload", ["off", "auto"])
+def test_workers_import_by_themselves_where_a_fork_would_not_be_safe(
+    serve: Serve, model: Path, write: Write, preload: str
+) -> None:
+    thread = (
+        "import threading; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    )
+    write(1, at_import=thread + "\nopen(f'import-{os.getpid()}', 'w').close()")
+    server = serve("--workers", "2", "--preload", preload, str(model)).wait_until_ready(2)
+    workers = {process.pid for process in server.workers().values()}
+    imports = {int(path.name.split("-")[1]) for path in model.glob("import-*")}
+    assert workers <= imports
+    assert generations(server) == ["g1"] * 2
+    assert {process.ppid() for process in server.workers().values()} == {server.pid}
+    server.workers()[0].kill()
+    server.wait_until_ready(3)
+    write(2, at_import=thread)
+    reload(server, 2)
+    assert version(server) == 2
+    write(3, at_import="1 / 0")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: .*ZeroDivisionError.*; generation 2 serves on")
+    assert version(server) == 2
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("at_import", "in_init", "code"), [("1 / 0", "pass", 4), ("", "1 / 0", 3)])
+def test_a_start_without_a_mold_fails_with_the_same_codes(
+    serve: Serve, model: Path, write: Write, at_import: str, in_init: str, code: int
+) -> None:
+    write(1, at_import, in_init)
+    server = serve("--preload", "off", str(model))
+    assert server.wait() == code
+    assert "ZeroDivisionError" in server.log().splitlines()[-1]
