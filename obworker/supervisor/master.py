@@ -100,7 +100,8 @@ class Master:
         self._body_kind = "none"
         self._is_announced = False
         self._paused_size = 0
-        self._woken_due = 0.0
+        self._wake_due = 0.0
+        self._resume_due = 0.0
         self._error: ObworkerError | None = None
 
     def run(self) -> None:
@@ -137,8 +138,9 @@ class Master:
             self._generations.next_deadline,
             now + TICK,
         )
-        self._woken_due = min(deadline for deadline in deadlines if deadline is not None)
-        return max(0.0, self._woken_due - now)
+        due = min(deadline for deadline in deadlines if deadline is not None)
+        self._wake_due = max(now, due, self._resume_due)
+        return self._wake_due - now
 
     def _reap(self) -> None:
         while (pid := linux.next_ended()) is not None:
@@ -166,8 +168,10 @@ class Master:
 
     def _act(self) -> None:
         now = time.monotonic()
+        if now >= self._wake_due + LATE:
+            self._resume_due = now + TICK
         self._workers.observe()
-        if now < self._woken_due + LATE or self._table.stopping:
+        if now >= self._resume_due:
             self._generations.tend(now)
             self._workers.act(now)
         self._workers.publish()
