@@ -118,7 +118,12 @@ class Leaving:
 
 @dataclasses.dataclass(frozen=True)
 class Drain:
-    """Accept nothing more, answer what has come, exit."""
+    """Accept nothing more, answer what has come, exit.
+
+    `empty_queue` says to take first what waits in the listener's queue: nobody else will.
+    """
+
+    empty_queue: bool
 
 
 Message = (

@@ -165,7 +165,7 @@ class Workers:
 
     def _drain(self, seat: Seat) -> None:
         self._table.drain(seat, time.monotonic())
-        self._links[_key(seat)].channel.send(Drain())
+        self._links[_key(seat)].channel.send(Drain(empty_queue=self._table.stopping))
 
     def _dump(self, seat: Seat) -> None:
         """Have a worker that does not do its work show where it is, and end it."""

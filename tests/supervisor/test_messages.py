@@ -12,11 +12,13 @@ from obworker.supervisor.messages import (
     BootFailed,
     Channel,
     Drain,
+    Leaving,
     Load,
     Loaded,
     LoadFailed,
     Message,
     Ready,
+    Recycle,
     Spawn,
     Spawned,
     decode,
@@ -26,14 +28,16 @@ from obworker.supervisor.messages import (
 
 MESSAGES: list[Message] = [
     Load(3, "package.module:function", {"path": "/m", "name": None}, {"timeout": 1.5}, "./model"),
-    Loaded(0.25, [["predictor", "Predictor()"], ["onnx", "a.onnx"]], "json"),
+    Loaded(0.25, [["predictor", "Predictor()"], ["onnx", "a.onnx"]], "json", ["a thread"], "f00"),
     LoadFailed("message", "hint", 4, "trace\nback"),
     LoadFailed("message", None, 4, ""),
-    Spawn(2, {"CUDA_VISIBLE_DEVICES": ""}, 4, "worker 2"),
+    Spawn(2, 1, {"CUDA_VISIBLE_DEVICES": ""}, 4, "worker 2"),
     Spawned(123),
     Ready(),
     BootFailed("数字 \udcff", None, "…"),
-    Drain(),
+    Recycle("has served 7 requests"),
+    Leaving("run() failed"),
+    Drain(empty_queue=True),
 ]
 
 
@@ -93,13 +97,13 @@ def test_the_end_of_the_other_side_comes_after_its_last_message() -> None:
     ours.close()
     assert theirs.receive() == (Ready(), None)
     assert theirs.receive() == (None, None)
-    assert not theirs.send(Drain())
+    assert not theirs.send(Drain(empty_queue=False))
     theirs.close()
 
 
 def test_an_end_with_unread_messages_on_the_other_side_is_an_end() -> None:
     ours, theirs = Channel.pair()
-    theirs.send(Drain())
+    theirs.send(Drain(empty_queue=False))
     ours.close()
     assert theirs.receive() == (None, None)
     theirs.close()
@@ -108,7 +112,7 @@ def test_an_end_with_unread_messages_on_the_other_side_is_an_end() -> None:
 def test_a_channel_carries_the_end_of_another() -> None:
     ours, theirs = Channel.pair()
     near, far = Channel.pair()
-    order = Spawn(0, {}, 1, "worker 0")
+    order = Spawn(0, 0, {}, 1, "worker 0")
     ours.send(order, end=far)
     far.close()
     message, end = theirs.receive()
