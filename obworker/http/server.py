@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from obworker import log
 from obworker.http.connection import Connection
+from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.queue import Executors
 from obworker.http.service import Service, Timeouts
@@ -51,6 +52,7 @@ class Server:
         *,
         threads: int | None = None,
         must_queue: Callable[[str, str], bool] = _always,
+        monitor: Monitor = UNWATCHED,
         on_overdue: Callable[[Cycle], None],
     ) -> None:
         self.executors = Executors(threads or settings.threads, on_free=self._end_yield)
@@ -68,6 +70,7 @@ class Server:
             timeouts=Timeouts.of(settings),
             must_queue=must_queue,
             loop=self._loop,
+            monitor=monitor,
             log_access=self._log_access if settings.access_log else None,
             on_overdue=on_overdue,
             on_opened=self._connections.add,
@@ -177,6 +180,7 @@ class Server:
     def _tick(self) -> None:
         self._loop.call_later(TICK, self._tick)
         now = time.monotonic()
+        self._service.monitor.beat(now)
         for connection in list(self._connections):
             connection.check(now)
         self._note_drained()

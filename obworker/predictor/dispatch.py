@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
+from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json, identify
 from obworker.predictor.streaming import Continued, Stream
@@ -83,6 +84,7 @@ class Application:
         self, context: Context, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
         request_id.set(environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"))
+        extension.set(environ.get("obworker.extend_deadline"))
         call = Call(environ)
         body: Iterable[bytes] = ()
         try:
