@@ -1,13 +1,15 @@
 """Serve a predictor.py over HTTP with supervised, GPU-pinned workers.
 
-A predictor.py needs two names: ``run`` to serve its class when it is executed as a script,
-and ``emit_event`` to report something about the current request.
+A predictor.py needs three names: ``run`` to serve its class when it is executed as a script,
+``emit_event`` to report something about the current request, and ``extend_deadline`` to give it
+more time.
 """
 
+from obworker.predictor.deadline import extend_deadline
 from obworker.predictor.events import emit_event
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "emit_event", "run"]
+__all__ = ["__version__", "emit_event", "extend_deadline", "run"]
 
 
 def run(predictor: type) -> None:

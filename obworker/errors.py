@@ -50,6 +50,10 @@ class InjectionError(LoadError):
     """A signature asks for something that nothing can fill."""
 
 
+class Unhealthy(Exception):
+    """The predictor says that it cannot serve; the message says why."""
+
+
 class RequestError(Exception):
     """A request that cannot be served; knows the status to answer it with (RFC 9110 15)."""
 

@@ -6,11 +6,14 @@ On a terminal a line is what a person wants to read; elsewhere it has time, proc
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import TextIO
 
 TERMINAL_FORMAT = "%(message)s"
 FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
+
+_SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class _Formatter(logging.Formatter):
@@ -39,3 +42,8 @@ def access_line(
 ) -> str:
     """Format a request as the access log shows it; `sent` is bytes, `duration` seconds."""
     return f'{client} [{when}] "{request_line}" {status} {sent} {duration * 1000:.1f}ms\n'
+
+
+def safe_id(text: str) -> str:
+    """Return what a client calls its request where a line or a header can hold it, else nothing."""
+    return text if text and _SAFE_ID.fullmatch(text) else ""

@@ -166,8 +166,8 @@ class Settings:
     health_timeout: float = option(
         "--health-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Health",
         default=5.0,
-        help="Longest health() may take; longer is a failure, and three in a row replace the"
-        " worker.",
+        help="Longest health() may take; longer replaces the worker, as three failures in a row"
+        " do.",
     )
     control_socket: str | None = option(
         "--control-socket", metavar="PATH", parse=nonempty, group="Health",

@@ -13,11 +13,14 @@ import uvloop
 from harness import eventually
 
 from obworker.http.cycle import Application, Cycle
+from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
 from obworker.http.server import Server
 from obworker.settings import Settings
 
 TIMEOUT = 10.0
+# The path of what is answered on the loop's thread.
+AT_ONCE = "/at-once"
 
 
 class Reply(NamedTuple):
@@ -114,10 +117,16 @@ class Client:
 class Running:
     """A server at work."""
 
-    def __init__(self, app: Application, listener: socket.socket, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: Application,
+        listener: socket.socket,
+        settings: Settings,
+        monitor: Monitor = UNWATCHED,
+    ) -> None:
         self.overdue: list[Cycle] = []
         self.drained = threading.Event()
-        self._listener = listener
+        self.listener = listener
         self._address = listener.getsockname()
         self._family = listener.family
         self._clients: list[Client] = []
@@ -125,15 +134,24 @@ class Running:
         self._loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(lambda _, context: self._errors.append(context))
         started = threading.Event()
-        run = self._run(app, settings, started)
+        run = self._run(app, settings, monitor, started)
         self._thread = threading.Thread(
             target=self._loop.run_until_complete, args=(run,), daemon=True
         )
         self._thread.start()
         assert started.wait(TIMEOUT)
 
-    async def _run(self, app: Application, settings: Settings, started: threading.Event) -> None:
-        self.server = Server(app, self._listener, settings, on_overdue=self.overdue.append)
+    async def _run(
+        self, app: Application, settings: Settings, monitor: Monitor, started: threading.Event
+    ) -> None:
+        self.server = Server(
+            app,
+            self.listener,
+            settings,
+            must_queue=lambda _, path: path != AT_ONCE,
+            monitor=monitor,
+            on_overdue=self.overdue.append,
+        )
         self._stopping = asyncio.Event()
         self.server.executors.start()
         self.server.start()
@@ -171,8 +189,8 @@ class Running:
         self._loop.call_soon_threadsafe(run)
         assert done.wait(TIMEOUT)
 
-    def drain(self) -> None:
-        self.call(self.server.drain)
+    def drain(self, *, empty_queue: bool = True) -> None:
+        self.call(lambda: self.server.drain(empty_queue=empty_queue))
 
     def stop(self) -> None:
         """End it; the clients leave first: whatever keeps a connection after that is a fault."""
@@ -187,9 +205,9 @@ class Running:
         assert not self._errors
 
     def _end(self) -> None:
-        if self._listener.fileno() != -1:
-            self._loop.remove_reader(self._listener.fileno())
-            self._listener.close()
+        if self.listener.fileno() != -1:
+            self._loop.remove_reader(self.listener.fileno())
+            self.listener.close()
         self._stopping.set()
 
 

@@ -11,10 +11,10 @@ five states, and its deadline belongs to the state:
     LINGERING   our half is closed; waits for the client to close its own (RFC 9112 9.6)
 
 There are no timers: the server looks at every connection's deadline four times a second. As long
-as something waits to be sent, the state's deadline waits too: what counts then is that the client
-goes on reading. Requests that arrive while one is answered wait in order, and reading stops until
-they are served; the next is not begun before the client has read the last response, so one that
-pipelines without end holds one read's worth of memory.
+as something waits to be sent, the deadline waits too, and the cycle's is moved: what counts then is
+that the client goes on reading. Requests that arrive while one is answered wait in order, and
+reading stops until they are served; the next is not begun before the client has read the last
+response, so one that pipelines without end holds one read's worth of memory.
 
 A connection that is lost lives on until its cycle has ended: a predict that is stuck is found even
 if its client has left, and a server that drains waits for it.
@@ -37,6 +37,7 @@ from obworker.errors import GatewayTimeout, RequestError, RequestTimeout, Servic
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, make_environ
+from obworker.http.monitor import UNWATCHED
 from obworker.http.parser import Request, RequestParser
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Connection(asyncio.Protocol):
         """Let the cycle go on, or the next one begin."""
         self._write_paused = False
         if self._cycle is not None:
-            self._cycle.excuse(time.monotonic() - self._paused_since)
+            self._excuse(self._cycle, time.monotonic())
             self._cycle.make_room()
         elif self.state is not State.LINGERING:
             self._advance()
@@ -178,7 +179,9 @@ class Connection(asyncio.Protocol):
         if not self._lost and self._client_stalls(now):
             self._transport.abort()
         elif self._cycle is not None:
-            if self._lost or not self._write_paused:
+            if self._write_paused and not self._lost:
+                self._excuse(self._cycle, now)
+            else:
                 self._check_cycle(self._cycle, now)
         elif self._unsent:
             if self.state is State.LINGERING:  # its time counts from the last byte
@@ -247,11 +250,17 @@ class Connection(asyncio.Protocol):
             self._refuse(ServiceUnavailable(ENDING))
             return
         environ = make_environ(self._base, request)
-        self._cycle = cycle = Cycle(service.application, environ, request, self)
-        if service.must_queue(request.method, environ["PATH_INFO"]):
-            service.executors.submit(cycle.run)
-        else:
-            service.executors.run_now(cycle.run)
+        queued = service.must_queue(request.method, environ["PATH_INFO"])
+        self._cycle = cycle = Cycle(
+            service.application,
+            environ,
+            request,
+            self,
+            timeout=service.timeouts.request,
+            monitor=service.monitor if queued else UNWATCHED,
+        )
+        run = service.executors.submit if queued else service.executors.run_now
+        run(cycle.run)
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
@@ -298,10 +307,16 @@ class Connection(asyncio.Protocol):
                 self._resume_reading()
             self._advance()
 
+    def _excuse(self, cycle: Cycle, now: float) -> None:
+        """Do not count the time since the pause, or since the last look at it."""
+        cycle.excuse(now - self._paused_since)
+        self._paused_since = now
+
     def _check_cycle(self, cycle: Cycle, now: float) -> None:
-        """Give a predict up that is past its deadline, which counts from its start."""
-        if cycle.started is None or now < cycle.started + self._service.timeouts.request:
+        """Give a predict up that is past its deadline."""
+        if now < cycle.deadline:
             return
+        cycle.leave_predict()
         self._service.executors.finished()
         if cycle.head_sent:
             cycle.cut_short()

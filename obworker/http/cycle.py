@@ -7,11 +7,16 @@ over when the one before it has left for the socket, so a slow reader holds back
 instead of filling memory. When the client has gone the next part raises, and the body's `close`
 runs, as PEP 3333 asks. `Outlet.finish` is called once, whatever happens, and is the last thing a
 cycle does: who waits for the cycle waits for the body's `close`, too.
+
+The deadline is an instant, which predict may move (`obworker.extend_deadline` in the environ), and
+each part of a stream does. It moves one way only: what predict was once given it keeps. The cycle
+does not act on it; its connection does, and ends the cycle's time in predict by `leave_predict`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,8 +25,10 @@ from typing import Protocol
 
 from obworker.http import response
 from obworker.http.environ import Environ
+from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
 from obworker.http.response import Framing, Headers
+from obworker.log import safe_id
 
 logger = logging.getLogger("obworker.http")
 
@@ -56,14 +63,23 @@ class Outlet(Protocol):
 
 
 class Cycle:
-    """Runs the application for one request."""
+    """Runs the application for one request; `timeout` counts from its start."""
 
     def __init__(
-        self, application: Application, environ: Environ, request: Request, outlet: Outlet
+        self,
+        application: Application,
+        environ: Environ,
+        request: Request,
+        outlet: Outlet,
+        *,
+        timeout: float = math.inf,
+        monitor: Monitor = UNWATCHED,
     ) -> None:
         self.request = request
+        self.request_id = safe_id(environ.get("HTTP_X_REQUEST_ID", ""))
         self.received = time.monotonic()
         self.started: float | None = None
+        self.deadline = math.inf
         self.status = 0
         self.sent = 0
         self.keep_alive = False
@@ -73,6 +89,11 @@ class Cycle:
         self._application = application
         self._environ = environ
         self._outlet = outlet
+        self._timeout = timeout
+        self._monitor = monitor
+        self._in_predict = False
+        # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order.
+        self._lock = threading.Lock()
         self._status_line = ""
         self._headers: Headers = []
         self._framing = Framing.CLOSE
@@ -93,6 +114,7 @@ class Cycle:
             logger.exception("the application failed on %s", self.request.line)
             rest = self._fail()
         finally:
+            self.leave_predict()
             self._outlet.finish(self, rest)
 
     @property
@@ -112,10 +134,22 @@ class Cycle:
         if self._room is not None:
             self._room.set()
 
+    def extend_deadline(self, seconds: float) -> None:
+        """Let predict take `seconds` from now, where it has less time; any thread may ask."""
+        with self._lock:
+            self._move_deadline(max(self.deadline, time.monotonic() + seconds))
+
     def excuse(self, seconds: float) -> None:
         """Do not count the time in which the client held the response up."""
-        if self.started is not None:
-            self.started += seconds
+        with self._lock:
+            self._move_deadline(self.deadline + seconds)
+
+    def leave_predict(self) -> None:
+        """Count the request as over; what happens to its deadline later is of no interest."""
+        with self._lock:
+            if self._in_predict:
+                self._in_predict = False
+                self._monitor.ended(self)
 
     def lose_client(self) -> None:
         """Make the next part raise; called when nobody will read it."""
@@ -126,13 +160,31 @@ class Cycle:
         """Run the application; return what is left to send."""
         if self.client_gone:
             raise ClientGoneError
-        body = self._application(self._environ, self._start_response)
+        environ = self._enter_predict()
+        body = self._application(environ, self._start_response)
         try:
             if type(body) is list and len(body) == 1 and not self.head_sent:
                 return self._frame_whole(body[0])
             return self._send_parts(body)
         finally:
             self._close(body)
+
+    def _enter_predict(self) -> Environ:
+        """Let the deadline begin; return the environ, which knows how to move it."""
+        assert self.started is not None
+        self.deadline = self.started + self._timeout
+        self._monitor.begun(self)
+        self._in_predict = True  # from here on the monitor may hear more of it, and from the loop
+        environ = self._environ
+        # Two that refer to each other would keep the request's body until a garbage collection.
+        del self._environ
+        environ["obworker.extend_deadline"] = self.extend_deadline
+        return environ
+
+    def _move_deadline(self, deadline: float) -> None:
+        if self._in_predict and deadline != self.deadline:
+            self.deadline = deadline
+            self._monitor.extended(self)
 
     def _close(self, body: Iterable[bytes]) -> None:
         """Close the body; the response is as good as it was, whatever that raises."""
@@ -237,7 +289,7 @@ class Cycle:
             self._room.clear()
         if self.client_gone:
             raise ClientGoneError
-        self.started = time.monotonic()  # the deadline is about the next part from now on
+        self.extend_deadline(self._timeout)  # it is about the next part from now on
 
     def _fail(self) -> bytes:
         """Return a 500 where nothing was sent yet; else the connection is cut, so that it shows."""

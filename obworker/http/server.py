@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from obworker import log
 from obworker.http.connection import Connection
+from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.queue import Executors
 from obworker.http.service import Service, Timeouts
@@ -51,6 +52,7 @@ class Server:
         *,
         threads: int | None = None,
         must_queue: Callable[[str, str], bool] = _always,
+        monitor: Monitor = UNWATCHED,
         on_overdue: Callable[[Cycle], None],
     ) -> None:
         self.executors = Executors(threads or settings.threads, on_free=self._end_yield)
@@ -68,6 +70,7 @@ class Server:
             timeouts=Timeouts.of(settings),
             must_queue=must_queue,
             loop=self._loop,
+            monitor=monitor,
             log_access=self._log_access if settings.access_log else None,
             on_overdue=on_overdue,
             on_opened=self._connections.add,
@@ -87,15 +90,21 @@ class Server:
         self._watch_listener()
         self._tick()
 
-    def drain(self) -> None:
-        """Stop accepting, answer what has come, then set `drained`."""
+    def drain(self, *, empty_queue: bool) -> None:
+        """Stop accepting, answer what has come, then set `drained`.
+
+        `empty_queue` says that nobody else will accept what waits in the listener's queue.
+        """
         if self._service.draining:
             return
         self._service.draining = True
         now = time.monotonic()
         for connection in self._connections:
             connection.drain(now)
-        self._loop.call_later(ACCEPT_GRACE, self._close_listener)
+        if empty_queue:
+            self._loop.call_later(ACCEPT_GRACE, self._empty_listener)
+        else:
+            self._leave_listener()
 
     def refuse_queued(self) -> None:
         """Answer 503 to what waits for a thread, and to what comes: nothing more is begun."""
@@ -152,18 +161,20 @@ class Server:
         except OSError as error:  # the client left already
             logger.debug("a connection ended before it began: %s", error)
 
-    def _close_listener(self) -> None:
-        """Take what the kernel has accepted for us, then let go of the listener.
+    def _empty_listener(self) -> None:
+        """Take what the kernel has accepted for us, then let go of the listener."""
+        while self._accept():
+            pass
+        self._leave_listener()
 
-        Never shutdown(): the queue belongs to all workers.
-        """
+    def _leave_listener(self) -> None:
+        """Accept no more. Never shutdown(): the queue belongs to all workers."""
         if self._listener is None:
             return
         self._loop.remove_reader(self._listener.fileno())
-        while self._accept():
-            pass
         self._listener.close()
         self._listener = None
+        self._note_drained()
 
     def _log_access(self, connection: Connection, cycle: Cycle) -> None:
         try:
@@ -177,6 +188,7 @@ class Server:
     def _tick(self) -> None:
         self._loop.call_later(TICK, self._tick)
         now = time.monotonic()
+        self._service.monitor.beat(now)
         for connection in list(self._connections):
             connection.check(now)
         self._note_drained()

@@ -15,6 +15,7 @@ from obworker.http.parser import Limits
 
 if TYPE_CHECKING:
     from obworker.http.connection import Connection
+    from obworker.http.monitor import Monitor
     from obworker.http.queue import Executors
     from obworker.settings import Settings
 
@@ -49,6 +50,7 @@ class Service:
     timeouts: Timeouts
     loop: asyncio.AbstractEventLoop
     must_queue: Callable[[str, str], bool]
+    monitor: Monitor
     log_access: Callable[[Connection, Cycle], None] | None
     on_overdue: Callable[[Cycle], None]
     on_opened: Callable[[Connection], None]

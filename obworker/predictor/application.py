@@ -22,7 +22,14 @@ from obworker.predictor.arguments import (
 )
 from obworker.predictor.dispatch import Application, Config, reaches_predict
 from obworker.predictor.failures import Failures
-from obworker.predictor.injection import Plan, has_background_run, plan_init, plan_predict
+from obworker.predictor.health import HealthCheck
+from obworker.predictor.injection import (
+    Plan,
+    has_background_run,
+    health_method,
+    plan_init,
+    plan_predict,
+)
 from obworker.predictor.onnx import find_model, open_session
 from obworker.predictor.traces import locate, summarise, trim, user_traceback
 
@@ -44,6 +51,7 @@ class Blueprint:
     predict: Plan
     model: Path | None
     has_run: bool
+    health: str | None
     environment: Environment
 
     @property
@@ -56,6 +64,8 @@ class Blueprint:
             lines.append(("onnx", os.path.relpath(self.model, self.file.parent)))
         if self.has_run:
             lines.append(("background", f"{name}.run()"))
+        if self.health is not None:
+            lines.append(("health", f"{name}.{self.health}()"))
         return lines
 
     @property
@@ -91,6 +101,7 @@ class Blueprint:
             Failures(directory, shows_tracebacks=not in_production),
             most_calls=config.most_calls,
             prepare=make_request if in_flask and "request" not in names else None,
+            check_health=self._health_check(instance),
         )
 
     def wind_up(self, timeout: float) -> None:
@@ -111,6 +122,12 @@ class Blueprint:
         if isinstance(error, SystemExit):
             return f"{place}: {self.init.title} called sys.exit({error.code!r})"
         return f"{place}: {self.init.title} raised {summarise(error)}"
+
+    def _health_check(self, instance: object) -> HealthCheck | None:
+        if self.health is None:
+            return None
+        title = f"{self.predictor.__name__}.{self.health}()"
+        return HealthCheck(getattr(instance, self.health), title, self.file.parent)
 
     def _run(self, run: Callable[[], object], on_fatal: Callable[[], None] | None) -> None:
         try:
@@ -171,6 +188,7 @@ def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> 
         predict=plan_predict(predictor),
         model=find_model(file.parent, model) if "onnx" in init.names else None,
         has_run=has_background_run(predictor),
+        health=health_method(predictor),
         environment=Environment(environment),
     )
 

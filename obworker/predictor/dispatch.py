@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
+from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json, identify
 from obworker.predictor.streaming import Continued, Stream
@@ -50,7 +51,8 @@ class Application:
     """Serves one predictor; a plain WSGI application (PEP 3333) for any server.
 
     At most `most_calls` are in predict at once: a server that has no more threads than that never
-    waits in here. `prepare` is called before predict.
+    waits in here. `prepare` is called before predict. `check_health`, where the predictor has an
+    opinion on that, raises Unhealthy; it is to be called as predict is, from one of its threads.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Application:
         *,
         most_calls: int | None = None,
         prepare: Callable[[Call], object] | None = None,
+        check_health: Callable[[], None] | None = None,
     ) -> None:
         self.most_calls = most_calls
+        self.check_health = check_health
         self._predict = predict
         self._binding = binding
         self._prepare = prepare
@@ -83,6 +87,7 @@ class Application:
         self, context: Context, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
         request_id.set(environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"))
+        extension.set(environ.get("obworker.extend_deadline"))
         call = Call(environ)
         body: Iterable[bytes] = ()
         try:

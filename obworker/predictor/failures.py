@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import uuid
 from http import HTTPStatus
@@ -13,6 +12,7 @@ import orjson
 from werkzeug.exceptions import HTTPException
 
 from obworker.errors import RequestError
+from obworker.log import safe_id
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.traces import trim, user_traceback
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 INTERNAL = "Internal Server Error"
-# What may be echoed into a header and a log line as it came.
-_SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 log = logging.getLogger("obworker.predictor")
 
@@ -95,8 +93,7 @@ class Failures:
 def identify(environ: WSGIEnvironment) -> str:
     """Return the id that the request came with, else a new one."""
     for key in ("HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
-        id_: str = environ.get(key, "")
-        if _SAFE_ID.fullmatch(id_):
+        if id_ := safe_id(environ.get(key, "")):
             return id_
     return uuid.uuid4().hex
 

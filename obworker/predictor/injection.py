@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 INIT_NAMES = ("onnx", "config")
+HEALTH_NAMES = ("health", "is_ready")
 PREDICT_NAMES = ("json", "payload", "data", "params", "args", "headers", "request")
 
 Source = TypeVar("Source")
@@ -80,15 +81,26 @@ def plan_predict(predictor: type) -> Plan:
 
 
 def has_background_run(predictor: type) -> bool:
-    """Say whether `predictor` has a ``run(self)``; one that needs more is a method of its own."""
-    if not callable(inspect.getattr_static(predictor, "run", None)):
+    """Say whether `predictor` has a ``run(self)``."""
+    return _takes_nothing(predictor, "run")
+
+
+def health_method(predictor: type) -> str | None:
+    """Return which method of `predictor` tells its health, if any does."""
+    return next((name for name in HEALTH_NAMES if _takes_nothing(predictor, name)), None)
+
+
+def _takes_nothing(predictor: type, name: str) -> bool:
+    """Say whether a method can be called as it is; one that needs more is the user's own."""
+    if not callable(inspect.getattr_static(predictor, name, None)):
         return False
-    title = f"{predictor.__name__}.run"
-    method = _bound(predictor, "run", title)
-    parameters = _signature(method, title).parameters.values()
+    title = f"{predictor.__name__}.{name}"
+    method = _bound(predictor, name, title)
+    if not all(map(_is_optional, _signature(method, title).parameters.values())):
+        return False
     if inspect.iscoroutinefunction(method):
-        raise InjectionError(f"{title} is async def; it must be a plain function: def run(self)")
-    return all(_is_optional(parameter) for parameter in parameters)
+        raise InjectionError(f"{title} is async def; it must be a plain function: def {name}(self)")
+    return True
 
 
 def _bound(predictor: type, name: str, title: str) -> Callable[..., object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # One whose model alone is above the limit would be replaced for ever, and as fast as it boots.
@@ -18,15 +19,15 @@ class Recycling:
 
     @classmethod
     def draw(
-        cls, max_requests: int, jitter: int | None, max_memory: int, chance: float
+        cls, max_requests: int, jitter: int | None, max_memory: int, chance: Callable[[], float]
     ) -> Recycling:
         """Return the limits of a new worker.
 
         `jitter` is by how much `max_requests` is raised at most, None for a tenth of it; `chance`
-        is from 0 to 1. Without it, workers that began together would be replaced together.
+        gives numbers from 0 to 1. Without it, workers that began together would end together.
         """
         most = int(max_requests * JITTER) if jitter is None else jitter
-        return cls(max_requests + round(most * chance) if max_requests else 0, max_memory)
+        return cls(max_requests + round(most * chance()) if max_requests else 0, max_memory)
 
     def why(self, *, requests: int, memory: int, served_for: float) -> str:
         """Say why the worker is to be replaced, empty where it is not."""

@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+import psutil
 import threadpoolctl
 import uvloop
 
@@ -30,7 +31,18 @@ from obworker.http.environ import Environ
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
-from obworker.supervisor.messages import BootFailed, Channel, Leaving, Ready, Spawn
+from obworker.supervisor.health_checks import HealthChecks
+from obworker.supervisor.messages import (
+    BootFailed,
+    Channel,
+    Drain,
+    Leaving,
+    Ready,
+    Recycle,
+    Spawn,
+)
+from obworker.supervisor.recycling import Recycling
+from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
 
 logger = logging.getLogger("obworker.worker")
@@ -46,6 +58,7 @@ REFUSING_AFTER = 0.9
 # The master kills a worker that is late. One that drains without the master's knowledge ends by
 # itself so much later, so that of the two it is always the master who says why.
 UNNOTICED_MARGIN = 1.0
+RECYCLING_INTERVAL = 0.25
 
 
 class Predictions(Protocol):
@@ -54,6 +67,10 @@ class Predictions(Protocol):
     @property
     def most_calls(self) -> int | None:
         """How many threads may call it."""
+
+    @property
+    def check_health(self) -> Callable[[], None] | None:
+        """What raises Unhealthy where the predictor is not well, if it can tell."""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -188,22 +205,27 @@ class Worker:
     async def serve(self, application: Predictions) -> int:
         """Serve until drained; return the exit code."""
         loop = asyncio.get_running_loop()
-        context = self._context
+        context, settings = self._context, self._context.settings
         self._server = Server(
             application,
             context.listener,
-            context.settings,
-            threads=threads_for(application, context.settings),
+            settings,
+            threads=threads_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
             on_overdue=self._overdue,
+            monitor=RowMonitor(self._row),
         )
         self._server.executors.start()
         self._listen()
         loop.add_signal_handler(signal.SIGTERM, self._leave, "was told to stop by SIGTERM")
         loop.add_signal_handler(signal.SIGQUIT, leave, EXIT_DRAINED)
-        loop.add_reader(self._channel.fileno(), self._finish, loop)
+        loop.add_reader(self._channel.fileno(), self._read_order, loop)
         self._channel.send(Ready())
         self._fatal.add_done_callback(lambda _: loop.call_soon_threadsafe(self._run_failed))
+        self._watches = [
+            loop.create_task(self._check_health(application)),
+            loop.create_task(self._watch_limits(time.monotonic())),
+        ]
         await self._server.drained.wait()
         context.blueprint.wind_up(WIND_UP_TIMEOUT)
         return self._code
@@ -215,42 +237,89 @@ class Worker:
         except OSError as error:
             raise BootError(f"cannot listen: {error.strerror}") from error
 
-    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Finish, for a Drain or for the end of file that the master's death leaves."""
-        loop.remove_reader(self._channel.fileno())
-        self._channel.receive()
-        self._drain()
+    # what may end it
 
-    def _leave(self, reason: str) -> None:
-        """Answer what has come, and make room for another worker."""
-        self._channel.send(Leaving(reason))
-        self._drain()
+    def _read_order(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Drain as the master says, or because the master is gone."""
+        loop.remove_reader(self._channel.fileno())
+        message, _ = self._channel.receive()
+        self._drain(empty_queue=message.empty_queue if isinstance(message, Drain) else True)
 
     def _run_failed(self) -> None:
         self._code = EXIT_LOST
         self._leave("run() failed")
 
-    def _drain(self) -> None:
+    async def _check_health(self, application: Predictions) -> None:
+        settings = self._context.settings
+        self._health = HealthChecks(
+            application.check_health,
+            self._server.executors,
+            interval=settings.health_interval,
+            timeout=settings.health_timeout,
+            on_unhealthy=self._unhealthy,
+        )
+        await self._health.run()
+
+    def _unhealthy(self, reason: str) -> None:
+        if self._health.holds_thread:
+            self._lose_thread()
+        self._code = EXIT_LOST
+        self._leave(reason)
+
+    async def _watch_limits(self, since: float) -> None:
+        """Ask to be replaced when there is a reason to, and serve on until then."""
+        settings = self._context.settings
+        recycling = Recycling.draw(
+            settings.max_requests,
+            settings.max_requests_jitter,
+            settings.max_worker_memory,
+            chance=random.random,
+        )
+        process = psutil.Process()
+        while not (
+            reason := recycling.why(
+                requests=self._row.requests,
+                memory=process.memory_info().rss,
+                served_for=time.monotonic() - since,
+            )
+        ):
+            await asyncio.sleep(RECYCLING_INTERVAL)
+        self._channel.send(Recycle(reason))
+
+    def _overdue(self, cycle: Cycle) -> None:
+        """Say what a predict is that never came back, and make room for a worker that works."""
+        age = time.monotonic() - cycle.received
+        logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
+        self._lose_thread()
+        self._code = EXIT_LOST
+        self._leave("a predict is past its deadline")
+
+    def _lose_thread(self) -> None:
+        """Say what every thread is doing, one of which is lost.
+
+        Without another, what is queued has nobody to wait for.
+        """
+        faulthandler.dump_traceback(all_threads=True)
+        self._stuck += 1
+        if self._stuck >= self._server.executors.threads:
+            self._server.refuse_queued()
+
+    # how it ends
+
+    def _leave(self, reason: str) -> None:
+        """Answer what has come, and make room for another worker."""
+        self._channel.send(Leaving(reason))
+        self._drain(empty_queue=False)
+
+    def _drain(self, *, empty_queue: bool) -> None:
         """Answer what has come, but not for ever: nobody else may know that this worker leaves.
 
         What is still queued near the end gets a 503: it is nobody's fault but the time's.
         """
+        for watch in self._watches:
+            watch.cancel()
         loop = asyncio.get_running_loop()
         graceful = self._context.settings.graceful_timeout
         loop.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
         loop.call_later(graceful + UNNOTICED_MARGIN, leave, EXIT_LOST)
-        self._server.drain()
-
-    def _overdue(self, cycle: Cycle) -> None:
-        """Say what a predict is that never came back, and make room for a worker that works.
-
-        Its thread is lost. Without another, what is queued has nobody to wait for.
-        """
-        age = time.monotonic() - cycle.received
-        logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
-        faulthandler.dump_traceback(all_threads=True)
-        self._code = EXIT_LOST
-        self._stuck += 1
-        if self._stuck >= self._server.executors.threads:
-            self._server.refuse_queued()
-        self._leave("a predict is past its deadline")
+        self._server.drain(empty_queue=empty_queue)

@@ -10,22 +10,29 @@ import pytest
 from wire import Running, StartServer
 
 from obworker.http.cycle import Application
+from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.settings import Settings
 
 
 @pytest.fixture
 def start() -> Iterator[StartServer]:
-    """Start servers: `start(app, listener=None, **settings)`.
+    """Start servers: `start(app, listener=None, monitor=UNWATCHED, **settings)`.
 
     A test fails where a connection outlives its client or the loop reports an error.
     """
     running: list[Running] = []
 
-    def start(app: Application, listener: socket.socket | None = None, **settings: Any) -> Running:
+    def start(
+        app: Application,
+        listener: socket.socket | None = None,
+        monitor: Monitor = UNWATCHED,
+        **settings: Any,
+    ) -> Running:
         if listener is None:
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
-        running.append(Running(app, listener, Settings(**{"access_log": False, **settings})))
+        full = Settings(**{"access_log": False, **settings})
+        running.append(Running(app, listener, full, monitor))
         return running[-1]
 
     yield start

@@ -528,11 +528,14 @@ class TestSlowReaders:
         client = server.connect(receive_buffer=4096)
         client.get()
         eventually(lambda: only(server)._write_paused)
+        cycle = only(server)._cycle
+        assert cycle
+        before = cycle.deadline
         let_pass(server, 20.0)
         assert not server.overdue
-        started = only(server)._cycle.started  # type: ignore[union-attr]
+        assert cycle.deadline > before + 19.0  # others go by it, too
         client.read_head()
-        while only(server)._cycle.started == started:  # type: ignore[union-attr]
+        while only(server)._write_paused:
             client.read_chunk()
         client.close()
         assert app.closed.wait(TIMEOUT)
@@ -626,6 +629,43 @@ class TestDeadline:
         assert first.read_reply().status == 504
         app.release.set()
         assert second.read_reply().status == 200
+
+    def test_it_can_be_extended_from_inside(self, start: StartServer) -> None:
+        blocking = Blocking()
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            environ["obworker.extend_deadline"](60.0)
+            return blocking(environ, start_response)
+
+        server = start(app, timeout=5.0)
+        client = server.connect()
+        client.get()
+        blocking.wait_until_begun()
+        let_pass(server, 55.0)
+        assert not server.overdue
+        let_pass(server, 65.0)
+        assert client.read_reply().status == 504
+        blocking.release.set()
+
+    def test_a_part_of_a_stream_does_not_take_an_extension_back(self, start: StartServer) -> None:
+        go_on = threading.Event()
+
+        def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+            start_response("200 OK", [])
+            environ["obworker.extend_deadline"](60.0)
+            yield b"x"
+            assert go_on.wait(TIMEOUT)
+            yield b"y"
+
+        server = start(app, timeout=5.0)
+        client = server.connect()
+        client.get()
+        client.read_head()
+        assert client.read_chunk() == b"x"
+        let_pass(server, 55.0)
+        go_on.set()
+        assert client.read_chunk() == b"y"
+        assert not server.overdue
 
     def test_none_with_a_timeout_of_zero(self, start: StartServer) -> None:
         app = Blocking()

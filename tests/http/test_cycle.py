@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import math
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -58,22 +61,28 @@ class Outlet:
         return self.sent.partition(b"\r\n\r\n")[2]
 
 
-def make_cycle(app: Application, outlet: Outlet, start: str = "GET / HTTP/1.1") -> Cycle:
+def make_cycle(
+    app: Application,
+    outlet: Outlet,
+    start: str = "GET / HTTP/1.1",
+    fields: str = "",
+    **more: Any,
+) -> Cycle:
     collector = Collector()
     keep = "Connection: keep-alive\r\n" if start.endswith("1.0") else ""
-    raw = f"{start}\r\nHost: a\r\n{keep}\r\n".encode()
+    raw = f"{start}\r\nHost: a\r\n{keep}{fields}\r\n".encode()
     RequestParser(Limits(), collector).feed(raw)
     (request,) = collector.requests
     environ = make_environ(base_environ("", ""), request)
-    return Cycle(app, environ, request, outlet)
+    return Cycle(app, environ, request, outlet, **more)
 
 
 def run(
-    app: Application, start: str = "GET / HTTP/1.1", *, may_persist: bool = True
+    app: Application, start: str = "GET / HTTP/1.1", *, may_persist: bool = True, **more: Any
 ) -> tuple[Outlet, Cycle]:
     """Run a whole cycle, which must finish once."""
     outlet = Outlet(may_persist=may_persist)
-    cycle = make_cycle(app, outlet, start)
+    cycle = make_cycle(app, outlet, start, **more)
     cycle.run()
     assert outlet.finished == 1
     return outlet, cycle
@@ -522,17 +531,17 @@ class TestClientGone:
 
 class TestBackPressure:
     def test_the_deadline_is_about_the_next_part(self) -> None:
-        starts: list[float | None] = []
+        deadlines = []
         outlet = Outlet()
 
         def parts() -> Iterator[bytes]:
             for _ in range(3):
-                starts.append(cycle.started)
+                deadlines.append(cycle.deadline)
                 yield b"x"
 
-        cycle = make_cycle(answering(parts()), outlet)
+        cycle = make_cycle(answering(parts()), outlet, timeout=5.0)
         cycle.run()
-        assert len(set(starts)) == 3
+        assert sorted(set(deadlines)) == deadlines
 
     def test_the_next_part_waits_for_room(self) -> None:
         body = Body(*[b"x"] * 100)
@@ -555,9 +564,151 @@ class TestBackPressure:
         assert outlet.finished == 1
 
     def test_time_the_client_took_is_no_time_of_the_application(self) -> None:
-        cycle = make_cycle(answering([b"a"]), Outlet())
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            before = cycle.deadline
+            cycle.excuse(5.0)
+            assert cycle.deadline == before + 5.0
+            return answering([b"a"])(environ, start_response)  # type: ignore[return-value]
+
+        outlet = Outlet()
+        cycle = make_cycle(app, outlet, timeout=5.0)
         cycle.excuse(5.0)  # it has not begun
+        assert cycle.deadline == math.inf
         cycle.run()
-        before = cycle.started or 0.0
-        cycle.excuse(5.0)
-        assert cycle.started == before + 5.0
+        assert outlet.status == 200
+
+
+class TestDeadline:
+    """The instant by which predict is to be done, and who moves it."""
+
+    def test_it_counts_from_the_start(self) -> None:
+        _, cycle = run(answering([b"a"]), timeout=5.0)
+        assert cycle.started
+        assert cycle.deadline == cycle.started + 5.0
+
+    @pytest.mark.parametrize(
+        ("timeout", "seconds", "moves"), [(5.0, 60.0, True), (60.0, 5.0, False)]
+    )
+    def test_predict_moves_it_only_later(self, timeout: float, seconds: float, moves: bool) -> None:
+        seen = []
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            seen.append(cycle.deadline)
+            environ["obworker.extend_deadline"](seconds)
+            seen.append(cycle.deadline)
+            return [b""]
+
+        cycle = make_cycle(app, Outlet(), timeout=timeout)
+        cycle.run()
+        assert (seen[1] > seen[0] + 50) is moves
+        assert seen[1] >= seen[0]
+
+    def test_no_limit_stays_none(self) -> None:
+        monitor = Recorded()
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            environ["obworker.extend_deadline"](1.0)
+            return [b""]
+
+        cycle = make_cycle(app, Outlet(), monitor=monitor)
+        cycle.run()
+        assert cycle.deadline == math.inf
+        assert monitor.heard == ["begun", "ended"]
+
+    def test_once_the_request_is_over_it_stays_where_it_is(self) -> None:
+        kept = []
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            kept.append(environ["obworker.extend_deadline"])
+            return [b""]
+
+        monitor = Recorded()
+        cycle = make_cycle(app, Outlet(), timeout=5.0, monitor=monitor)
+        cycle.run()
+        before = cycle.deadline
+        kept[0](60.0)
+        assert cycle.deadline == before
+        assert monitor.heard == ["begun", "ended"]
+
+    def test_a_request_is_freed_without_a_garbage_collection(self) -> None:
+        """The environ refers to the cycle, to move its deadline, and holds the whole body."""
+        cycle = make_cycle(answering([b"a"]), Outlet())
+        freed = weakref.ref(cycle)
+        gc.disable()
+        try:
+            cycle.run()
+            del cycle
+            assert freed() is None
+        finally:
+            gc.enable()
+
+
+class Recorded:
+    """A monitor that writes down what it hears of one cycle."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def begun(self, cycle: Cycle) -> None:
+        assert cycle.started
+        self.heard.append("begun")
+
+    def extended(self, cycle: Cycle) -> None:
+        self.heard.append("extended")
+
+    def ended(self, cycle: Cycle) -> None:
+        self.heard.append("ended")
+
+    def beat(self, now: float) -> None:
+        raise AssertionError("a cycle keeps no time")
+
+
+class TestMonitor:
+    """What its owner hears of a request."""
+
+    def heard(self, app: Application) -> list[str]:
+        monitor = Recorded()
+        make_cycle(app, Outlet(), timeout=5.0, monitor=monitor).run()
+        return monitor.heard
+
+    def test_an_answer(self) -> None:
+        assert self.heard(answering([b"a"])) == ["begun", "ended"]
+
+    def test_a_stream(self) -> None:
+        parts = iter([b"a", b"b", b"c"])
+        assert self.heard(answering(parts)) == ["begun", *["extended"] * 3, "ended"]
+
+    def test_a_failure(self) -> None:
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            raise ValueError
+
+        assert self.heard(app) == ["begun", "ended"]
+
+    def test_nothing_of_what_was_dropped_before_it_began(self) -> None:
+        monitor = Recorded()
+        cycle = make_cycle(answering([b"a"]), Outlet(), monitor=monitor)
+        cycle.lose_client()
+        cycle.run()
+        assert monitor.heard == []
+
+    def test_the_end_only_once_where_it_was_given_up(self) -> None:
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            cycle.leave_predict()
+            return [b"late"]
+
+        monitor = Recorded()
+        cycle = make_cycle(app, Outlet(), monitor=monitor)
+        cycle.run()
+        assert monitor.heard == ["begun", "ended"]
+
+    @pytest.mark.parametrize(
+        ("fields", "shown"),
+        [
+            ("", ""),
+            ("X-Request-ID: abc-1\r\n", "abc-1"),
+            ("X-Request-ID: a b\r\n", ""),
+            ("X-Request-ID: " + "x" * 129 + "\r\n", ""),
+        ],
+    )
+    def test_the_id_that_the_client_gave(self, fields: str, shown: str) -> None:
+        assert make_cycle(answering([]), Outlet(), fields=fields).request_id == shown

@@ -102,6 +102,21 @@ class TestDrain:
         assert client.read_reply().body == b"POST / abc"
         assert client.at_end
 
+    def test_what_waits_for_others_is_left_to_them(self, start: StartServer) -> None:
+        server = start(echo)
+        clients: list[Client] = []
+
+        def connect_while_the_loop_cannot_accept() -> None:
+            clients.append(server.connect())
+            server.server.drain(empty_queue=False)
+
+        with server.listener.dup() as shared:
+            server.call(connect_while_the_loop_cannot_accept)
+            assert server.drained.wait(TIMEOUT)
+            shared.settimeout(TIMEOUT)
+            shared.accept()[0].close()
+        clients[0].close()
+
     def test_what_the_kernel_has_accepted_is_answered(self, start: StartServer) -> None:
         """Connections nobody has accepted yet are reset when a listener closes."""
         server = start(echo)
@@ -111,7 +126,7 @@ class TestDrain:
             for i in range(20):
                 clients.append(server.connect())
                 clients[-1].get(f"/{i}")
-            server.server.drain()
+            server.server.drain(empty_queue=True)
 
         server.call(connect_while_the_loop_cannot_accept)
         for i, client in enumerate(clients):

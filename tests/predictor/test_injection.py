@@ -11,6 +11,7 @@ from obworker.predictor.injection import (
     INIT_NAMES,
     PREDICT_NAMES,
     has_background_run,
+    health_method,
     plan_init,
     plan_predict,
 )
@@ -182,3 +183,27 @@ def test_an_init_that_cannot_be_filled_is_explained(source: str, words: list[str
 )
 def test_run_is_a_background_task_only_without_parameters(source: str, expected: bool) -> None:
     assert has_background_run(predictor_of(source)) is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("pass", None),
+        ("def health(self): 0", "health"),
+        ("def is_ready(self, *, deep=False): 0", "is_ready"),
+        ("def is_ready(self): 0\n def health(self): 0", "health"),
+        ("def is_ready(self): 0\n def health(self, request): 0", "is_ready"),
+        ("async def health(self, request): 0", None),
+        ("@staticmethod\n def health(): 0", "health"),
+        ("is_ready = True", None),
+    ],
+)
+def test_health_is_told_by_a_method_without_parameters(source: str, expected: str | None) -> None:
+    assert health_method(predictor_of(source)) == expected
+
+
+@pytest.mark.parametrize("name", ["run", "health", "is_ready"])
+def test_what_is_called_beside_predict_must_be_a_plain_function(name: str) -> None:
+    predictor = predictor_of(f"async def {name}(self): 0")
+    with pytest.raises(InjectionError, match=rf"must be a plain function: def {name}\(self\)"):
+        has_background_run(predictor) or health_method(predictor)

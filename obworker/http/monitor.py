@@ -1,0 +1,48 @@
+"""What a server tells its owner about the requests in predict, whoever that is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from obworker.http.cycle import Cycle
+
+
+class Monitor(Protocol):
+    """Follows what is in predict; called on every request's way, so it must be quick.
+
+    Of one cycle it hears in order: `begun`, `extended` as often as it happens, `ended` once. Of
+    several cycles it hears from several threads at once. What is answered at once, on the loop's
+    thread, is not in predict.
+    """
+
+    def begun(self, cycle: Cycle) -> None:
+        """Learn that predict was entered; `cycle.started` and `cycle.deadline` are set."""
+
+    def extended(self, cycle: Cycle) -> None:
+        """Learn that `cycle.deadline` has moved."""
+
+    def ended(self, cycle: Cycle) -> None:
+        """Learn that a request is over: answered, dropped, or given up at its deadline."""
+
+    def beat(self, now: float) -> None:
+        """Learn that the event loop turns; called with every look at the deadlines."""
+
+
+class _Unwatched:
+    """A monitor that does nothing."""
+
+    def begun(self, cycle: Cycle) -> None:
+        pass
+
+    def extended(self, cycle: Cycle) -> None:
+        pass
+
+    def ended(self, cycle: Cycle) -> None:
+        pass
+
+    def beat(self, now: float) -> None:
+        pass
+
+
+UNWATCHED: Monitor = _Unwatched()

@@ -1,0 +1,39 @@
+"""extend_deadline: how predict asks for more time.
+
+Imported by every ``import obworker``, so it loads nothing heavy. The server gives each request what
+moves its deadline as ``obworker.extend_deadline`` in the environ; another server gives nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextvars import ContextVar
+from numbers import Real
+
+extension: ContextVar[Callable[[float], object] | None] = ContextVar("extension", default=None)
+
+
+def extend_deadline(seconds: float) -> None:
+    """Give the current request until `seconds` from now, where it would have less time.
+
+    It never has less time for a call. Without a request there is no deadline and no effect: in
+    ``__init__``, in a thread with a context of its own, under another server.
+
+    Raises:
+        TypeError: `seconds` is not a number.
+        ValueError: `seconds` is not positive and finite.
+    """
+    given = _checked(seconds)
+    extend = extension.get()
+    if extend is not None:
+        extend(given)
+
+
+def _checked(seconds: object) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+        raise TypeError(f"extend_deadline takes a number of seconds, not {seconds!r}")
+    number = float(seconds)
+    if not 0 < number < math.inf:
+        raise ValueError(f"extend_deadline takes a positive, finite number, not {seconds}")
+    return number

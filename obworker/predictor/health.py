@@ -1,0 +1,48 @@
+"""The predictor's own word on whether it can serve: its health(), or is_ready()."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from obworker.errors import Unhealthy
+from obworker.predictor.traces import locate, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class HealthCheck:
+    """Asks one method of a predictor; False or an exception is bad news, all else is good."""
+
+    def __init__(self, ask: Callable[[], object], title: str, directory: Path) -> None:
+        self._ask = ask
+        self._title = title
+        self._directory = directory
+
+    def __call__(self) -> None:
+        """Ask.
+
+        Raises:
+            Unhealthy: the predictor cannot serve.
+        """
+        try:
+            answer = self._ask()
+        except BaseException as error:  # whatever it is, it is the user's code that raised it
+            raise Unhealthy(self._explain(error)) from error
+        if _is_false(answer):
+            raise Unhealthy(f"{self._title} returned False")
+
+    def _explain(self, error: BaseException) -> str:
+        place = locate(error, self._directory)
+        where = f"{place}: " if place else ""
+        return f"{where}{self._title} raised {summarise(error)}"
+
+
+def _is_false(answer: object) -> bool:
+    """Whether it is False, or numpy's: what ``np.isfinite(x).all()`` gives."""
+    if answer is False:
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(answer, numpy.bool_) and not answer

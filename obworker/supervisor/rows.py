@@ -1,0 +1,96 @@
+"""A worker's side of the scoreboard: which request is in predict, and until when it may be.
+
+Theory of operation. The master judges a worker by the deadline in its row, also one whose event
+loop cannot run: the row must be right whenever predict runs. So it is written by the very thread
+that enters predict, before it does. With several threads the row shows the request whose deadline
+comes first. No reader ever waits; what it may see half written is in an order that is never wrong:
+a deadline is there only while its request is.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from obworker.http.cycle import Cycle
+    from obworker.supervisor.scoreboard import SeatRow
+
+
+class RowMonitor:
+    """The monitor (http/monitor.py) that writes a worker's row; making it clears the row's part.
+
+    The id and the line of the last request stay when it is over: `begun_at` says whether it is.
+    """
+
+    def __init__(self, row: SeatRow) -> None:
+        self._row = row
+        self._lock = threading.Lock()
+        self._cycles: set[Cycle] = set()
+        self._shown: Cycle | None = None
+        self._id = self._line = ""
+        row.deadline, row.begun_at = math.inf, 0.0
+        row.in_flight = row.requests = 0
+        row.write_text("request_id", "")
+        row.write_text("request_line", "")
+
+    def begun(self, cycle: Cycle) -> None:
+        """Count a request in, and show it if it is the first to be over."""
+        with self._lock:
+            self._cycles.add(cycle)
+            self._row.in_flight = len(self._cycles)
+            if self._shown is None or cycle.deadline < self._shown.deadline:
+                self._show(cycle)
+
+    def extended(self, cycle: Cycle) -> None:
+        """Show the new deadline, or the request that is the first to be over now."""
+        with self._lock:
+            if cycle is self._shown:
+                self._row.deadline = cycle.deadline
+            self._show_first()
+
+    def ended(self, cycle: Cycle) -> None:
+        """Count a request out."""
+        with self._lock:
+            self._cycles.discard(cycle)
+            self._row.in_flight = len(self._cycles)
+            self._row.requests += 1
+            if not self._cycles:
+                self._show_none()
+            elif cycle is self._shown:
+                self._show_first()
+
+    def beat(self, now: float) -> None:
+        """Note that the event loop turns."""
+        self._row.beat = now
+
+    def _show_first(self) -> None:
+        first = min(self._cycles, key=_deadline)
+        if first is not self._shown:
+            self._show(first)
+
+    def _show(self, cycle: Cycle) -> None:
+        """Fill the row; the deadline last, so that it is never that of another request.
+
+        Most texts are what the last one was, and to write them is what costs.
+        """
+        row, line = self._row, cycle.request.line
+        row.deadline = math.inf
+        if cycle.request_id != self._id:
+            self._id = cycle.request_id
+            row.write_text("request_id", self._id)
+        if line != self._line:
+            self._line = line
+            row.write_text("request_line", line)
+        row.begun_at = cycle.started or 0.0
+        row.deadline = cycle.deadline
+        self._shown = cycle
+
+    def _show_none(self) -> None:
+        self._row.deadline, self._row.begun_at = math.inf, 0.0
+        self._shown = None
+
+
+def _deadline(cycle: Cycle) -> float:
+    return cycle.deadline

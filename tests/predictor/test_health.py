@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from obworker.errors import InjectionError, Unhealthy
+from obworker.predictor import application
+
+Model = Callable[..., Path]
+
+SOURCE = """
+    import numpy as np
+
+    class Predictor:
+        def {method}(self{more}):
+            {body}
+        def predict(self): pass
+"""
+
+
+def load(
+    model: Model, body: str, method: str = "health", more: str = ""
+) -> application.Application:
+    source = SOURCE.format(method=method, more=more, body=body)
+    return application.load(str(model(source))).boot(1, lambda: None)
+
+
+@pytest.mark.parametrize("method", ["health", "is_ready"])
+@pytest.mark.parametrize(
+    "answer", ["True", "None", "0", "''", "'False'", "[]", "np.True_", "np.zeros(2)"]
+)
+def test_whatever_is_not_false_is_healthy(model: Model, method: str, answer: str) -> None:
+    check = load(model, f"return {answer}", method).check_health
+    assert check
+    check()
+
+
+@pytest.mark.parametrize("method", ["health", "is_ready"])
+@pytest.mark.parametrize("answer", ["False", "np.isfinite(np.array([1, np.inf])).all()"])
+def test_false_is_not(model: Model, method: str, answer: str) -> None:
+    check = load(model, f"return {answer}", method).check_health
+    assert check
+    with pytest.raises(Unhealthy, match=rf"^Predictor\.{method}\(\) returned False$"):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "raise ValueError('no memory left')",
+            "predictor.py:6: Predictor.health() raised ValueError: no memory left",
+        ),
+        ("raise SystemExit(1)", "predictor.py:6: Predictor.health() raised SystemExit: 1"),
+    ],
+)
+def test_what_it_raises_is_told_with_its_place(model: Model, statement: str, message: str) -> None:
+    check = load(model, statement).check_health
+    assert check
+    with pytest.raises(Unhealthy) as got:
+        check()
+    assert str(got.value) == message
+    assert got.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(("method", "more"), [("other", ""), ("health", ", device")])
+def test_without_such_a_method_there_is_no_check(model: Model, method: str, more: str) -> None:
+    assert load(model, "return False", method, more).check_health is None
+
+
+def test_it_is_described(model: Model) -> None:
+    source = SOURCE.format(method="is_ready", more="", body="return True")
+    blueprint = application.load(str(model(source)))
+    assert ("health", "Predictor.is_ready()") in blueprint.description
+
+
+def test_a_coroutine_is_refused_before_anything_is_built(model: Model) -> None:
+    source = SOURCE.format(method="health", more="", body="return True")
+    with pytest.raises(InjectionError, match=r"Predictor\.health is async def"):
+        application.load(str(model(source.replace("def health", "async def health"))))

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from obworker.http.cycle import Cycle
+from obworker.http.environ import Environ
+from obworker.http.parser import Request
+from obworker.supervisor.rows import RowMonitor
+from obworker.supervisor.scoreboard import Scoreboard, SeatRow
+
+
+class Outlet:
+    """A connection that nobody reads."""
+
+    may_persist = True
+    date = ""
+
+    def write(self, cycle: Cycle, part: bytes) -> None:
+        cycle.make_room()
+
+    def finish(self, cycle: Cycle, rest: bytes) -> None:
+        pass
+
+
+@pytest.fixture
+def row() -> Iterator[SeatRow]:
+    board = Scoreboard.create()
+    yield board.seat(0, 0)
+    os.close(board.descriptor)
+
+
+def request(path: str, started: float, deadline: float = math.inf) -> Cycle:
+    """Make a cycle as it is when predict is entered."""
+    parsed = Request()
+    parsed.method, parsed.target = "POST", path.encode()
+    environ: Environ = {"HTTP_X_REQUEST_ID": f"id-{path}"}
+    cycle = Cycle(lambda environ, start_response: [], environ, parsed, Outlet())
+    cycle.started, cycle.deadline = started, deadline
+    return cycle
+
+
+def shown(row: SeatRow) -> tuple[float, float, str]:
+    return row.begun_at, row.deadline, row.read_text("request_line")
+
+
+def test_a_new_process_takes_the_seat_clean(row: SeatRow) -> None:
+    row.deadline, row.begun_at, row.in_flight, row.requests = 5.0, 4.0, 3, 2
+    row.pid, row.generation = 7, 8
+    row.write_text("request_line", "POST /old HTTP/1.1")
+    RowMonitor(row)
+    assert row.read_text("request_line") == ""
+    assert (row.deadline, row.begun_at, row.in_flight, row.requests) == (math.inf, 0.0, 0, 0)
+    assert (row.pid, row.generation) == (7, 8)  # the master's
+
+
+def test_a_request_is_shown_while_it_is_in_predict(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    cycle = request("/a", 100.0, 400.0)
+    seat.begun(cycle)
+    assert shown(row) == (100.0, 400.0, "POST /a HTTP/1.1")
+    assert (row.in_flight, row.requests, row.read_text("request_id")) == (1, 0, "id-/a")
+    seat.ended(cycle)
+    assert (row.in_flight, row.requests) == (0, 1)
+    assert (row.begun_at, row.deadline) == (0.0, math.inf)
+
+
+def test_the_texts_are_those_of_the_last_one(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    for path in ("/a", "/a", "/b", "/a"):
+        cycle = request(path, 100.0)
+        seat.begun(cycle)
+        assert row.read_text("request_line") == f"POST {path} HTTP/1.1"
+        assert row.read_text("request_id") == f"id-{path}"
+        seat.ended(cycle)
+
+
+def test_a_deadline_that_moves_moves_there_too(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    cycle = request("/a", 100.0, 400.0)
+    seat.begun(cycle)
+    cycle.deadline = 900.0
+    seat.extended(cycle)
+    assert shown(row) == (100.0, 900.0, "POST /a HTTP/1.1")
+
+
+def test_without_a_limit_the_request_is_shown_all_the_same(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    seat.begun(request("/a", 100.0))
+    assert shown(row) == (100.0, math.inf, "POST /a HTTP/1.1")
+
+
+def test_of_several_the_one_that_is_due_first_is_shown(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    first, second, third = (
+        request(f"/{i}", 100.0 + i, due) for i, due in enumerate((400.0, 300.0, 500.0))
+    )
+    seat.begun(first)
+    seat.begun(second)
+    seat.begun(third)
+    assert row.in_flight == 3
+    assert shown(row) == (101.0, 300.0, "POST /1 HTTP/1.1")
+    second.deadline = 450.0
+    seat.extended(second)
+    assert shown(row) == (100.0, 400.0, "POST /0 HTTP/1.1")
+    third.deadline = 600.0
+    seat.extended(third)
+    assert shown(row) == (100.0, 400.0, "POST /0 HTTP/1.1")
+    seat.ended(first)
+    assert shown(row) == (101.0, 450.0, "POST /1 HTTP/1.1")
+    seat.ended(third)
+    assert shown(row) == (101.0, 450.0, "POST /1 HTTP/1.1")
+    seat.ended(second)
+    assert (row.in_flight, row.requests, row.deadline) == (0, 3, math.inf)
+
+
+def test_a_beat_is_noted(row: SeatRow) -> None:
+    RowMonitor(row).beat(12.5)
+    assert row.beat == 12.5
+
+
+def test_threads_lose_no_count(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    start = threading.Barrier(4)
+
+    def serve(number: int) -> None:
+        start.wait()
+        for i in range(500):
+            cycle = request(f"/{number}", 100.0, 400.0 + i)
+            seat.begun(cycle)
+            cycle.deadline += 1
+            seat.extended(cycle)
+            seat.ended(cycle)
+
+    threads = [threading.Thread(target=serve, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (row.requests, row.in_flight) == (2000, 0)
+    assert (row.begun_at, row.deadline) == (0.0, math.inf)
+
+
+def test_a_cycle_that_runs_fills_it(row: SeatRow) -> None:
+    """The two together: what predict sees of its own row."""
+    seat = RowMonitor(row)
+    allowed: list[float] = []
+
+    def app(environ: Environ, start_response: object) -> list[bytes]:
+        assert (row.in_flight, row.requests) == (1, 0)
+        allowed.append(row.deadline - row.begun_at)
+        environ["obworker.extend_deadline"](60.0)
+        allowed.append(row.deadline - row.begun_at)
+        raise ConnectionError
+
+    parsed = Request()
+    Cycle(app, {}, parsed, Outlet(), timeout=5.0, monitor=seat).run()
+    assert allowed == pytest.approx([5.0, 60.0], abs=1.0)
+    assert (row.in_flight, row.requests) == (0, 1)
