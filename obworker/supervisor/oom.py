@@ -1,3 +1,0 @@
-class OomKills:
-    def taken(self) -> int:
-        return 0
