@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.errors import BootError, ObworkerError
-from obworker.supervisor import linux, listeners
+from obworker.supervisor import exits, linux, listeners
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.messages import BootFailed, Channel, Drain, Loaded, Ready, Spawn, Spawned
 from obworker.supervisor.molds import Molds
@@ -272,7 +272,7 @@ class Master:
         wait = self._table.exited(slot, time.monotonic(), certain=failure is not None)
         if failure and failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
-        how = failure.message if failure else link.reason + linux.describe_exit(code)
+        how = failure.message if failure else link.reason + exits.describe(code)
         if self._table.stopping:
             logger.info("%-10s %s", f"worker {slot.index}", "stopped" if code == 0 else how)
             return

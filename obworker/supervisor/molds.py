@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.errors import BootError, LoadError, ObworkerError
-from obworker.supervisor import bootstrap, linux
+from obworker.supervisor import bootstrap, exits, linux
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
@@ -125,7 +125,7 @@ class Molds:
         gone, self._mold = self._mold, None
         if self._stopping:
             return True
-        how = self._reason + linux.describe_exit(code)
+        how = self._reason + exits.describe(code)
         self._reason = ""
         if not self._was_ever_loaded:
             self._on_failed(LoadError(f"{self._plan.label}: the process that imports it {how}"))
