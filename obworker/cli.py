@@ -7,6 +7,8 @@ else becomes the first by exec.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,16 +46,24 @@ def run_class(predictor: type) -> None:
 
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
     """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
+    terminal = os.dup(sys.stderr.fileno())
     try:
         if sys.platform != "linux":
             raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
         code = serve()
     except ObworkerError as error:
-        print(f"obworker: error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+        _complain(error, terminal)
         code = error.exit_code
     sys.exit(code)
+
+
+def _complain(error: ObworkerError, terminal: int) -> None:
+    """Tell the log, and whoever started us where the log has gone to a file since."""
+    text = f"obworker: error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else "")
+    print(text, end="", file=sys.stderr)
+    if not os.path.sameopenfile(terminal, sys.stderr.fileno()):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(terminal, text.encode(errors="backslashreplace"))
 
 
 # obworker MODEL
@@ -70,7 +80,6 @@ def _serve_model(arguments: Sequence[str]) -> int:
         return _print_config(given, sources, environ)
     if given.model is None:
         raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
-    log.configure(given.log_level)
     return _supervise(given, environ, lambda: _resolve(values, None)[::2])
 
 
@@ -140,9 +149,17 @@ def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> in
     if not path.exists():
         raise UsageError(f"{given.model}: there is no such file or directory")
     if path.is_dir() and (path / SCRIPT).is_file():
+        given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
+        _start_logging(given)
         return _supervise_script(path, given, environ)
+    _start_logging(given)
     loader.find(path)
     return _supervise_predictor(given, environ, resolve)
+
+
+def _start_logging(given: Settings) -> None:
+    log.open_files(given)
+    log.configure(given.log_level)
 
 
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
@@ -201,7 +218,7 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
     if detect(environ) is Environment.PRODUCTION or (given.workers or 1) > 1:
         _become_supervised(predictor, file, arguments)
     os.environ.update(environ)
-    log.configure(given.log_level)
+    _start_logging(given)
     return _serve_here(predictor, given, environ)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from obworker.errors import UsageError, did_you_mean
 from obworker.values import (
     Parse,
+    absolute_path,
     address,
     address_or_off,
     choice,
@@ -227,11 +228,11 @@ class Settings:
         help="Largest request body, such as 100MiB; past it 413.",
     )
     log_file: str | None = option(
-        "--log-file", metavar="PATH", parse=nonempty, group="Logging", shown="standard error",
+        "--log-file", metavar="PATH", parse=absolute_path, group="Logging", shown="standard error",
         help="File for the log, appended to; opened again on SIGUSR1.",
     )
     access_log_file: str | None = option(
-        "--access-log-file", metavar="PATH", parse=nonempty, group="Logging",
+        "--access-log-file", metavar="PATH", parse=absolute_path, group="Logging",
         shown="standard output",
         help="File for the access log, appended to; opened again on SIGUSR1.",
     )
@@ -240,8 +241,7 @@ class Settings:
         help=f"Least severity to log: {', '.join(LOG_LEVELS)}.",
     )
     access_log: bool = option(
-        "--access-log", parse=flag, group="Logging", default=True,
-        help="Write a line for every request to standard output.",
+        "--access-log", parse=flag, group="Logging", default=True, help="Log every request.",
     )
     # fmt: on
 

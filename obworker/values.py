@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from obworker.errors import did_you_mean
@@ -78,6 +79,11 @@ def nonempty(text: str) -> str:
     if not text:
         raise ValueError("is empty")
     return text
+
+
+def absolute_path(text: str) -> str:
+    """Take a path as it is meant where it is read: the predictor's process works elsewhere."""
+    return str(Path(nonempty(text)).absolute())
 
 
 def address(text: str) -> str:

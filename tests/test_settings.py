@@ -108,6 +108,15 @@ def test_a_default_can_be_written_as_it_is_shown(option: Option) -> None:
         assert resolved == Settings()
 
 
+@pytest.mark.parametrize("key", ["log_file", "access_log_file"])
+def test_a_path_of_a_log_is_meant_from_where_it_is_read(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    resolved, _ = settings.resolve(layer("x", **{key: "logs/a"}))
+    assert getattr(resolved, key) == str(tmp_path / "logs" / "a")
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert settings.from_environ({"OBWORKER_WORKERS": ""}) == {}
 

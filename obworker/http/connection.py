@@ -293,8 +293,7 @@ class Connection(asyncio.Protocol):
         self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
-        if self._service.log_access is not None:
-            self._service.log_access(self, cycle)
+        self._service.log_access(self.client, cycle)
         self._cycle = None
         if self._lost:
             self._service.on_closed(self)

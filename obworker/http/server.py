@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from obworker import log
 from obworker.http.connection import Connection
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.queue import Executors
 from obworker.http.service import Service, Timeouts
+from obworker.log import AccessLog
 
 if TYPE_CHECKING:
     from obworker.http.cycle import Application, Cycle
@@ -71,7 +70,7 @@ class Server:
             must_queue=must_queue,
             loop=self._loop,
             monitor=monitor,
-            log_access=self._log_access if settings.access_log else None,
+            access_log=AccessLog(settings.access_log_file) if settings.access_log else None,
             on_overdue=on_overdue,
             on_opened=self._connections.add,
             on_closed=self._forget,
@@ -176,12 +175,10 @@ class Server:
         self._listener = None
         self._note_drained()
 
-    def _log_access(self, connection: Connection, cycle: Cycle) -> None:
-        try:
-            _write_access_line(connection, cycle)
-        except (OSError, ValueError) as error:  # who read standard output has gone, or it is full
-            logger.warning("no access log from here on: standard output: %s", error)
-            self._service.log_access = None
+    def reopen_access_log(self) -> None:
+        """Go on in a new file, where there is one and it was renamed."""
+        if self._service.access_log is not None:
+            self._service.access_log.reopen()
 
     # time
 
@@ -201,15 +198,3 @@ class Server:
         accepts = not self._service.draining or self._listener is not None
         if not accepts and not self._connections and not self._arriving:
             self.drained.set()
-
-
-def _write_access_line(connection: Connection, cycle: Cycle) -> None:
-    """Write one line for a request in a single write, so that workers' lines never mix."""
-    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    duration = time.monotonic() - cycle.received
-    sys.stdout.write(
-        log.access_line(
-            connection.client, when, cycle.request.line, cycle.status, cycle.sent, duration
-        )
-    )
-    sys.stdout.flush()

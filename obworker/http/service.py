@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from obworker.http import response
 from obworker.http.cycle import Application, Cycle
 from obworker.http.parser import Limits
+from obworker.log import AccessLog, access_line
 
 if TYPE_CHECKING:
     from obworker.http.connection import Connection
@@ -51,7 +52,7 @@ class Service:
     loop: asyncio.AbstractEventLoop
     must_queue: Callable[[str, str], bool]
     monitor: Monitor
-    log_access: Callable[[Connection, Cycle], None] | None
+    access_log: AccessLog | None
     on_overdue: Callable[[Cycle], None]
     on_opened: Callable[[Connection], None]
     on_closed: Callable[[Connection], None]
@@ -67,3 +68,13 @@ class Service:
         if second != self._second:
             self._date, self._second = response.http_date(second), second
         return self._date
+
+    def log_access(self, client: str, cycle: Cycle) -> None:
+        """Write a line for a request that is done with."""
+        if self.access_log is None:
+            return
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        duration = time.monotonic() - cycle.received
+        self.access_log.write(
+            access_line(client, when, cycle.request.line, cycle.status, cycle.sent, duration)
+        )

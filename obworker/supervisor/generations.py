@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from obworker.errors import BootError, LoadError, ObworkerError
-from obworker.supervisor import linux
+from obworker.supervisor import exits
 from obworker.supervisor.messages import Loaded, LoadFailed
 from obworker.supervisor.molds import Mold, Molds
 from obworker.supervisor.plan import Plan
@@ -197,7 +197,7 @@ class Generations:
         """Account for the end of a mold."""
         if mold.dismissed or self._stopping:
             return
-        how = mold.reason + linux.describe_exit(code)
+        how = mold.reason + exits.describe(code)
         if mold.loaded is None:
             error = LoadError(f"{mold.plan.label}: the process that imports it {how}")
             self._failed(mold.generation, error, now)

@@ -143,16 +143,6 @@ def signal_process(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def describe_exit(code: int) -> str:
-    """Say how a process ended, from its exit code or minus its signal."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
-
-
 def set_title(text: str) -> None:
     """Name this process in ps and top."""
     setproctitle.setproctitle(f"obworker: {text}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from obworker.errors import ListenError, LoadError
 from obworker.settings import Settings
-from obworker.supervisor import linux
+from obworker.supervisor import exits, linux
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
 from obworker.supervisor.signals import Signals
@@ -157,7 +157,7 @@ class Script:
         ready_for = None if self._ready_at is None else now - self._ready_at
         self._pid = None
         self._code = code if code >= 0 else 128 - code
-        how = linux.describe_exit(code)
+        how = exits.describe(code)
         if self._stopping or code == 0:
             self._start_due = None
             logger.info("%s %s", SCRIPT, how)

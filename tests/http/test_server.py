@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,26 +274,41 @@ class TestAccepting:
 
 class TestAccessLog:
     def test_a_line_for_each_request(
-        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+        self, start: StartServer, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        output = io.StringIO()
-        monkeypatch.setattr(sys, "stdout", output)
         client = start(echo, access_log=True).connect()
-        client.get("/a?b")
-        client.read_reply()
-        client.get("/c")
-        client.read_reply()
-        lines = eventually(lambda: output.getvalue().count("\n") == 2) and output.getvalue()
-        assert '"GET /a?b HTTP/1.1" 200 7 ' in str(lines)
+        for path in ("/a?b", "/c"):
+            client.get(path)
+            client.read_reply()
+        output = ""
 
-    def test_a_standard_output_that_fails_stops_the_log_and_not_the_server(
-        self, start: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        def both_are_there() -> bool:
+            nonlocal output
+            output += capfd.readouterr().out
+            return output.count("\n") == 2
+
+        eventually(both_are_there)
+        assert '"GET /a?b HTTP/1.1" 200 7 ' in output
+
+    def test_a_file_for_it_can_be_renamed(self, start: StartServer, tmp_path: Path) -> None:
+        path = tmp_path / "access"
+        running = start(echo, access_log=True, access_log_file=str(path))
+        client = running.connect()
+        client.get("/before")
+        client.read_reply()
+        eventually(lambda: "/before" in path.read_text())
+        path.rename(tmp_path / "access.1")
+        running.call(running.server.reopen_access_log)
+        client.get("/after")
+        client.read_reply()
+        eventually(lambda: "/after" in path.read_text())
+        assert "/before" not in path.read_text()
+
+    def test_one_that_fails_stops_the_log_and_not_the_server(
+        self, start: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         """`obworker ./model | head -1`: every connection hung after its first answer."""
-        closed = io.StringIO()
-        closed.close()
-        monkeypatch.setattr(sys, "stdout", closed)
-        client = start(echo, access_log=True).connect()
+        client = start(echo, access_log=True, access_log_file="/dev/full").connect()
         for _ in range(3):
             client.get()
             assert client.read_reply().status == 200

@@ -1,0 +1,26 @@
+"""What the log says of a process that ended: what is known, and nothing guessed."""
+
+from __future__ import annotations
+
+import signal
+
+
+def describe(code: int, *, oom: bool = False) -> str:
+    """Say how a process ended, from its exit code or minus its signal.
+
+    `oom` is whether the kernel is known to have killed it for memory, which it does by SIGKILL; see
+    oom.py. Without that nobody knows who sent a SIGKILL.
+    """
+    if code >= 0:
+        return f"exited with code {code}"
+    how = f"was killed by {_name(-code)}"
+    if oom and code == -signal.SIGKILL:
+        how += ", out of memory: the cgroup's oom_kill rose"
+    return how
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals
+        return f"signal {number}"

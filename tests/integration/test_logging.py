@@ -1,0 +1,78 @@
+"""Real servers that log to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import SERVING, Serve, eventually, request, run_to_end
+
+PREDICTOR = """
+import os, subprocess
+
+print("printed at import")
+
+class Predictor:
+    def predict(self):
+        print("printed by predict")
+        os.write(2, b"from C\\n")
+        subprocess.run(["echo", "from a child"])
+        return "ok"
+"""
+
+
+def read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def port_in(log: Path) -> int:
+    return int(eventually(lambda: SERVING.search(read(log)), 60, "a port in the log")[1])
+
+
+def test_all_that_is_said_is_in_the_log_and_requests_in_the_access_log(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    """The paths are relative to where it was started; a predictor works in its directory."""
+    (model / "predictor.py").write_text(PREDICTOR)
+    paths = ("--log-file", "log", "--access-log-file", "access")
+    server = serve(*paths, "--workers", "2", str(model), cwd=tmp_path)
+    log, access = tmp_path / "log", tmp_path / "access"
+    port = port_in(log)
+    for i in range(10):
+        assert request(port, path=f"/?{i}").status == 200
+    said = ["printed at import", "printed by predict", "from C", "from a child"]
+    eventually(lambda: all(words in read(log).splitlines() for words in said))
+    eventually(lambda: read(access).count("\n") == 10)
+    assert sorted(line.split("/?")[1][0] for line in read(access).splitlines()) == [*"0123456789"]
+    assert server.stop() == 0
+    assert server.log() == "", "standard error and output"
+    assert list(model.glob("*log*")) == list(model.glob("*access*")) == []
+
+
+def test_why_it_did_not_start_is_told_in_the_log_and_where_it_was_started(
+    model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text("class Predictor: pass\n")
+    log = tmp_path / "log"
+    ended = run_to_end("--log-file", str(log), "--port", "0", str(model))
+    assert ended.returncode == 4
+    told = ended.stderr.splitlines()
+    assert told[0].startswith("obworker: error: ")
+    assert read(log).splitlines()[-len(told) :] == told
+
+
+def test_a_log_file_that_cannot_be_had_is_an_error_at_once(model: Path, tmp_path: Path) -> None:
+    (model / "predictor.py").touch()
+    path = tmp_path / "missing" / "log"
+    ended = run_to_end("--log-file", str(path), str(model))
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        f"obworker: error: --log-file: cannot append to {path}: No such file or directory\n",
+    )
+
+
+def test_what_a_start_script_says_is_in_the_log(model: Path, tmp_path: Path) -> None:
+    (model / "start.sh").write_text("echo out; echo err >&2\n")
+    log = tmp_path / "log"
+    ended = run_to_end("--log-file", str(log), "--port", "25299", str(model))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert {"out", "err"} <= set(read(log).splitlines())

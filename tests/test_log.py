@@ -1,0 +1,227 @@
+"""Where the lines go, also when files are renamed under the processes that write them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from obworker.errors import UsageError
+from obworker.log import AccessLog, open_files
+from obworker.settings import Settings
+
+
+def run(code: str, **settings: Any) -> tuple[str, str]:
+    """Run code in a process that logs as the settings say; return what its own outputs got."""
+    start = (
+        "import faulthandler, json, logging, os, subprocess, sys\n"
+        "from obworker import log\n"
+        "from obworker.settings import Settings\n"
+        "settings = Settings(**json.loads(sys.argv[1]))\n"
+        "log.open_files(settings); log.configure('info')\n"
+        "logger = logging.getLogger('obworker.test')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start + code, json.dumps(settings, default=str)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+# Everything by which a process says something: our log, the user's print, a C library, a child.
+SPEAK = """
+logger.info("logged")
+print("printed")
+os.write(2, b"from C\\n")
+subprocess.run(["sh", "-c", "echo child out; echo child err >&2"])
+faulthandler.dump_traceback()
+"""
+TO_ERROR = ["logged", "from C", "child err", "most recent call first"]
+TO_OUTPUT = ["printed", "child out"]
+
+
+class TestLogFile:
+    def test_without_one_the_outputs_stay_what_they_are(self) -> None:
+        output, error = run(SPEAK)
+        assert all(words in error for words in TO_ERROR)
+        assert output.splitlines() == TO_OUTPUT
+
+    def test_it_takes_all_that_goes_to_standard_error(self, tmp_path: Path) -> None:
+        output, error = run(SPEAK, log_file=tmp_path / "log")
+        log = (tmp_path / "log").read_text()
+        assert all(words in log for words in TO_ERROR)
+        assert error == ""
+        assert output.splitlines() == TO_OUTPUT, "beside the access log"
+
+    @pytest.mark.parametrize(
+        "access", [{"access_log": False}, {"access_log_file": "access"}], ids=str
+    )
+    def test_it_takes_what_is_printed_where_the_access_log_is_elsewhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: dict[str, Any]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert run(SPEAK, log_file=tmp_path / "log", **access) == ("", "")
+        log = (tmp_path / "log").read_text()
+        assert all(words in log for words in TO_ERROR + TO_OUTPUT)
+
+    def test_it_is_appended_to(self, tmp_path: Path) -> None:
+        (tmp_path / "log").write_text("yesterday\n")
+        run("logger.info('today')", log_file=tmp_path / "log")
+        yesterday, today = (tmp_path / "log").read_text().splitlines()
+        assert (yesterday, today[-5:]) == ("yesterday", "today")
+
+    def test_a_print_is_there_at_once(self, tmp_path: Path) -> None:
+        """What was in Python's buffer was lost with a process that was killed."""
+        code = "print('before the end'); os._exit(0)"
+        run(code, log_file=tmp_path / "log", access_log=False)
+        assert (tmp_path / "log").read_text() == "before the end\n"
+
+
+ROTATE = """
+os.rename(settings.log_file, settings.log_file + ".1")
+logger.info("into the old file")
+log.reopen_files(settings)
+"""
+
+
+class TestReopening:
+    def test_what_comes_after_it_goes_to_a_new_file(self, tmp_path: Path) -> None:
+        run(ROTATE + SPEAK, log_file=tmp_path / "log", access_log=False)
+        old, new = (tmp_path / "log.1").read_text(), (tmp_path / "log").read_text()
+        assert "into the old file" in old
+        assert all(words in new for words in TO_ERROR + TO_OUTPUT)
+        assert not any(words in old for words in TO_ERROR + TO_OUTPUT)
+
+    def test_a_failure_is_logged_and_the_old_file_stays_in_use(self, tmp_path: Path) -> None:
+        (tmp_path / "logs").mkdir()
+        code = "log.reopen_files(settings)\nlogger.info('still here')"
+        path = tmp_path / "logs"
+        moved = f"os.rename({str(path)!r}, {str(path) + '-moved'!r})\n"
+        run(moved + code, log_file=path / "log")
+        failure, after = (tmp_path / "logs-moved" / "log").read_text().splitlines()
+        assert failure.endswith(
+            f"--log-file: cannot append to {path}/log: No such file or directory;"
+            " the old file stays in use"
+        )
+        assert after.endswith("still here")
+
+    def test_without_a_file_nothing_happens(self) -> None:
+        assert run("log.reopen_files(settings); print('fine')") == ("fine\n", "")
+
+    def test_no_descriptor_is_left(self, tmp_path: Path) -> None:
+        code = """
+def count(): return len(os.listdir("/proc/self/fd"))
+before = count()
+access = log.AccessLog(settings.access_log_file)
+for _ in range(10):
+    log.reopen_files(settings)
+    access.reopen()
+os.write(1, str(count() - before).encode())
+"""
+        run(code, log_file=tmp_path / "log", access_log_file=str(tmp_path / "access"))
+        assert (tmp_path / "log").read_text() == "1"
+
+
+@pytest.mark.parametrize("option", ["log_file", "access_log_file"])
+def test_a_file_that_cannot_be_had_is_the_users_mistake(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "missing" / "file"
+    settings: dict[str, Any] = {option: str(path)}
+    name = "--" + option.replace("_", "-")
+    with pytest.raises(UsageError, match=f"^{name}: cannot append to {path}: No such file"):
+        open_files(Settings(**settings))
+
+
+def test_an_access_log_that_is_off_is_not_opened(tmp_path: Path) -> None:
+    open_files(Settings(access_log=False, access_log_file=str(tmp_path / "access")))
+    assert not (tmp_path / "access").exists()
+
+
+class TestAccessLog:
+    def test_lines_of_many_processes_do_not_mix(self, tmp_path: Path) -> None:
+        path = tmp_path / "access"
+        code = (
+            "import sys; from obworker.log import AccessLog\n"
+            "log = AccessLog(sys.argv[1])\n"
+            "for i in range(300): log.write(sys.argv[2] * 8000 + '\\n')"
+        )
+        writers = [
+            subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "abcd"
+        ]
+        assert [writer.wait(60) for writer in writers] == [0] * 4
+        lines = path.read_text().splitlines()
+        assert len(lines) == 1200
+        assert set(lines) == {letter * 8000 for letter in "abcd"}
+
+    def test_a_renamed_file_is_left_for_a_new_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "access"
+        access = AccessLog(str(path))
+        access.write("1\n")
+        path.rename(tmp_path / "access.1")
+        access.write("2\n")
+        access.reopen()
+        access.write("3\n")
+        access.close()
+        assert (tmp_path / "access.1").read_text() == "1\n2\n"
+        assert path.read_text() == "3\n"
+
+    def test_children_do_not_inherit_it(self, tmp_path: Path) -> None:
+        access = AccessLog(str(tmp_path / "access"))
+        access.reopen()
+        listing = "import os; print([os.path.realpath(f'/proc/self/fd/{n}') for n in range(3, 20)])"
+        shown = subprocess.run(
+            [sys.executable, "-c", listing],
+            close_fds=False,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        access.close()
+        assert "access" not in shown
+
+    def test_a_full_disk_is_told_once_and_stops_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        access = AccessLog("/dev/full")
+        for _ in range(3):
+            access.write("line\n")
+        access.close()
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            "no access log from here on: /dev/full: No space left on device"
+        )
+
+    def test_reopening_starts_it_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "access"
+        path.symlink_to("/dev/full")
+        access = AccessLog(str(path))
+        access.write("lost\n")
+        path.unlink()
+        access.reopen()
+        access.write("kept\n")
+        access.close()
+        assert path.read_text() == "kept\n"
+
+    def test_a_failed_reopening_keeps_the_old_file(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        directory = tmp_path / "logs"
+        directory.mkdir()
+        access = AccessLog(str(directory / "access"))
+        directory.rename(tmp_path / "moved")
+        access.reopen()
+        access.write("line\n")
+        access.close()
+        assert "the old file stays in use" in caplog.text
+        assert (tmp_path / "moved" / "access").read_text() == "line\n"
+
+    def test_a_character_that_cannot_be_encoded_is_shown_as_an_escape(self, tmp_path: Path) -> None:
+        access = AccessLog(str(tmp_path / "access"))
+        access.write("GET /\udcff\n")
+        access.close()
+        assert (tmp_path / "access").read_text() == "GET /\\udcff\n"
