@@ -28,6 +28,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from obworker import log
 from obworker.errors import ObworkerError
 from obworker.supervisor import linux, listeners
 from obworker.supervisor.generations import Generations
@@ -143,6 +144,7 @@ class Master:
         return self._wake_due - now
 
     def _reap(self) -> None:
+        self._workers.count_oom_kills()
         while (pid := linux.next_ended()) is not None:
             self._read_channels()
             seat = self._table.of_pid(pid)
@@ -221,6 +223,7 @@ class Master:
                 signal.SIGTTIN: lambda: self.resize(self._table.wanted + 1),
                 signal.SIGTTOU: lambda: self.resize(self._table.wanted - 1),
                 signal.SIGWINCH: self._pause,
+                signal.SIGUSR1: self._reopen_logs,
             }.get(number)
             if act is not None:
                 act()
@@ -241,6 +244,7 @@ class Master:
         logger.info("SIGHUP: loading the code anew")
         try:
             plan = self._replan()
+            log.open_files(plan.settings)
         except ObworkerError as error:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
@@ -255,6 +259,11 @@ class Master:
         self._plan = plan
         self._table.timeouts = timeouts_of(plan)
         self._generations.reload(plan, time.monotonic(), answer)
+
+    def _reopen_logs(self) -> None:
+        log.reopen_files(self._plan.settings)
+        self._molds.signal_all(signal.SIGUSR1)
+        self._workers.signal_all(signal.SIGUSR1)
 
     def _reloaded(self, failure: str) -> None:
         self._board.header.write_text("reload_failure", failure)

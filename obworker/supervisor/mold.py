@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from obworker import log
 from obworker.errors import LoadError, ObworkerError
 from obworker.settings import Settings
-from obworker.supervisor import fork_safety, linux, worker
+from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.messages import (
     Channel,
     Load,
@@ -119,6 +119,7 @@ def _await(channel: Channel, kind: type[Kind]) -> Kind:
 def _configure(order: Load) -> Settings:
     settings = Settings(**order.settings)
     log.configure(settings.log_level)
+    signals.on_rotation(lambda: log.reopen_files(settings))
     return settings
 
 

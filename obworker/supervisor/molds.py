@@ -164,6 +164,11 @@ class Molds:
         if mold is not None:
             linux.kill_group(mold.pid, signal.SIGKILL)
 
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to every mold."""
+        for mold in self._molds.values():
+            linux.signal_process(mold.pid, number)
+
     def exited(self, pid: int) -> Mold | None:
         """Forget a child that ended, and return it, if it was a mold."""
         mold = next((mold for mold in self._molds.values() if mold.pid == pid), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 HANDLED = (
@@ -49,6 +50,11 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
     """Exist: a signal that is ignored or has its default action wakes nobody."""
 
 
+def on_rotation(reopen: Callable[[], None]) -> None:
+    """Have SIGUSR1 open the log files again, in a process without a loop."""
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen())
+
+
 def open_wakeup() -> socket.socket:
     """Return a socket that becomes readable with every signal that has a handler in Python.
 
@@ -64,11 +70,12 @@ def open_wakeup() -> socket.socket:
 def restore_defaults() -> None:
     """Give a fork of the mold the signals that a program starts with, but for a few.
 
-    A terminal's Ctrl-C and hang-up are the master's business, a write to a client that has gone is
-    an error and not the end, and there may be no log to open again yet.
+    A terminal's Ctrl-C and hang-up are the master's business, and a write to a client that has
+    gone is an error, not the end. SIGUSR1 opens the log files again, as in the mold.
     """
     signal.set_wakeup_fd(-1)
     for number in HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1):
+        if number is not signal.SIGUSR1:
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)

@@ -25,6 +25,7 @@ import psutil
 import threadpoolctl
 import uvloop
 
+from obworker import log
 from obworker.errors import BootError, ObworkerError
 from obworker.http.cycle import Cycle, StartResponse
 from obworker.http.environ import Environ
@@ -219,6 +220,7 @@ class Worker:
         self._listen()
         loop.add_signal_handler(signal.SIGTERM, self._leave, "was told to stop by SIGTERM")
         loop.add_signal_handler(signal.SIGQUIT, leave, EXIT_DRAINED)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         loop.add_reader(self._channel.fileno(), self._read_order, loop)
         self._channel.send(Ready())
         self._fatal.add_done_callback(lambda _: loop.call_soon_threadsafe(self._run_failed))
@@ -236,6 +238,10 @@ class Worker:
             self._server.start()
         except OSError as error:
             raise BootError(f"cannot listen: {error.strerror}") from error
+
+    def _reopen_logs(self) -> None:
+        log.reopen_files(self._context.settings)
+        self._server.reopen_access_log()
 
     # what may end it
 

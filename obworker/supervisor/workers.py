@@ -71,6 +71,7 @@ class Workers:
         self._on_fatal = on_fatal
         self._links: dict[tuple[int, int], Link] = {}
         self._oom = OomKills()
+        self._oom_kills = 0
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
             Action.DRAIN: self._drain,
@@ -282,12 +283,25 @@ class Workers:
 
     # how they end
 
+    def count_oom_kills(self) -> None:
+        """Look how often the kernel killed for memory; called before processes are reaped.
+
+        Each of those kills explains one SIGKILL of this pass, and none of a later one.
+        """
+        self._oom_kills = self._oom.taken()
+
+    def _was_killed_for_memory(self, code: int) -> bool:
+        if code != -signal.SIGKILL or not self._oom_kills:
+            return False
+        self._oom_kills -= 1
+        return True
+
     def exited(self, seat: Seat, code: int) -> None:
         """Account for a worker that was reaped."""
         link = self._links.pop(_key(seat))
         self._forget(link.channel)
         now = time.monotonic()
-        is_oom = code == -signal.SIGKILL and self._oom.taken() > 0
+        is_oom = seat.state is not State.KILLING and self._was_killed_for_memory(code)
         how = link.reason + exits.describe(code, oom=is_oom)
         if link.failure is not None:
             how = link.failure.message
