@@ -144,7 +144,7 @@ class Master:
         return self._wake_due - now
 
     def _reap(self) -> None:
-        self._workers.count_oom_kills()
+        self._workers.ends.count_oom_kills()
         while (pid := linux.next_ended()) is not None:
             self._read_channels()
             seat = self._table.of_pid(pid)

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from obworker.errors import BootError, ObworkerError
-from obworker.supervisor import exits, linux
-from obworker.supervisor.generations import Generations, error_of
+from obworker.errors import ObworkerError
+from obworker.supervisor import linux
+from obworker.supervisor.ends import Ends, Failure
+from obworker.supervisor.generations import Generations
 from obworker.supervisor.messages import (
     BootFailed,
     Channel,
@@ -30,11 +31,9 @@ from obworker.supervisor.messages import (
     Spawned,
 )
 from obworker.supervisor.molds import Descriptors, order_to_load
-from obworker.supervisor.oom import OomKills
-from obworker.supervisor.rollout import Outcome
 from obworker.supervisor.scoreboard import SERVING, Scoreboard, State
 from obworker.supervisor.slots import HAS_PROCESS, Seat
-from obworker.supervisor.table import Action, End, Table
+from obworker.supervisor.table import Action, Table
 
 logger = logging.getLogger("obworker.master")
 
@@ -44,7 +43,7 @@ class Link:
     """What connects a seat to the process that fills it; `reason` is why it was killed."""
 
     channel: Channel
-    failure: BootFailed | LoadFailed | None = None
+    failure: Failure | None = None
     reason: str = ""
 
 
@@ -68,10 +67,8 @@ class Workers:
         self._descriptors = descriptors
         self._selector = selector
         self._on_ready = on_ready
-        self._on_fatal = on_fatal
+        self.ends = Ends(table, board, on_dropped=generations.fail_reload, on_fatal=on_fatal)
         self._links: dict[tuple[int, int], Link] = {}
-        self._oom = OomKills()
-        self._oom_kills = 0
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
             Action.DRAIN: self._drain,
@@ -222,7 +219,7 @@ class Workers:
 
     def _spawn_failed(self, seat: Seat, how: str) -> None:
         end = self._table.exited(seat, time.monotonic())
-        self._tell(f"worker {seat.slot}", f"{how} while it was forked", end, None)
+        self.ends.tell(f"worker {seat.slot}", f"{how} while it was forked", end, None)
 
     # what they say
 
@@ -268,7 +265,7 @@ class Workers:
 
     def _leaving(self, seat: Seat, reason: str) -> None:
         now = time.monotonic()
-        self._note_end(seat, reason, now)
+        self.ends.note(seat, reason, now)
         wait = self._table.leaving(seat, now)
         then = "replacing it" if not wait else f"replacing it in {wait:.1f} s"
         logger.error("worker %d (pid %s): %s; %s", seat.slot, seat.pid, reason, then)
@@ -283,79 +280,11 @@ class Workers:
 
     # how they end
 
-    def count_oom_kills(self) -> None:
-        """Look how often the kernel killed for memory; called before processes are reaped.
-
-        Each of those kills explains one SIGKILL of this pass, and none of a later one.
-        """
-        self._oom_kills = self._oom.taken()
-
-    def _was_killed_for_memory(self, code: int) -> bool:
-        if code != -signal.SIGKILL or not self._oom_kills:
-            return False
-        self._oom_kills -= 1
-        return True
-
     def exited(self, seat: Seat, code: int) -> None:
         """Account for a worker that was reaped."""
         link = self._links.pop(_key(seat))
         self._forget(link.channel)
-        now = time.monotonic()
-        is_oom = seat.state is not State.KILLING and self._was_killed_for_memory(code)
-        how = link.reason + exits.describe(code, oom=is_oom)
-        if link.failure is not None:
-            how = link.failure.message
-        told = f"{how} {self._when(seat, now)}"
-        was_expected, pid = seat.expected, seat.pid
-        self._forget_requests(seat)
-        end = self._table.exited(
-            seat, now, certain=link.failure is not None, no_room=is_oom or _lacks_memory(link)
-        )
-        if link.failure is not None and link.failure.traceback:
-            logger.error("%s", link.failure.traceback.rstrip())
-        if end.outcome is Outcome.EXPECTED:
-            if self._table.stopping or was_expected:
-                logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
-            return
-        self._note_end(seat, told, now)
-        self._tell(f"worker {seat.slot} (pid {pid})", told, end, link.failure)
-
-    def _when(self, seat: Seat, now: float) -> str:
-        """Say how long it had served, and what it was doing."""
-        if seat.ready_at is None:
-            return f"while it booted, after {now - seat.spawned_at:.1f} s"
-        row = self._board.seat(seat.slot, seat.number)
-        doing = f", in {row.describe_request(now)}" if row.in_flight else ""
-        return f"after {now - seat.ready_at:.1f} s of service{doing}"
-
-    def _note_end(self, seat: Seat, how: str, now: float) -> None:
-        """Keep for people what an end was that nobody asked for."""
-        slot = self._board.slot(seat.slot)
-        slot.restarts += 1
-        slot.last_exit_at = now
-        slot.write_text("last_exit", how)
-
-    def _forget_requests(self, seat: Seat) -> None:
-        row = self._board.seat(seat.slot, seat.number)
-        self._board.slot(seat.slot).requests_before += row.requests
-        row.clear()
-
-    def _tell(
-        self,
-        who: str,
-        how: str,
-        end: End,
-        failure: BootFailed | LoadFailed | None,
-    ) -> None:
-        """Log an end that nobody asked for, and pass on what it leads to."""
-        if end.outcome is Outcome.EXPECTED:
-            return
-        then = f"replacing it in {end.wait:.1f} s" if end.wait else "replacing it"
-        logger.error("%s: %s; %s", who, how, _CONSEQUENCES.get(end.outcome, then))
-        if end.outcome is Outcome.DROPPED:
-            self._generations.fail_reload(failure.message if failure else f"{who} {how}")
-        elif end.outcome is Outcome.GAVE_UP:
-            self._on_fatal(_fatal(failure, f"no worker became ready: the last one {how}"))
+        self.ends.exited(seat, code, reason=link.reason, failure=link.failure)
 
     def _forget(self, channel: Channel) -> None:
         """Close a channel, once or again."""
@@ -371,26 +300,5 @@ class Workers:
                 self._table.unspawned(seat)
 
 
-_CONSEQUENCES = {
-    Outcome.GAVE_UP: "giving up",
-    Outcome.DROPPED: "giving the new code up",
-    Outcome.YIELDED: "there is no room beside the old worker, which goes first from now on",
-}
-
-
 def _key(seat: Seat) -> tuple[int, int]:
     return seat.slot, seat.number
-
-
-def _lacks_memory(link: Link) -> bool:
-    """Whether a predictor could not be built for want of memory, of the machine or of a GPU."""
-    text = link.failure.message.lower() if link.failure else ""
-    return "out of memory" in text or "memoryerror" in text or "out_of_memory" in text
-
-
-def _fatal(failure: BootFailed | LoadFailed | None, otherwise: str) -> ObworkerError:
-    if isinstance(failure, LoadFailed):
-        return error_of(failure)
-    if failure is not None:
-        return BootError(failure.message, failure.hint)
-    return BootError(otherwise)

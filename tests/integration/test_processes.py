@@ -697,7 +697,7 @@ def test_a_boot_that_hangs_is_killed_and_the_start_is_given_up(serve: Serve, mod
     assert server.wait(40) == 3
     log = server.log()
     tries = "took longer than 0.3 s to boot, see --boot-timeout, and was killed by SIGABRT while"
-    assert len(re.findall(rf"worker 0 .*: {tries} it booted, after 1\.\d s; ", log)) == 5
+    assert len(re.findall(rf"worker 0 .*: {tries} it booted; ", log)) == 5
     assert log.count('/predictor.py", line 3 in __init__') >= 5
     assert "obworker: error: no worker became ready: " in server.log().splitlines()[-1]
     assert server.survivors() == []
