@@ -142,7 +142,7 @@ class Settings:
     )
     max_requests_jitter: int | None = option(
         "--max-requests-jitter", metavar="N", parse=whole_number(0), group="Workers",
-        shown="a tenth of --max-requests",
+        shown="a tenth of that",
         help="Most by which --max-requests is raised, at random for each worker.",
     )
     max_worker_memory: int = option(

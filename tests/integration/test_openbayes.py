@@ -345,6 +345,6 @@ def test_in_production_its_worker_is_replaced(serve: Serve, model: Path) -> None
         return None
 
     replacement = eventually(served_by_another)
+    eventually(lambda: not psutil.pid_exists(int(pid)), what="end of the old worker")
     assert [worker.pid for worker in server.workers().values()] == [int(replacement)]
-    assert not psutil.pid_exists(int(pid))
     assert server.stop() == 0
