@@ -19,7 +19,7 @@ from pathlib import Path
 
 from obworker.errors import ListenError
 from obworker.settings import Settings
-from obworker.supervisor import bootstrap, linux, listeners
+from obworker.supervisor import bootstrap, exits, linux, listeners
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.policy import RestartPolicy
 
@@ -116,7 +116,7 @@ class Admin:
         process.channel.close()
         self._process = self._due = None
         if not self._stopping:
-            self._start_later(linux.describe_exit(code), now, lived=now - process.started_at)
+            self._start_later(exits.describe(code), now, lived=now - process.started_at)
         return True
 
     def tend(self, now: float) -> None:

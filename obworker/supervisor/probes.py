@@ -7,9 +7,9 @@ interpreter's lock answers nobody, which is why the admin process answers the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -17,6 +17,9 @@ from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
 from obworker.supervisor import health
 from obworker.supervisor.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from obworker.supervisor.worker import Predictions
 
 
 class Answer(NamedTuple):
@@ -64,25 +67,10 @@ def answers(method: str, path: str) -> bool:
     return method in METHODS and path in PROBES
 
 
-class Application(Protocol):
-    """What a worker serves."""
-
-    @property
-    def most_calls(self) -> int | None:
-        """How many threads may call it."""
-
-    @property
-    def check_health(self) -> Callable[[], None] | None:
-        """What asks the predictor whether it is well, where it has an opinion."""
-
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request."""
-
-
 class Probes:
     """Answers the probes, and passes everything else on to `application`."""
 
-    def __init__(self, application: Application, board: Scoreboard) -> None:
+    def __init__(self, application: Predictions, board: Scoreboard) -> None:
         self.most_calls = application.most_calls
         self.check_health = application.check_health
         self._application = application
