@@ -19,6 +19,7 @@ from obworker import log, settings
 from obworker.command import make_command, parse
 from obworker.environment import Environment, default_port, detect, with_dotenv
 from obworker.errors import LoadError, ObworkerError, UsageError
+from obworker.operations import OPERATIONS, operate
 from obworker.predictor import loader
 from obworker.settings import CONFIG_VARIABLE, OPTIONS, Given, Settings
 from obworker.supervisor import bootstrap, listeners
@@ -28,6 +29,7 @@ from obworker.supervisor.signals import Signals
 
 FACTORY = "obworker.predictor.application:load"
 SCRIPT_PORT = 80
+RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
 Resolve = Callable[[], tuple[Settings, dict[str, str]]]
 """Reads all sources of settings again, as a reload does."""
@@ -35,7 +37,7 @@ Resolve = Callable[[], tuple[Settings, dict[str, str]]]
 
 def main() -> NoReturn:
     """Run the command ``obworker``."""
-    _exit_with(lambda: _serve_model(sys.argv[1:]))
+    _exit_with(lambda: _run(sys.argv[1:]))
 
 
 def run_class(predictor: type) -> None:
@@ -64,6 +66,22 @@ def _complain(error: ObworkerError, terminal: int) -> None:
     if not os.path.sameopenfile(terminal, sys.stderr.fileno()):
         with contextlib.suppress(OSError):  # nobody reads it any more
             os.write(terminal, text.encode(errors="backslashreplace"))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    is_operation = bool(arguments) and arguments[0] in OPERATIONS
+    return _operate(arguments) if is_operation else _serve_model(arguments)
+
+
+# obworker status, reload, scale, stop, stacks
+
+
+def _operate(arguments: Sequence[str]) -> int:
+    printed = operate(arguments, os.environ.get(RUNTIME_DIRECTORY))
+    if isinstance(printed, int):
+        return printed
+    print(printed)
+    return 0
 
 
 # obworker MODEL

@@ -13,6 +13,10 @@ from obworker.settings import CONFIG_VARIABLE, OPTIONS, Option
 MODEL_HELP = "Serve the predictor.py or the start.sh in the directory MODEL over HTTP."
 SCRIPT_HELP = "Serve the class of this predictor.py over HTTP."
 EPILOG = """\b
+For an obworker that runs (of a MODEL of that name: obworker ./status)
+  obworker status    obworker reload    obworker scale N    obworker stop
+  obworker stacks SLOT                  each has a --help
+\b
 Every option is also an environment variable and a key of the file:
   --workers 4        OBWORKER_WORKERS=4        workers = 4
 The command line wins over the environment, that over the file.
@@ -86,10 +90,17 @@ def make_command(name: str, *, takes_model: bool) -> click.Command:
 
 def parse(command: click.Command, arguments: Sequence[str]) -> dict[str, Any] | int:
     """Return the values given, or the exit code where click has said all there is to say."""
+    values = invoke(command, arguments)
+    return values if isinstance(values, dict) else int(values)
+
+
+def invoke(command: click.Command, arguments: Sequence[str], context: object = None) -> Any:
+    """Return what a command returns, or an exit code where click has said all there is to say."""
     try:
-        values = command.main(list(arguments), prog_name=command.name, standalone_mode=False)
+        return command.main(
+            list(arguments), prog_name=command.name, standalone_mode=False, obj=context
+        )
     except click.UsageError as error:
         raise UsageError(error.format_message(), hint=f"{command.name} --help") from error
     except click.Abort:
         return 130
-    return values if isinstance(values, dict) else int(values)

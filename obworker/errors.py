@@ -34,6 +34,14 @@ class ListenError(UsageError):
     """The address to listen on cannot be had."""
 
 
+class CommandError(ObworkerError):
+    """The running obworker did not do what a command asked of it; its answer has the exit code."""
+
+    def __init__(self, message: str, hint: str | None = None, *, exit_code: int = 1) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
 class BootError(ObworkerError):
     """The predictor was loaded but no worker could build it."""
 

@@ -70,6 +70,7 @@ class Header(_Record):
     phase: int
     generation: int
     slots: int
+    wanted: int
     min_ready: int
     started_at: float
     reloads: int
@@ -83,6 +84,7 @@ class Header(_Record):
         ("phase", ctypes.c_uint32),
         ("generation", ctypes.c_uint32),
         ("slots", ctypes.c_uint32),  # rows from here on are not in use
+        ("wanted", ctypes.c_uint32),  # workers there are to be
         ("min_ready", ctypes.c_uint32),
         ("started_at", ctypes.c_double),
         ("reloads", ctypes.c_uint32),

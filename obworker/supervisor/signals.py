@@ -79,3 +79,9 @@ def restore_defaults() -> None:
             signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+
+
+def ignore(*numbers: signal.Signals) -> None:
+    """Let signals have no effect on this process, and on the programs that it runs."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,1 @@
+"""The process that tells operators and orchestrators how things stand, from shared memory only."""

@@ -1,0 +1,87 @@
+"""The admin process: answers probes while every worker is busy, and buries them after the master.
+
+It has the scoreboard, its own listener and one end of a socket pair to the master. A byte on that
+means that obworker has stopped and nothing is left to do; the end of the file without one means
+that the master is gone, however it died, and the undertaker has work.
+
+Signals are not for it: the terminal's are the master's business, and a TERM that went to every
+process of the service must not take away the answer "stopping". So it ignores them, and only
+the master, or KILL, ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from obworker import log
+from obworker.admin.application import Admin
+from obworker.admin.undertaker import bury
+from obworker.http.server import Server
+from obworker.settings import Settings
+from obworker.supervisor import linux, listeners, signals
+from obworker.supervisor.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from obworker.http.cycle import Cycle
+
+# A probe is one short request without a body. timeout=0: what answers at once is never overdue.
+SETTINGS = Settings(
+    access_log=False,
+    backlog=64,
+    threads=1,
+    timeout=0,
+    keep_alive=10,
+    header_timeout=5,
+    body_timeout=5,
+    limit_request_line=2048,
+    limit_request_fields=50,
+    limit_request_body=1024,
+)
+
+
+def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
+    """Run the admin process; the numbers are descriptors, -1 for no listener."""
+    linux.set_title("admin")
+    signals.ignore(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+    log.configure(log_level)
+    for descriptor in {scoreboard, listener, channel} - {-1}:
+        os.set_inheritable(descriptor, False)
+    board = Scoreboard(scoreboard)
+    serving = _serve(board, listener, socket.socket(fileno=channel))
+    if not uvloop.new_event_loop().run_until_complete(serving):
+        bury(board)
+
+
+async def _serve(board: Scoreboard, listener: int, master: socket.socket) -> bool:
+    """Answer for as long as there is a master; return whether it said good-bye."""
+    if listener != -1:
+        _listen(Admin(board), socket.socket(fileno=listener))
+    master.setblocking(False)
+    return bool(await asyncio.get_running_loop().sock_recv(master, 1))
+
+
+def _listen(application: Admin, listener: socket.socket) -> None:
+    """Answer on the loop's thread: there is no other, for none of it takes time."""
+    server = Server(
+        application,
+        listener,
+        SETTINGS,
+        must_queue=_never,
+        on_overdue=_is_never_overdue,
+    )
+    listeners.claim(listener, alone=False)
+    server.start()
+
+
+def _never(_method: str, _path: str) -> bool:
+    return False
+
+
+def _is_never_overdue(_cycle: Cycle) -> None:
+    """Do nothing: there is no timeout."""

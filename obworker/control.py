@@ -1,0 +1,113 @@
+"""The commands' side of the control socket: finds a running obworker, asks, reads the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from obworker.errors import CommandError, UsageError
+from obworker.supervisor import rendezvous
+
+ANSWER_TIMEOUT = 10.0
+FIND_TIMEOUT = 2.0
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """An obworker that has a control socket; what it does not say of itself is None."""
+
+    path: Path
+    pid: int | None
+    model: str | None
+
+    def __str__(self) -> str:
+        pid = "?" if self.pid is None else self.pid
+        return f"pid {pid}: {self.model or 'does not answer'} (--control-socket {self.path})"
+
+
+def ask(
+    path: Path, command: str, *, timeout: float | None = ANSWER_TIMEOUT, **given: Any
+) -> Result:
+    """Give a command and return the result; `timeout` None waits for as long as it takes.
+
+    Raises:
+        UsageError: nobody listens there.
+        CommandError: it was not done, or the answer does not come.
+    """
+    request = json.dumps({"command": command, "arguments": given}).encode() + b"\n"
+    try:
+        with rendezvous.connect(path, timeout) as connection:
+            connection.sendall(request)
+            answer = connection.makefile("rb").readline()
+    except TimeoutError as error:
+        raise CommandError(f"obworker at {path} does not answer within {timeout:g} s") from error
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise _went_away(path) from error
+    except OSError as error:
+        raise UsageError(f"no obworker at {path}: {error.strerror}") from error
+    return _result(path, answer)
+
+
+def _result(path: Path, answer: bytes) -> Result:
+    if not answer.endswith(b"\n"):
+        raise _went_away(path)
+    message = json.loads(answer)
+    if not message["ok"]:
+        raise CommandError(message["error"], exit_code=message["exit_code"])
+    result: Result = message["result"]
+    return result
+
+
+def _went_away(path: Path) -> CommandError:
+    return CommandError(f"obworker at {path} ended before it answered")
+
+
+def stop(path: Path, *, wait: bool) -> None:
+    """Have it stop; with `wait`, return when it has, which is when it leaves without an answer."""
+    try:
+        ask(path, "stop", timeout=None if wait else ANSWER_TIMEOUT, wait=wait)
+    except CommandError:
+        if not wait or path.exists():
+            raise
+
+
+def find(runtime_directory: str | None, pid: int | None = None) -> Path:
+    """Return the control socket of the only obworker there is, or of the one with that pid.
+
+    Raises:
+        UsageError: there is none, or there are several, and which.
+    """
+    running = _running(runtime_directory)
+    chosen = [one for one in running if pid is None or one.pid == pid]
+    if len(chosen) == 1:
+        return chosen[0].path
+    if not running:
+        raise UsageError(
+            "no obworker of yours is running",
+            hint="--control-socket says where to look; obworker runs as another user?",
+        )
+    which = "several obworkers are running" if chosen else f"no obworker has pid {pid}"
+    raise UsageError("; ".join([which, *map(str, running)]), hint="give --pid or --control-socket")
+
+
+def _running(runtime_directory: str | None) -> list[Running]:
+    user = os.getuid()
+    places = rendezvous.directories(runtime_directory, user)
+    found = (_identify(path) for path in rendezvous.socket_paths(places, user))
+    return sorted((one for one in found if one is not None), key=lambda one: one.path)
+
+
+def _identify(path: Path) -> Running | None:
+    """Ask who listens at `path`, if anybody; the file of one that is silent may have its pid."""
+    try:
+        status = ask(path, "status", timeout=FIND_TIMEOUT)
+    except UsageError:
+        return None
+    except CommandError:
+        return Running(path, int(path.stem) if path.stem.isdecimal() else None, None)
+    return Running(path, status["pid"], status["model"])

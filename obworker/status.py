@@ -1,0 +1,96 @@
+"""`obworker status` for people: the report as lines of text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Report = Mapping[str, Any]
+
+HEADINGS = (
+    *("SLOT", "STATE", "PID", "DEVICE", "UPTIME"),
+    *("REQUESTS", "IN FLIGHT", "RESTARTS", "LAST EXIT"),
+)
+UNKNOWN = "-"
+
+
+def describe(report: Report) -> str:
+    """Return everything worth a look, the service first, then a line for each process."""
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    rows += [row for slot in report["slots"] for row in _rows(slot)]
+    return "\n".join([*_service(report), "", *_aligned(rows)])
+
+
+def _service(report: Report) -> list[str]:
+    workers = report["workers"]
+    identity = (
+        *(_text(report["model"]), _text(report["address"]), f"pid {_text(report['pid'])}"),
+        *(f"generation {_text(report['generation'])}", f"up {duration(report['uptime'])}"),
+    )
+    lines = [
+        "  ".join(identity),
+        f"{report['status']}: {workers['ready']} of {workers['wanted']} workers ready",
+    ]
+    if report["reason"]:
+        lines.append(f"not ready: {report['reason']}")
+    if report["phase"] == "reloading":
+        lines.append("a reload is on its way")
+    if report["reload_failure"]:
+        lines.append(f"the last reload failed: {_one_line(report['reload_failure'])}")
+    return lines
+
+
+def _rows(slot: Report) -> list[tuple[str, ...]]:
+    last_exit = slot["last_exit"]
+    ended = UNKNOWN
+    if last_exit is not None:
+        ended = f"{_one_line(last_exit['text'])}, {duration(last_exit['ago'])} ago"
+    index, device = str(slot["slot"]), _text(slot["device"])
+    counts = str(slot["requests"]), _in_flight(slot), str(slot["restarts"]), ended
+    rows: list[tuple[str, ...]] = [
+        (index, *_process(slot), device, duration(slot["uptime"]), *counts)
+    ]
+    new = slot["replacement"]
+    if new is not None:
+        blank = "", _in_flight(new), "", ""
+        rows.append((f"{index} new", *_process(new), device, duration(new["uptime"]), *blank))
+    return rows
+
+
+def _process(process: Report) -> tuple[str, str]:
+    return process["state"], _text(process["pid"])
+
+
+def _in_flight(process: Report) -> str:
+    """Return how many requests are in predict, and for how long the oldest has been."""
+    request = process["request"]
+    return str(process["in_flight"]) + (f" for {duration(request['age'])}" if request else "")
+
+
+def _text(value: object) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+def _one_line(text: str) -> str:
+    """Keep a message of the user's code from breaking the table."""
+    return " ".join(text.split())
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time in its two largest units; below a minute as it is."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+    if not hours:
+        return f"{minutes}m{int(seconds) % 60:02}s"
+    return f"{days}d{hours % 24:02}h" if days else f"{hours}h{minutes % 60:02}m"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

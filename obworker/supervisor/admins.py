@@ -1,0 +1,167 @@
+"""The master's side of the admin process: binds its address, starts it, keeps it alive.
+
+The master keeps the listener, so the address is the same whoever serves it, and connections wait
+while the process is started again. It runs also where nothing is served: it buries what is left
+when the master is killed (admin/undertaker.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from obworker.errors import ListenError
+from obworker.settings import Settings
+from obworker.supervisor import bootstrap, exits, linux, listeners
+from obworker.supervisor.listeners import Address
+from obworker.supervisor.policy import RestartPolicy
+
+logger = logging.getLogger("obworker.master")
+
+DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
+ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
+GOOD_BYE = b"."
+LEAVE_TIMEOUT = 2.0
+
+
+def bind_admin(settings: Settings) -> tuple[socket.socket | None, Address | None]:
+    """Bind the address of the admin process; without one that was asked for, only if it is free.
+
+    Raises:
+        ListenError: the address that was asked for cannot be had.
+    """
+    if settings.admin_bind == "off":
+        return None, None
+    wanted = Address.parse(settings.admin_bind) if settings.admin_bind else DEFAULT_ADDRESS
+    try:
+        return listeners.bind(wanted)
+    except ListenError as error:
+        if settings.admin_bind:
+            raise ListenError(
+                f"--admin-bind: {error}", hint="give another address, or off"
+            ) from error
+        logger.warning("no health endpoints: %s; see --admin-bind", error)
+        return None, None
+
+
+@dataclass
+class Process:
+    """The process that runs."""
+
+    pid: int
+    channel: socket.socket
+    started_at: float
+
+
+class Admin:
+    """Keeps one admin process alive, without ever waiting for it."""
+
+    def __init__(
+        self,
+        scoreboard: int,
+        listener: socket.socket | None,
+        environ: Mapping[str, str],
+        log_level: str,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._scoreboard = scoreboard
+        self._listener = listener
+        self._environ = dict(environ)
+        self._log_level = log_level
+        self._restarts = RestartPolicy(chance)
+        self._process: Process | None = None
+        self._due: float | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there is no process, and will not be."""
+        return self._stopping and self._process is None
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The moment at which `tend` has something to do."""
+        return self._due
+
+    def start(self, now: float) -> None:
+        """Start the process; failing that, try again later."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = Process(self._execute(theirs), ours, now)
+            self._due = None
+        except OSError as error:
+            ours.close()
+            self._start_later(f"cannot be made: {error.strerror}", now, lived=None)
+        finally:
+            theirs.close()
+
+    def exited(self, pid: int, code: int, now: float) -> bool:
+        """Account for a child that ended; return whether it was this one."""
+        process = self._process
+        if process is None or process.pid != pid:
+            return False
+        process.channel.close()
+        self._process = self._due = None
+        if not self._stopping:
+            self._start_later(exits.describe(code), now, lived=now - process.started_at)
+        return True
+
+    def tend(self, now: float) -> None:
+        """Do what is due: start it again, or kill it when it does not leave."""
+        if self._due is None or now < self._due:
+            return
+        if self._process is None:
+            self.start(now)
+        else:
+            self._due = None
+            linux.kill_group(self._process.pid, signal.SIGKILL)
+
+    def stop(self, now: float) -> None:
+        """Let it leave, the last of all: until then it says that obworker is stopping."""
+        self._stopping = True
+        self._due = None
+        if self._process is not None:
+            self._due = now + LEAVE_TIMEOUT
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._process.channel.send(GOOD_BYE)
+        if self._listener is not None:
+            _close(self._listener)
+            self._listener = None
+
+    def _execute(self, end: socket.socket) -> int:
+        listener = -1 if self._listener is None else self._listener.fileno()
+        shared = (self._scoreboard, listener, end.fileno())
+        command = bootstrap.python(ENTRY.format(*shared, self._log_level))
+        inherited = [descriptor for descriptor in shared if descriptor != -1]
+        for descriptor in inherited:
+            os.set_inheritable(descriptor, True)
+        try:
+            return os.posix_spawn(command[0], command, self._environ, setsid=True)
+        finally:
+            for descriptor in inherited:
+                os.set_inheritable(descriptor, False)
+
+    def _start_later(self, what: str, now: float, *, lived: float | None) -> None:
+        wait = self._restarts.ended(ready_for=lived)
+        self._due = now + wait
+        logger.error("the admin process %s; it starts again in %.1f s", what, wait)
+
+
+def _close(listener: socket.socket) -> None:
+    """Close a listener, and remove the file of a unix socket."""
+    if listener.family == socket.AF_UNIX:
+        Path(listener.getsockname()).unlink(missing_ok=True)
+    listener.close()

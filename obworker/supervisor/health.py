@@ -1,0 +1,161 @@
+"""What the scoreboard says about the service: fit for requests or not, and the whole report. Pure.
+
+Nothing is guessed: what is not known, or is not so, is None.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from obworker.supervisor.scoreboard import Phase, Scoreboard, SeatRow, State
+from obworker.supervisor.slots import HAS_PROCESS, VACANT
+
+Report = dict[str, object]
+
+
+class Status(enum.Enum):
+    """How things stand, in a word."""
+
+    OK = "ok"
+    DEGRADED = "degraded"  # ready, but a worker is missing
+    UNREADY = "unready"  # too few workers serve
+    STARTING = "starting"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a verdict rests on, read once so that its parts agree."""
+
+    phase: Phase
+    serving: int
+    wanted: int
+    needed: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can be sent here."""
+        return self.status in (Status.OK, Status.DEGRADED)
+
+    @property
+    def status(self) -> Status:
+        """How things stand."""
+        if self.phase is Phase.STARTING:
+            return Status.STARTING
+        if self.phase is Phase.STOPPING:
+            return Status.STOPPING
+        if self.serving < self.needed:
+            return Status.UNREADY
+        return Status.OK if self.serving >= self.wanted else Status.DEGRADED
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not ready; None if it is."""
+        if self.is_ready:
+            return None
+        if self.phase is Phase.STOPPING:
+            return "obworker is stopping"
+        workers = f"{self.serving} of {self.wanted} workers ready, {self.needed} needed"
+        return f"obworker is starting: {workers}" if self.phase is Phase.STARTING else workers
+
+
+def standing(board: Scoreboard) -> Standing:
+    """Read how things stand."""
+    header = board.header
+    return Standing(
+        phase=Phase(header.phase),
+        serving=board.count_serving(),
+        wanted=header.wanted,
+        needed=max(1, header.min_ready),
+    )
+
+
+def is_ready(board: Scoreboard) -> bool:
+    """Whether requests can be sent here."""
+    return standing(board).is_ready
+
+
+def summary(stands: Standing) -> Report:
+    """Return the short answer to "is it ready?"."""
+    return {
+        "status": stands.status.value,
+        "ready": stands.is_ready,
+        "reason": stands.reason,
+    }
+
+
+def report(board: Scoreboard, now: float) -> Report:
+    """Return all there is to know; times are seconds until `now`."""
+    header, stands = board.header, standing(board)
+    return {
+        **summary(stands),
+        "phase": stands.phase.name.lower(),
+        "model": header.read_text("label") or None,
+        "address": header.read_text("address") or None,
+        "pid": header.master_pid or None,
+        "uptime": _since(header.started_at, now),
+        "generation": header.generation or None,
+        "reloads": header.reloads,
+        "reload_failure": header.read_text("reload_failure") or None,
+        "workers": {
+            "ready": stands.serving,
+            "wanted": stands.wanted,
+            "needed": stands.needed,
+        },
+        "slots": [
+            _slot(board, index, now)
+            for index in range(header.slots)
+            if index < stands.wanted or _occupied(board, index)
+        ],
+    }
+
+
+def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:
+    """Return the seats with a process, or that wait for one, the oldest first."""
+    rows = [row for row in board.seats(slot) if row.state not in VACANT]
+    return sorted(rows, key=lambda row: (row.state == State.BACKOFF, row.spawned_at))
+
+
+def _slot(board: Scoreboard, index: int, now: float) -> Report:
+    row, occupied = board.slot(index), _occupied(board, index)
+    requests = row.requests_before + sum(seat.requests for seat in board.seats(index))
+    last_exit = row.read_text("last_exit")
+    return {
+        "slot": index,
+        "device": row.read_text("device") or None,
+        **_process(occupied[0] if occupied else board.seat(index, 0), now),
+        "requests": requests,
+        "restarts": row.restarts,
+        "last_exit": (
+            {"text": last_exit, "ago": _since(row.last_exit_at, now)} if last_exit else None
+        ),
+        "replacement": _process(occupied[1], now) if len(occupied) > 1 else None,
+    }
+
+
+def _process(row: SeatRow, now: float) -> Report:
+    """Describe what a seat holds; a row keeps the pid of a process that has gone."""
+    state = State(row.state)
+    lives = state in HAS_PROCESS
+    return {
+        "state": state.name.lower(),
+        "pid": row.pid or None if lives else None,
+        "generation": row.generation or None if lives else None,
+        "uptime": _since(row.ready_at, now) if lives else None,
+        "in_flight": row.in_flight if lives else 0,
+        "request": _request(row, now) if lives and row.in_flight else None,
+    }
+
+
+def _request(row: SeatRow, now: float) -> Report:
+    """Describe the request whose deadline comes first."""
+    return {
+        "line": row.read_text("request_line") or None,
+        "age": _since(row.begun_at, now),
+        "id": row.read_text("request_id") or None,
+    }
+
+
+def _since(instant: float, now: float) -> float | None:
+    return round(max(0.0, now - instant), 1) if instant else None

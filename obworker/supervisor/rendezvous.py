@@ -1,0 +1,94 @@
+"""Where commands meet a running obworker: the unix socket of its master.
+
+The master takes the first directory it may use; a command looks in all of them, for it may run in
+another environment than the service (a shell has XDG_RUNTIME_DIR, a systemd unit has not). A
+directory that others may write to, or that is somebody else's, is used by neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+SUFFIX = ".sock"
+CONNECT_TIMEOUT = 2.0
+
+
+def directories(runtime_directory: str | None, user: int) -> list[Path]:
+    """Return the directories where control sockets can be, the best first."""
+    found = [Path(runtime_directory, "obworker")] if runtime_directory else []
+    return [*found, Path("/run/obworker"), Path(f"/tmp/obworker-{user}")]  # noqa: S108 see is_safe
+
+
+def prepare(candidates: list[Path], user: int) -> Path | None:
+    """Return the first directory that is there or can be made, and is safe; None if there is none.
+
+    Its parent must exist: an XDG_RUNTIME_DIR outlives its session in the environment of daemons.
+    """
+    for directory in candidates:
+        with contextlib.suppress(OSError):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            if is_safe(directory, user) and os.access(directory, os.W_OK):
+                return directory
+    return None
+
+
+def is_safe(directory: Path, user: int) -> bool:
+    """Whether it is a directory, and no link to one, into which nobody but `user` can write."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022
+
+
+def socket_paths(candidates: list[Path], user: int) -> Iterator[Path]:
+    """Find the sockets in safe directories, in no order that means anything."""
+    for directory in candidates:
+        if is_safe(directory, user):
+            yield from directory.glob(f"*{SUFFIX}")
+
+
+def connect(path: Path, timeout: float | None) -> socket.socket:
+    """Connect to a control socket.
+
+    Raises:
+        OSError: nobody listens there, or not to us.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove the sockets that masters left behind which were killed.
+
+    Nobody must answer, and the pid must be nobody's: a master that has just bound its socket does
+    not listen yet, and one in another pid namespace has a pid that means nothing here.
+    """
+    for path in directory.glob(f"*{SUFFIX}"):
+        if path.stem.isdecimal() and not _runs(int(path.stem)) and _refuses(path):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _refuses(path: Path) -> bool:
+    try:
+        connect(path, CONNECT_TIMEOUT).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
