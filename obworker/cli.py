@@ -23,6 +23,7 @@ from obworker.supervisor import bootstrap, listeners
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import Signals
+from obworker.supervisor.systemd import without_systemd
 
 FACTORY = "obworker.predictor.application:load"
 SCRIPT_PORT = 80
@@ -145,8 +146,13 @@ def _supervise(given: Settings, environ: dict[str, str]) -> int:
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
     signals = Signals()
     signals.install()
+    if any(listeners.inherited(environ)):
+        raise UsageError(
+            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
+            hint="stop and disable the .socket unit",
+        )
     port = _script_port(given, environ)
-    environ = environ | {"PORT": str(port)}
+    environ = without_systemd(environ) | {"PORT": str(port)}
     return Script(directory.absolute(), port, environ, given, signals).run()
 
 
@@ -172,7 +178,11 @@ def _supervise_predictor(given: Settings, environ: dict[str, str]) -> int:
     signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
     chosen = gpus.select(given.gpus, environ, gpus.enumerate_gpus)
     devices = gpus.assign(chosen, given.workers, given.workers_per_gpu)
-    listener, address = listeners.bind(_address(given, environ))
+    lent = listeners.inherited(environ).main
+    listener, address = (
+        (lent, Address.of(lent)) if lent else listeners.bind(_address(given, environ))
+    )
+    environ = without_systemd(environ)
     budget = threads.budget(environ, len(devices))
     plan = Plan(
         label=str(given.model),
@@ -188,6 +198,7 @@ def _supervise_predictor(given: Settings, environ: dict[str, str]) -> int:
         environ=environ | budget.mold_environ,
         worker_environ=budget.worker_environ,
         threads=budget.threads,
+        lent=lent is not None,
     )
     Master(plan, listener, address, signals).run()
     return 0

@@ -41,6 +41,9 @@ class Server:
     A request for which `must_queue` is false, given its method and path, is answered at once, on
     that thread too: it must not take time, nor have more than one part of body to wait with; it is
     for questions such as "are you there?".
+
+    A `lent` listener is somebody else's: it listens already, and when the server drains, what waits
+    in its queue is left for whoever serves next.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class Server:
         threads: int | None = None,
         must_queue: Callable[[str, str], bool] = _always,
         on_overdue: Callable[[Cycle], None],
+        lent: bool = False,
     ) -> None:
         self.executors = Executors(threads or settings.threads, on_free=self._end_yield)
         self._yielding: asyncio.TimerHandle | None = None
         self.drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = listener
+        self._lent = lent
         self._backlog = settings.backlog
         self._connections: set[Connection] = set()
         self._arriving: set[asyncio.Task[None]] = set()
@@ -83,7 +88,8 @@ class Server:
         """Listen and accept: until the first worker does, the bound port refuses clients."""
         assert self._listener is not None
         self._listener.setblocking(False)
-        self._listener.listen(self._backlog)
+        if not self._lent:
+            self._listener.listen(self._backlog)
         self._watch_listener()
         self._tick()
 
@@ -95,7 +101,10 @@ class Server:
         now = time.monotonic()
         for connection in self._connections:
             connection.drain(now)
-        self._loop.call_later(ACCEPT_GRACE, self._close_listener)
+        if self._lent:
+            self._leave_listener()
+        else:
+            self._loop.call_later(ACCEPT_GRACE, self._empty_listener)
 
     def refuse_queued(self) -> None:
         """Answer 503 to what waits for a thread, and to what comes: nothing more is begun."""
@@ -152,16 +161,17 @@ class Server:
         except OSError as error:  # the client left already
             logger.debug("a connection ended before it began: %s", error)
 
-    def _close_listener(self) -> None:
-        """Take what the kernel has accepted for us, then let go of the listener.
+    def _empty_listener(self) -> None:
+        """Take what the kernel has accepted for us, then let go of the listener."""
+        while self._accept():
+            pass
+        self._leave_listener()
 
-        Never shutdown(): the queue belongs to all workers.
-        """
+    def _leave_listener(self) -> None:
+        """Accept no more. Never shutdown(): the queue belongs to all workers."""
         if self._listener is None:
             return
         self._loop.remove_reader(self._listener.fileno())
-        while self._accept():
-            pass
         self._listener.close()
         self._listener = None
 

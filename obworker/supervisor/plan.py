@@ -25,3 +25,4 @@ class Plan:
     environ: dict[str, str]
     worker_environ: dict[str, str]
     threads: int
+    lent: bool = False
