@@ -114,10 +114,13 @@ class Client:
 class Running:
     """A server at work."""
 
-    def __init__(self, app: Application, listener: socket.socket, settings: Settings) -> None:
+    def __init__(
+        self, app: Application, listener: socket.socket, settings: Settings, *, lent: bool = False
+    ) -> None:
         self.overdue: list[Cycle] = []
         self.drained = threading.Event()
         self._listener = listener
+        self._lent = lent
         self._address = listener.getsockname()
         self._family = listener.family
         self._clients: list[Client] = []
@@ -133,7 +136,9 @@ class Running:
         assert started.wait(TIMEOUT)
 
     async def _run(self, app: Application, settings: Settings, started: threading.Event) -> None:
-        self.server = Server(app, self._listener, settings, on_overdue=self.overdue.append)
+        self.server = Server(
+            app, self._listener, settings, on_overdue=self.overdue.append, lent=self._lent
+        )
         self._stopping = asyncio.Event()
         self.server.executors.start()
         self.server.start()

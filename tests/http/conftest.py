@@ -15,17 +15,24 @@ from obworker.settings import Settings
 
 @pytest.fixture
 def start() -> Iterator[StartServer]:
-    """Start servers: `start(app, listener=None, **settings)`.
+    """Start servers: `start(app, listener=None, lent=False, **settings)`.
 
     A test fails where a connection outlives its client or the loop reports an error.
     """
     running: list[Running] = []
 
-    def start(app: Application, listener: socket.socket | None = None, **settings: Any) -> Running:
+    def start(
+        app: Application,
+        listener: socket.socket | None = None,
+        *,
+        lent: bool = False,
+        **settings: Any,
+    ) -> Running:
         if listener is None:
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
-        running.append(Running(app, listener, Settings(**{"access_log": False, **settings})))
+        quiet = Settings(**{"access_log": False, **settings})
+        running.append(Running(app, listener, quiet, lent=lent))
         return running[-1]
 
     yield start

@@ -188,6 +188,41 @@ class TestDrain:
         assert server.drained.wait(TIMEOUT)
 
 
+class TestLentListener:
+    """One that systemd made, and will give to the next instance."""
+
+    def test_its_queue_is_left_for_whoever_serves_next(self, start: StartServer) -> None:
+        app = Blocking()
+        with socket.create_server(("127.0.0.1", 0)) as lender:
+            first = start(app, lender.dup(), lent=True)
+            busy = first.connect()
+            busy.get()
+            app.wait_until_begun()
+            first.drain()
+            waiting = first.connect()
+            waiting.get("/later")
+            app.release.set()
+            assert busy.read_reply().status == 200
+            busy.close()
+            assert first.drained.wait(TIMEOUT)
+            second = start(echo, lender.dup(), lent=True)
+            assert waiting.read_reply().body == b"GET /later "
+            assert app.calls == 1
+            waiting.close()
+            second.drain()
+
+    def test_its_backlog_is_the_lender_s(self, start: StartServer) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=7) as lender:
+            start(echo, lender.dup(), lent=True, backlog=2048)
+            assert backlog_of(lender) == 7
+
+
+def backlog_of(listener: socket.socket) -> int:
+    """Return the length that the kernel allows the queue (tcp_info's tcpi_sacked, while LISTEN)."""
+    facts = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int.from_bytes(facts[28:32], sys.byteorder)
+
+
 class TestAccepting:
     def test_a_unix_socket(self, start: StartServer, tmp_path: Path) -> None:
         listener = socket.socket(socket.AF_UNIX)
