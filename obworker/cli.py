@@ -26,6 +26,7 @@ from obworker.supervisor import bootstrap, listeners
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import Signals
+from obworker.supervisor.systemd import without_systemd
 
 FACTORY = "obworker.predictor.application:load"
 SCRIPT_PORT = 80
@@ -183,8 +184,14 @@ def _start_logging(given: Settings) -> None:
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
     signals = Signals()
     signals.install()
+    lent = listeners.inherited(environ)
+    if lent.main is not None:
+        raise UsageError(
+            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
+            hint="stop and disable the .socket unit",
+        )
     port = _script_port(given, environ)
-    environ = environ | {"PORT": str(port)}
+    environ = without_systemd(environ) | {"PORT": str(port)}
     return Script(directory.absolute(), port, environ, given, signals).run()
 
 
@@ -203,13 +210,26 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
 
 def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     from obworker.supervisor.master import Master
+    from obworker.supervisor.outside import Surroundings
     from obworker.supervisor.plan import Plan
 
     signals = Signals()
     signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
     plan = Plan.make(given, environ, FACTORY)
-    listener, address = listeners.bind(_address(given, environ))
-    Master(plan, lambda: Plan.make(*resolve(), FACTORY), listener, address, signals).run()
+    lent = listeners.inherited(environ)
+    if lent.main is not None:
+        listener, address = lent.main, Address.of(lent.main)
+    else:
+        listener, address = listeners.bind(_address(given, environ))
+    Master(
+        plan,
+        lambda: Plan.make(*resolve(), FACTORY),
+        listener,
+        address,
+        signals,
+        Surroundings(environ, lent.admin),
+        lent=lent.main is not None,
+    ).run()
     return 0
 
 

@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[1]
 MARK = "TEST_SERVER_MARK"
 SERVING = re.compile(r"serving +http://\S+?:(\d+)/")
 
+# Servers that run at once must not want the same address; tests of the admin process give one.
+QUIET = {"OBWORKER_ADMIN_BIND": "off", "OBWORKER_CONTROL_SOCKET": "off"}
+
 T = TypeVar("T")
 
 
@@ -77,7 +80,7 @@ class Server:
     ) -> None:
         self.log_path = log_path
         self._mark = uuid.uuid4().hex
-        variables = {**os.environ, **(environ or {}), MARK: self._mark}
+        variables = {**os.environ, **QUIET, **(environ or {}), MARK: self._mark}
         with log_path.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
@@ -212,5 +215,5 @@ def run_to_end(
         text=True,
         timeout=within,
         check=False,
-        env={**os.environ, **(environ or {})},
+        env={**os.environ, **QUIET, **(environ or {})},
     )

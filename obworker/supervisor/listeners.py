@@ -1,4 +1,10 @@
-"""Addresses and listening sockets: bind, name, and close without losing a connection."""
+"""Addresses and listening sockets: bind or inherit, name, and close without losing a connection.
+
+A socket that systemd made (socket activation, sd_listen_fds(3)) is only lent. It listens before we
+start and goes on when we have stopped, so nobody is refused in between and what waits in its queue
+is for whoever starts next. So with a lent listener nothing is done at a stop that lasts: no filter,
+no unlink, and no worker empties the queue that it stops accepting from.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +15,18 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from obworker.errors import ListenError
 
 # Where a wildcard address is served, a person reaches it by this name.
 WILDCARDS = {"0.0.0.0": "localhost", "::": "localhost", "": "localhost"}  # noqa: S104
+
+SD_LISTEN_FDS_START = 3
+MAIN, ADMIN = "main", "admin"
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,14 @@ class Address:
         through = f"--unix-socket {self.path} " if self.path else ""
         return f"curl {through}{body}{self.url}"
 
+    @classmethod
+    def of(cls, listener: socket.socket) -> Address:
+        """Return where a socket is bound; an abstract unix socket is written with an @."""
+        name = listener.getsockname()
+        if listener.family != socket.AF_UNIX:
+            return cls(host=name[0], port=name[1])
+        return cls(path="@" + name[1:].decode() if isinstance(name, bytes) else name)
+
 
 def bind(address: Address) -> tuple[socket.socket, Address]:
     """Bind a socket, and return it with the address it has: port 0 becomes a real one.
@@ -71,6 +90,67 @@ def bind(address: Address) -> tuple[socket.socket, Address]:
         raise _explain(error, address) from error
     except UnicodeError as error:
         raise ListenError(f"cannot listen on {address}: {address.host!r} is no host") from error
+
+
+class Inherited(NamedTuple):
+    """The listeners that systemd lends us: for predictions, and for the admin process."""
+
+    main: socket.socket | None = None
+    admin: socket.socket | None = None
+
+
+def inherited(environ: Mapping[str, str], first: int = SD_LISTEN_FDS_START) -> Inherited:
+    """Take the sockets that systemd passed: one named ``admin``, and one of any other name.
+
+    Where LISTEN_PID is not this process, they were meant for another one.
+
+    Raises:
+        ListenError: what was passed is not that.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return Inherited()
+    found: dict[str, socket.socket] = {}
+    with contextlib.ExitStack() as undo:
+        for name, descriptor in _descriptors(environ, first):
+            role = ADMIN if name == ADMIN else MAIN
+            listener = undo.enter_context(_take(descriptor, name))
+            if role in found:
+                raise ListenError(
+                    f"systemd passed several {role} sockets; one can be served",
+                    hint=f"one ListenStream=, and one with FileDescriptorName={ADMIN} if need be",
+                )
+            found[role] = listener
+        undo.pop_all()
+    return Inherited(**found)
+
+
+def _descriptors(environ: Mapping[str, str], first: int) -> Iterator[tuple[str, int]]:
+    text = environ.get("LISTEN_FDS", "")
+    if not text.isdecimal():
+        raise ListenError(f"LISTEN_FDS: {text!r} is not a number")
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    for position in range(int(text)):
+        yield names[position] if position < len(names) else "", first + position
+
+
+def _take(descriptor: int, name: str) -> socket.socket:
+    """Own an inherited descriptor, which must be a stream socket that listens."""
+    try:
+        os.set_inheritable(descriptor, False)
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ListenError(
+            f"systemd passed descriptor {descriptor} ({name or 'no name'}): {error.strerror}"
+        ) from error
+    if listener.type == socket.SOCK_STREAM and listener.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        return listener
+    listener.close()
+    raise ListenError(
+        f"systemd passed descriptor {descriptor} ({name or 'no name'}): not a listening socket",
+        hint="the .socket unit needs ListenStream= and Accept=no",
+    )
 
 
 def free_port() -> int:

@@ -31,10 +31,12 @@ from collections.abc import Callable
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.supervisor import linux, listeners
+from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Address
-from obworker.supervisor.messages import Loaded
+from obworker.supervisor.messages import Channel, Loaded
 from obworker.supervisor.molds import Descriptors, Molds
+from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
 from obworker.supervisor.scoreboard import MAX_SLOTS, Phase, Scoreboard
@@ -60,6 +62,9 @@ class Master:
         listener: socket.socket,
         address: Address,
         signals: Signals,
+        surroundings: Surroundings,
+        *,
+        lent: bool = False,
     ) -> None:
         self._plan = plan
         self._replan = replan
@@ -67,14 +72,18 @@ class Master:
         self._address = address
         self._signals = signals
         self._selector = selectors.DefaultSelector()
+        self._lent = lent
         self._board = Scoreboard.create()
+        self._outside = Outside.open(
+            self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
+        )
         self._table = Table(
             len(plan.devices),
             timeouts_of(plan),
             random.random,
             Strategy(plan.settings.reload_strategy),
         )
-        descriptors = Descriptors(listener, self._board.descriptor)
+        descriptors = Descriptors(listener, self._board.descriptor, lent)
         self._generations = Generations(
             plan,
             self._table,
@@ -117,19 +126,30 @@ class Master:
         linux.set_title(f"master {self._plan.label}")
         others = linux.children()
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
-        self._generations.start(time.monotonic())
+        now = time.monotonic()
+        self._publish()
+        self._outside.start(self._plan.label, str(self._address), now)
+        self._generations.start(now)
         while not (self._table.stopping and self._table.is_over and self._molds.is_gone):
-            for key, _ in self._selector.select(self._patience()):
-                key.data()
-            self._reap()
-            self._act()
+            self._turn()
+        self._outside.stop(time.monotonic())
+        while not self._outside.is_gone:
+            self._turn()
         self._listener.close()
         linux.kill_descendants(spare=others)
         logger.info("stopped")
+        self._outside.close()
         if self._error is not None:
             raise self._error
 
     # the loop
+
+    def _turn(self) -> None:
+        """Wait for what happens next, and act on it."""
+        for key, _ in self._selector.select(self._patience()):
+            key.data()
+        self._reap()
+        self._act()
 
     def _patience(self) -> float:
         """Return how long to wait: until the nearest deadline, or until it is time for a look."""
@@ -137,6 +157,7 @@ class Master:
         deadlines = (
             self._table.next_deadline(self._generations.can_spawn),
             self._generations.next_deadline,
+            self._outside.next_deadline,
             now + TICK,
         )
         due = min(deadline for deadline in deadlines if deadline is not None)
@@ -155,17 +176,18 @@ class Master:
                 self._other_exited(pid, linux.reap(pid))
 
     def _other_exited(self, pid: int, code: int) -> None:
+        now = time.monotonic()
         mold = self._molds.exited(pid)
-        if mold is None:
+        if mold is not None:
+            self._generations.mold_exited(mold, code, now)
+            self._workers.mold_gone(mold.generation)
+        elif not self._outside.exited(pid, code, now):
             logger.debug("reaped an orphan, pid %d", pid)
-            return
-        self._generations.mold_exited(mold, code, time.monotonic())
-        self._workers.mold_gone(mold.generation)
 
     def _read_channels(self) -> None:
         """Read every message that has come: the last words of whoever has ended are among them."""
         for key in list(self._selector.get_map().values()):
-            if key.fileobj is not self._signals:
+            if isinstance(key.fileobj, Channel):
                 key.data()
 
     def _act(self) -> None:
@@ -178,11 +200,14 @@ class Master:
             self._workers.act(now)
         self._workers.publish()
         self._publish()
+        self._outside.tend(now)
 
     def _publish(self) -> None:
-        header = self._board.header
-        header.generation = self._table.rollout.current
-        header.phase = self._phase
+        header, current = self._board.header, self._table.rollout.current
+        mold = self._molds.get(current)
+        header.generation, header.phase = current, self._phase
+        header.mold_pid = 0 if mold is None else mold.pid
+        header.wanted = self._table.wanted
         header.min_ready = min(self._plan.settings.min_ready, max(1, self._table.wanted))
 
     @property
@@ -210,13 +235,15 @@ class Master:
             where = self._address if self._address.path else self._address.url
             logger.info("%-10s %s", "serving", where)
             logger.info("%-10s %s", "try", self._address.curl(self._body_kind))
+            if self._outside.address is not None:
+                logger.info("%-10s %s", "admin", self._outside.address.url)
 
     # signals
 
     def _read_signals(self) -> None:
         for number in self._signals.take():
             act = {
-                signal.SIGTERM: self._terminate,
+                signal.SIGTERM: self.terminate,
                 signal.SIGINT: self._interrupt,
                 signal.SIGQUIT: self._interrupt,
                 signal.SIGHUP: self.reload,
@@ -228,8 +255,9 @@ class Master:
             if act is not None:
                 act()
 
-    def _terminate(self) -> None:
-        logger.info("SIGTERM: finishing the requests in progress")
+    def terminate(self) -> None:
+        """Stop gracefully."""
+        logger.info("stopping: finishing the requests in progress")
         self._stop()
 
     def _interrupt(self) -> None:
@@ -240,8 +268,10 @@ class Master:
     def reload(self, answer: Callable[[str], None] | None = None) -> None:
         """Load the code, the environment and the settings anew; `answer` learns how it went."""
         if self._table.stopping:
+            if answer is not None:
+                answer("obworker is stopping")
             return
-        logger.info("SIGHUP: loading the code anew")
+        logger.info("reloading: loading the code anew")
         try:
             plan = self._replan()
             log.open_files(plan.settings)
@@ -266,7 +296,9 @@ class Master:
         self._workers.signal_all(signal.SIGUSR1)
 
     def _reloaded(self, failure: str) -> None:
-        self._board.header.write_text("reload_failure", failure)
+        header = self._board.header
+        header.write_text("reload_failure", failure)
+        header.reloads += not failure
 
     def resize(self, size: int) -> None:
         """Want so many workers."""
@@ -289,7 +321,8 @@ class Master:
     def _stop(self) -> None:
         """Let no connection begin, keep no process alive; the table knows how to go on."""
         if not self._table.stopping:
-            listeners.refuse_new_connections(self._listener)
+            if not self._lent:
+                listeners.refuse_new_connections(self._listener)
             self._table.stop()
             self._generations.stop()
 

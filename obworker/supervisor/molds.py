@@ -42,10 +42,14 @@ class Mold:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What every process that imports or serves inherits."""
+    """What every process that imports or serves inherits.
+
+    A `lent` listener is systemd's: what waits in its queue is left for the next obworker.
+    """
 
     listener: socket.socket
     scoreboard: int
+    lent: bool = False
 
     def execute(self, entry: str, end: Channel, environ: dict[str, str]) -> int:
         """Run an entry point of mold.py in a fresh Python, in a session of its own.

@@ -11,6 +11,7 @@ from obworker.environment import detect
 from obworker.settings import Settings
 from obworker.supervisor import gpus, threads
 from obworker.supervisor.gpus import Device
+from obworker.supervisor.systemd import without_systemd
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Plan:
             },
             settings=settings,
             devices=devices,
-            environ=dict(environ),
+            environ=without_systemd(environ),
             mold_environ=budget.mold_environ,
             worker_environ=budget.worker_environ,
             threads=budget.threads,

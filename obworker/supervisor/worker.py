@@ -42,6 +42,7 @@ from obworker.supervisor.messages import (
     Recycle,
     Spawn,
 )
+from obworker.supervisor.probes import Probes
 from obworker.supervisor.recycling import Recycling
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
@@ -201,7 +202,9 @@ class Worker:
 
     def boot(self) -> Predictions:
         """Build the predictor."""
-        return self._context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
+        context = self._context
+        application = context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
+        return Probes(application, context.board)
 
     async def serve(self, application: Predictions) -> int:
         """Serve until drained; return the exit code."""

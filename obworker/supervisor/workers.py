@@ -163,7 +163,8 @@ class Workers:
 
     def _drain(self, seat: Seat) -> None:
         self._table.drain(seat, time.monotonic())
-        self._links[_key(seat)].channel.send(Drain(empty_queue=self._table.stopping))
+        is_last = self._table.stopping and not self._descriptors.lent
+        self._links[_key(seat)].channel.send(Drain(empty_queue=is_last))
 
     def _dump(self, seat: Seat) -> None:
         """Have a worker that does not do its work show where it is, and end it."""

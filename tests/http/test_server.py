@@ -100,21 +100,6 @@ class TestDrain:
         assert client.read_reply().body == b"POST / abc"
         assert client.at_end
 
-    def test_what_waits_for_others_is_left_to_them(self, start: StartServer) -> None:
-        server = start(echo)
-        clients: list[Client] = []
-
-        def connect_while_the_loop_cannot_accept() -> None:
-            clients.append(server.connect())
-            server.server.drain(empty_queue=False)
-
-        with server.listener.dup() as shared:
-            server.call(connect_while_the_loop_cannot_accept)
-            assert server.drained.wait(TIMEOUT)
-            shared.settimeout(TIMEOUT)
-            shared.accept()[0].close()
-        clients[0].close()
-
     def test_what_the_kernel_has_accepted_is_answered(self, start: StartServer) -> None:
         """Connections nobody has accepted yet are reset when a listener closes."""
         server = start(echo)
@@ -199,6 +184,30 @@ class TestDrain:
         server.drain()
         server.drain()
         assert server.drained.wait(TIMEOUT)
+
+
+class TestSharedListener:
+    """One that others accept from, now or later: other workers, or systemd's next instance."""
+
+    def test_its_queue_is_left_for_whoever_serves_next(self, start: StartServer) -> None:
+        app = Blocking()
+        with socket.create_server(("127.0.0.1", 0)) as lender:
+            first = start(app, lender.dup())
+            busy = first.connect()
+            busy.get()
+            app.wait_until_begun()
+            first.drain(empty_queue=False)
+            waiting = first.connect()
+            waiting.get("/later")
+            app.release.set()
+            assert busy.read_reply().status == 200
+            busy.close()
+            assert first.drained.wait(TIMEOUT)
+            second = start(echo, lender.dup())
+            assert waiting.read_reply().body == b"GET /later "
+            assert app.calls == 1
+            waiting.close()
+            second.drain()
 
 
 class TestAccepting:

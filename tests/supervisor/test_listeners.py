@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from obworker.errors import ListenError
 from obworker.supervisor import listeners
-from obworker.supervisor.listeners import Address, bind, claim, refuse_new_connections
+from obworker.supervisor.listeners import (
+    Address,
+    Inherited,
+    bind,
+    claim,
+    inherited,
+    refuse_new_connections,
+)
 
 
 @pytest.mark.parametrize(
@@ -185,3 +195,116 @@ def test_the_filter_drops_what_has_the_syn_bit() -> None:
     load, jump, drop, accept = listeners.DROP_SYN
     assert (load[3], jump[3]) == (13, 0x02)
     assert (drop[3], accept[3]) == (0, 0xFFFFFFFF)
+
+
+# sockets that systemd lends
+
+Pass = Callable[..., Inherited]
+
+
+@pytest.fixture
+def passed() -> Iterator[Pass]:
+    """Pass sockets by descriptors in a row, as systemd does, and inherit them."""
+    first = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 10
+    kept: list[socket.socket] = []
+    descriptors: list[int] = []
+
+    def inherit(*sockets: socket.socket, **variables: str) -> Inherited:
+        kept.extend(sockets)
+        for number, given in enumerate(sockets, first):
+            descriptors.append(os.dup2(given.fileno(), number, inheritable=True))
+        environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
+        return inherited(environ | variables, first)
+
+    yield inherit
+    for given in kept:
+        given.close()
+    for descriptor in descriptors:
+        with suppress(OSError):  # whoever inherited it may have closed it
+            os.close(descriptor)
+
+
+def listening() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_without_systemd_nothing_is_inherited() -> None:
+    assert inherited({}) == Inherited(None, None)
+
+
+def test_sockets_for_another_process_are_left_alone(passed: Pass) -> None:
+    assert passed(listening(), LISTEN_PID="1") == Inherited(None, None)
+
+
+def test_a_socket_is_served_on_whatever_its_name(passed: Pass) -> None:
+    given = listening()
+    main, admin = passed(given, LISTEN_FDNAMES="obworker.socket")
+    assert main
+    assert Address.of(main) == Address("127.0.0.1", given.getsockname()[1])
+    assert admin is None
+    assert not main.get_inheritable()
+    main.close()
+
+
+@pytest.mark.parametrize(("names", "first"), [("admin:main", "admin"), ("x:admin", "main")])
+def test_one_named_admin_is_for_the_admin_process(passed: Pass, names: str, first: str) -> None:
+    one, other = listening(), listening()
+    found = passed(one, other, LISTEN_FDNAMES=names)
+    assert found.main
+    assert found.admin
+    by_role = {"main": found.main, "admin": found.admin}
+    assert by_role[first].getsockname() == one.getsockname()
+    found.main.close()
+    found.admin.close()
+
+
+def test_a_unix_socket_may_be_lent(passed: Pass, tmp_path: Path) -> None:
+    given, address = bind(Address(path=str(tmp_path / "socket")))
+    given.listen()
+    main = passed(given).main
+    assert main
+    assert Address.of(main) == address
+    main.close()
+
+
+def test_an_abstract_unix_socket_has_an_address(passed: Pass) -> None:
+    given = socket.socket(socket.AF_UNIX)
+    given.bind("")
+    given.listen()
+    main = passed(given).main
+    assert main
+    assert Address.of(main).path == "@" + given.getsockname()[1:].decode()
+    main.close()
+
+
+def not_listening() -> socket.socket:
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    return bound
+
+
+def datagrams() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+@pytest.mark.parametrize("make", [not_listening, datagrams])
+def test_what_does_not_listen_is_refused(passed: Pass, make: Callable[[], socket.socket]) -> None:
+    with pytest.raises(ListenError, match="not a listening socket") as error:
+        passed(make(), LISTEN_FDNAMES="main")
+    assert error.value.hint == "the .socket unit needs ListenStream= and Accept=no"
+
+
+def test_two_to_serve_on_are_refused(passed: Pass) -> None:
+    with pytest.raises(ListenError, match="several main sockets; one can be served"):
+        passed(listening(), listening(), LISTEN_FDNAMES="a:b")
+
+
+@pytest.mark.parametrize("count", ["", "many", "-1"])
+def test_a_count_that_is_none_is_refused(passed: Pass, count: str) -> None:
+    with pytest.raises(ListenError, match=f"LISTEN_FDS: '{count}' is not a number"):
+        passed(LISTEN_FDS=count)
+
+
+def test_a_descriptor_that_is_not_there_is_refused(passed: Pass) -> None:
+    with pytest.raises(ListenError, match="Bad file descriptor"):
+        passed(LISTEN_FDS="1", LISTEN_FDNAMES="main")

@@ -1,0 +1,128 @@
+"""What everybody but the supervised processes sees of a master: probes, commands, systemd.
+
+The same for both kinds of master, that of a predictor.py and that of a start.sh: each fills a
+scoreboard and calls `tend` after each pass of its loop.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from obworker.settings import Settings
+from obworker.supervisor.admins import Admin, bind_admin
+from obworker.supervisor.control import Control, Request, open_control
+from obworker.supervisor.listeners import Address
+from obworker.supervisor.scoreboard import Phase, Scoreboard
+from obworker.supervisor.systemd import Condition, Notifier, without_systemd
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the master was started with: its environment, and the sockets that systemd lent it."""
+
+    environ: Mapping[str, str]
+    lent_admin: socket.socket | None = None
+
+    @property
+    def of_children(self) -> dict[str, str]:
+        """The environment without what is meant for this process alone."""
+        return without_systemd(self.environ)
+
+
+@dataclass
+class Outside:
+    """The admin process, the control socket and the line to systemd."""
+
+    board: Scoreboard
+    settings: Settings
+    admin: Admin
+    address: Address | None
+    control: Control | None
+    notifier: Notifier
+    _notify_due: float | None = field(default=None, init=False)
+
+    @classmethod
+    def open(
+        cls,
+        board: Scoreboard,
+        settings: Settings,
+        surroundings: Surroundings,
+        selector: selectors.BaseSelector,
+        on_request: Callable[[Request], None],
+    ) -> Outside:
+        """Take the addresses that are asked for.
+
+        Raises:
+            ListenError: one of them cannot be had.
+        """
+        listener, address = surroundings.lent_admin, None
+        if listener is None:
+            listener, address = bind_admin(settings)
+        else:
+            address = Address.of(listener)
+        runtime = surroundings.environ.get("XDG_RUNTIME_DIR")
+        return cls(
+            board=board,
+            settings=settings,
+            admin=Admin(board.descriptor, listener, surroundings.of_children, settings.log_level),
+            address=address,
+            control=open_control(settings.control_socket, runtime, selector, on_request),
+            notifier=Notifier.from_environ(surroundings.environ),
+        )
+
+    def start(self, label: str, address: str, now: float) -> None:
+        """Describe the service, and let it be seen."""
+        header = self.board.header
+        header.master_pid, header.started_at = os.getpid(), now
+        header.write_text("label", label)
+        header.write_text("address", address)
+        self.admin.start(now)
+
+    def exited(self, pid: int, code: int, now: float) -> bool:
+        """Account for a child that ended; return whether it was ours."""
+        return self.admin.exited(pid, code, now)
+
+    def tend(self, now: float) -> None:
+        """Do what is due, and tell systemd what has changed."""
+        self.admin.tend(now)
+        if self.control is not None:
+            self.control.tend(now)
+        self._notify_due = self.notifier.tell(self._condition, now)
+
+    @property
+    def _condition(self) -> Condition:
+        header = self.board.header
+        return Condition(
+            phase=Phase(header.phase),
+            ready=self.board.count_serving(),
+            slots=header.wanted,
+            min_ready=header.min_ready,
+            generation=header.generation,
+            failure=header.read_text("reload_failure"),
+        )
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The moment at which `tend` has something to do."""
+        control = None if self.control is None else self.control.next_deadline
+        deadlines = (self.admin.next_deadline, control, self._notify_due)
+        return min((due for due in deadlines if due is not None), default=None)
+
+    def stop(self, now: float) -> None:
+        """Let the admin process leave: nothing is left to be seen."""
+        self.admin.stop(now)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the admin process has left."""
+        return self.admin.is_gone
+
+    def close(self) -> None:
+        """Hang up; this also tells a client that waits for the end that this is it."""
+        if self.control is not None:
+            self.control.close()
+        self.notifier.close()
