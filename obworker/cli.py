@@ -24,9 +24,9 @@ from obworker.predictor import loader
 from obworker.settings import CONFIG_VARIABLE, OPTIONS, Given, Settings
 from obworker.supervisor import bootstrap, listeners
 from obworker.supervisor.listeners import Address
+from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import Signals
-from obworker.supervisor.systemd import without_systemd
 
 FACTORY = "obworker.predictor.application:load"
 SCRIPT_PORT = 80
@@ -191,8 +191,8 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
             hint="stop and disable the .socket unit",
         )
     port = _script_port(given, environ)
-    environ = without_systemd(environ) | {"PORT": str(port)}
-    return Script(directory.absolute(), port, environ, given, signals).run()
+    surroundings = Surroundings(environ, lent.admin)
+    return Script(directory.absolute(), port, given, signals, surroundings).run()
 
 
 def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
@@ -210,7 +210,6 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
 
 def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     from obworker.supervisor.master import Master
-    from obworker.supervisor.outside import Surroundings
     from obworker.supervisor.plan import Plan
 
     signals = Signals()

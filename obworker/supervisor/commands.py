@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from obworker.errors import LoadError
-from obworker.supervisor import health, linux
+from obworker.supervisor import health
 from obworker.supervisor.control import Request
-from obworker.supervisor.scoreboard import MAX_SLOTS, Scoreboard, SeatRow
+from obworker.supervisor.scoreboard import Scoreboard
 
 
 class Commanded(Protocol):
@@ -18,8 +18,11 @@ class Commanded(Protocol):
     def reload(self, answer: Callable[[str], None] | None = None) -> None:
         """Load anew; `answer` learns why that failed, or gets an empty text."""
 
-    def resize(self, size: int) -> None:
-        """Want so many workers."""
+    def resize(self, size: int) -> str:
+        """Want so many workers; return why that cannot be, else an empty text."""
+
+    def show_stacks(self, slot: int) -> int | None:
+        """Have the worker of a slot show its stacks; return its pid, None where there is none."""
 
     def terminate(self) -> None:
         """Stop gracefully."""
@@ -61,11 +64,11 @@ class Commands:
 
     def _scale(self, request: Request) -> None:
         wanted: int = request.arguments["workers"]
-        if 1 <= wanted <= MAX_SLOTS:
-            self._master.resize(wanted)
-            request.reply({"workers": wanted})
+        failure = self._master.resize(wanted)
+        if failure:
+            request.fail(failure)
         else:
-            request.fail(f"{wanted} is not a number of workers from 1 to {MAX_SLOTS}")
+            request.reply({"workers": wanted})
 
     def _stop(self, request: Request) -> None:
         self._master.terminate()
@@ -74,13 +77,8 @@ class Commands:
 
     def _stacks(self, request: Request) -> None:
         slot: int = request.arguments["slot"]
-        pids = [row.pid for row in self._rows(slot) if row.pid]
-        for pid in pids:
-            linux.signal_process(pid, linux.DUMP_SIGNAL)
-        if pids:
-            request.reply({"pid": pids[0]})
-        else:
+        pid = self._master.show_stacks(slot)
+        if pid is None:
             request.fail(f"there is no worker in slot {slot}")
-
-    def _rows(self, slot: int) -> Sequence[SeatRow]:
-        return self._board.seats(slot) if 0 <= slot < self._board.header.slots else ()
+        else:
+            request.reply({"pid": pid})

@@ -151,12 +151,12 @@ class Control:
 
     def close(self) -> None:
         """Stop listening and leave all clients; done last, it tells who waits that all is over."""
-        for client in list(self._clients):
-            client.close()
         if self._accepts_at is None:
             self._selector.unregister(self._listener)
         self._listener.close()
         self.path.unlink(missing_ok=True)
+        for client in list(self._clients):
+            client.close()
 
     def _accept(self) -> None:
         try:

@@ -241,19 +241,19 @@ class Master:
     # signals
 
     def _read_signals(self) -> None:
+        reactions: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: self.terminate,
+            signal.SIGINT: self._interrupt,
+            signal.SIGQUIT: self._interrupt,
+            signal.SIGHUP: self.reload,
+            signal.SIGTTIN: lambda: self.resize(self._table.wanted + 1),
+            signal.SIGTTOU: lambda: self.resize(self._table.wanted - 1),
+            signal.SIGWINCH: self._pause,
+            signal.SIGUSR1: self._reopen_logs,
+        }
         for number in self._signals.take():
-            act = {
-                signal.SIGTERM: self.terminate,
-                signal.SIGINT: self._interrupt,
-                signal.SIGQUIT: self._interrupt,
-                signal.SIGHUP: self.reload,
-                signal.SIGTTIN: lambda: self.resize(self._table.wanted + 1),
-                signal.SIGTTOU: lambda: self.resize(self._table.wanted - 1),
-                signal.SIGWINCH: self._pause,
-                signal.SIGUSR1: self._reopen_logs,
-            }.get(number)
-            if act is not None:
-                act()
+            if number in reactions:
+                reactions[number]()
 
     def terminate(self) -> None:
         """Stop gracefully."""
@@ -300,13 +300,22 @@ class Master:
         header.write_text("reload_failure", failure)
         header.reloads += not failure
 
-    def resize(self, size: int) -> None:
-        """Want so many workers."""
-        if self._table.stopping:
-            return
-        wanted = max(1, min(size, MAX_SLOTS))
-        logger.info("%-10s %d workers, there were %d", "scaling", wanted, self._table.wanted)
-        self._table.resize(wanted)
+    def resize(self, size: int) -> str:
+        """Want so many workers; return why that cannot be, else an empty text."""
+        if not 1 <= size <= MAX_SLOTS:
+            return f"{size} is not a number of workers from 1 to {MAX_SLOTS}"
+        if not self._table.stopping:
+            logger.info("%-10s %d workers, there were %d", "scaling", size, self._table.wanted)
+            self._table.resize(size)
+        return ""
+
+    def show_stacks(self, slot: int) -> int | None:
+        """Have the worker of a slot show its stacks; return its pid, None where there is none."""
+        serving = self._table.slots[slot].serving if slot < len(self._table.slots) else None
+        if serving is None or serving.pid is None:
+            return None
+        linux.signal_process(serving.pid, linux.DUMP_SIGNAL)
+        return serving.pid
 
     def _pause(self) -> None:
         """Let all workers go and keep the port: connections wait in the kernel."""

@@ -3,8 +3,13 @@
 Theory of operation. The script runs under bash in a session of its own, so its whole tree can be
 signalled. While its port does not answer it is booting; it is ready when a TCP connection is
 accepted. A script that ends with code 0 has done what it wanted and so has obworker. One that fails
-is started again, with backoff; one that fails five times before it was ever ready is given up. When
-obworker is told to stop, so is the script: TERM, and KILL when the graceful timeout is over.
+is started again, with backoff; one that fails five times before it was ever ready is given up.
+
+To stop it, for good or to start it anew, its group gets TERM, and KILL when the graceful timeout is
+over; a run has ended when the last of its group has. It owns its port, so a reload cannot have two
+of them at once: there is a gap.
+
+To everybody else it is a service with one slot (scoreboard.py).
 """
 
 from __future__ import annotations
@@ -16,158 +21,294 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from obworker import log
 from obworker.errors import ListenError, LoadError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux
+from obworker.supervisor.commands import Commands
 from obworker.supervisor.listeners import Address
+from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
+from obworker.supervisor.scoreboard import Phase, Scoreboard, State
 from obworker.supervisor.signals import Signals
 
 logger = logging.getLogger("obworker.script")
 
 SCRIPT = "start.sh"
+TICK = 1.0
 PROBE_INTERVAL = 0.25
 PROBE_TIMEOUT = 1.0
 QUICK_STOP_TIMEOUT = 1.0
 
 
 @dataclass
+class Run:
+    """One run of the script, which lasts as long as its process group does."""
+
+    pid: int
+    started_at: float
+    ready_at: float | None = None
+    has_ended: bool = False
+    kill_due: float | None = None
+
+    @property
+    def is_booting(self) -> bool:
+        """Whether its port is yet to answer."""
+        return self.ready_at is None and not self.has_ended and self.kill_due is None
+
+    @property
+    def state(self) -> State:
+        """What a worker in its place would be in."""
+        if self.has_ended or self.kill_due is not None:
+            return State.DRAINING
+        return State.BOOTING if self.ready_at is None else State.IDLE
+
+
 class Script:
     """Keeps the start.sh of `directory` running; `port` is the one it will listen on."""
 
-    directory: Path
-    port: int
-    environ: dict[str, str]
-    settings: Settings
-    signals: Signals
-    _restarts: RestartPolicy = field(default_factory=lambda: RestartPolicy(random.random))
-    _boots: BootPolicy = field(default_factory=BootPolicy)
-    _pid: int | None = None
-    _group: int | None = None
-    _started_at: float = 0.0
-    _ready_at: float | None = None
-    _start_due: float | None = 0.0
-    _kill_due: float | None = None
-    _stopping: bool = False
-    _code: int = 0
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        settings: Settings,
+        signals: Signals,
+        surroundings: Surroundings,
+    ) -> None:
+        self._directory = directory
+        self._port = port
+        self._environ = surroundings.of_children | {"PORT": str(port)}
+        self._settings = settings
+        self._signals = signals
+        self._selector = selectors.DefaultSelector()
+        self._board = Scoreboard.create()
+        self._outside = Outside.open(
+            self._board, settings, surroundings, self._selector, Commands(self, self._board)
+        )
+        self._restarts = RestartPolicy(random.random)
+        self._boots = BootPolicy()
+        self._run: Run | None = None
+        self._start_due: float | None = 0.0
+        self._stopping = False
+        self._reload: list[Callable[[str], None]] | None = None
+        self._generation = 1
+        self._code = 0
 
     def run(self) -> int:
         """Run until the script is done or a signal ends it; return the exit code of the script.
 
         That is 128 plus the signal's number for a script that a signal ended, as in a shell.
         """
-        if _answers(self.port):
+        if _answers(self._port):
             raise ListenError(
-                f"port {self.port} is served by another program", hint="stop it, or use --port"
+                f"port {self._port} is served by another program", hint="stop it, or use --port"
             )
         linux.adopt_orphans()
-        linux.set_title(f"master {self.directory}")
+        linux.set_title(f"master {self._directory}")
         others = linux.children()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.signals, selectors.EVENT_READ)
-            while self._group is not None or self._start_due is not None:
-                selector.select(self._patience())
-                self._read_signals()
-                self._reap()
-                self._act(time.monotonic())
+        self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
+        self._publish()
+        address = Address("localhost", self._port)
+        self._outside.start(str(self._directory), str(address), time.monotonic())
+        while self._run is not None or self._start_due is not None:
+            self._turn()
+        self._outside.stop(time.monotonic())
+        while not self._outside.is_gone:
+            self._turn()
         linux.kill_descendants(spare=others)
+        self._outside.close()
         return self._code
 
-    def _patience(self) -> float | None:
-        if self._pid is not None and self._ready_at is None and not self._stopping:
-            return PROBE_INTERVAL
-        due = self._kill_due if self._group is not None else self._start_due
-        return None if due is None else max(0.0, due - time.monotonic())
+    # the loop
+
+    def _turn(self) -> None:
+        """Wait for what happens next, and act on it."""
+        for key, _ in self._selector.select(self._patience()):
+            key.data()
+        self._reap()
+        now = time.monotonic()
+        self._act(now)
+        self._publish()
+        self._outside.tend(now)
+
+    def _patience(self) -> float:
+        run, now = self._run, time.monotonic()
+        pause = PROBE_INTERVAL if run is not None and run.is_booting else TICK
+        own = self._start_due if run is None else run.kill_due
+        deadlines = (own, self._outside.next_deadline, now + pause)
+        return max(0.0, min(due for due in deadlines if due is not None) - now)
+
+    def _reap(self) -> None:
+        while (pid := linux.next_ended()) is not None:
+            run = self._run
+            is_script = run is not None and pid == run.pid
+            # Once told to stop, the script's other processes may finish what they are doing.
+            if run is not None and is_script and run.kill_due is None:
+                linux.kill_rest_of_group(pid)
+            code = linux.reap(pid)
+            if run is not None and is_script:
+                self._script_ended(run, code)
+            else:
+                self._outside.exited(pid, code, time.monotonic())
+        if self._run is not None and self._run.has_ended and not linux.group_exists(self._run.pid):
+            self._run = None
+
+    def _act(self, now: float) -> None:
+        run = self._run
+        if run is None:
+            if self._start_due is not None and now >= self._start_due:
+                self._start(now)
+        elif run.kill_due is not None and now >= run.kill_due:
+            logger.error("%s did not stop in time; killing it", SCRIPT)
+            run.kill_due = now + self._settings.graceful_timeout
+            linux.kill_group(run.pid, signal.SIGKILL)
+        elif run.is_booting:
+            self._probe(run, now)
+
+    def _publish(self) -> None:
+        header, row, run = self._board.header, self._board.seat(0, 0), self._run
+        header.phase, header.generation = self._phase, self._generation
+        header.slots = header.wanted = header.min_ready = 1
+        waits = State.BACKOFF if self._start_due is not None else State.EMPTY
+        row.state = waits if run is None else run.state
+        row.generation = self._generation
+        row.pid = 0 if run is None else run.pid
+        row.spawned_at = 0.0 if run is None else run.started_at
+        row.ready_at = 0.0 if run is None else run.ready_at or 0.0
+
+    @property
+    def _phase(self) -> Phase:
+        if self._stopping or (self._run is None and self._start_due is None):
+            return Phase.STOPPING
+        if not self._boots.was_ever_ready:
+            return Phase.STARTING
+        return Phase.SERVING if self._reload is None else Phase.RELOADING
+
+    # signals and commands
 
     def _read_signals(self) -> None:
-        for number in self.signals.take():
-            if number is signal.SIGTERM:
-                self._stop(self.settings.graceful_timeout)
-            elif number in (signal.SIGINT, signal.SIGQUIT):
-                self._stop(QUICK_STOP_TIMEOUT)
-            elif number is signal.SIGHUP:
-                logger.warning(
-                    "SIGHUP: ignored, %s cannot be reloaded yet; restart instead", SCRIPT
-                )
+        reactions: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: self.terminate,
+            signal.SIGINT: self._interrupt,
+            signal.SIGQUIT: self._interrupt,
+            signal.SIGHUP: self.reload,
+            signal.SIGUSR1: lambda: log.reopen_files(self._settings),
+        }
+        for number in self._signals.take():
+            if number in reactions:
+                reactions[number]()
+
+    def terminate(self) -> None:
+        """Stop gracefully."""
+        self._stop(self._settings.graceful_timeout)
+
+    def _interrupt(self) -> None:
+        self._stop(QUICK_STOP_TIMEOUT)
 
     def _stop(self, patience: float) -> None:
         self._stopping = True
         self._start_due = None
-        if self._group is None:
-            return
-        logger.info("stopping %s", SCRIPT)
+        self._answer_reload("obworker was told to stop")
+        if self._run is not None:
+            logger.info("stopping %s", SCRIPT)
+            self._end(self._run, patience)
+
+    def _end(self, run: Run, patience: float) -> None:
+        """Ask a run to end, which is killed if it has not in time."""
         due = time.monotonic() + patience
-        self._kill_due = due if self._kill_due is None else min(due, self._kill_due)
-        linux.kill_group(self._group, signal.SIGTERM)
+        run.kill_due = due if run.kill_due is None else min(due, run.kill_due)
+        linux.kill_group(run.pid, signal.SIGTERM)
 
-    def _reap(self) -> None:
-        while (pid := linux.next_ended()) is not None:
-            # Once told to stop, the script's other processes may finish what they are doing.
-            if pid == self._pid and not self._stopping:
-                linux.kill_rest_of_group(pid)
-            code = linux.reap(pid)
-            if pid == self._pid:
-                self._script_exited(code)
-        if self._pid is None and self._group is not None and not linux.group_exists(self._group):
-            self._group = self._kill_due = None
+    def reload(self, answer: Callable[[str], None] | None = None) -> None:
+        """Stop the script and start it again; `answer` learns how that went."""
+        if self._stopping:
+            if answer is not None:
+                answer("obworker is stopping")
+            return
+        logger.info("reloading: starting %s again", SCRIPT)
+        self._answer_reload("a newer reload took its place")
+        self._reload = [answer] if answer else []
+        self._generation += 1
+        self._start_due = time.monotonic()
+        if self._run is not None:
+            self._end(self._run, self._settings.graceful_timeout)
 
-    def _act(self, now: float) -> None:
-        if self._group is None:
-            if self._start_due is not None and now >= self._start_due:
-                self._start(now)
-        elif self._kill_due is not None and now >= self._kill_due:
-            logger.error("%s did not stop in time; killing it", SCRIPT)
-            self._kill_due = None
-            linux.kill_group(self._group, signal.SIGKILL)
-        elif self._pid is not None and self._ready_at is None and not self._stopping:
-            self._probe(self._pid, now)
+    def _answer_reload(self, failure: str) -> None:
+        """Tell who waits for a reload that it is over: why it failed, empty if it did not."""
+        answers, self._reload = self._reload, None
+        if answers is None:
+            return
+        self._board.header.write_text("reload_failure", failure)
+        self._board.header.reloads += not failure
+        for answer in answers:
+            answer(failure)
+
+    def resize(self, _size: int) -> str:
+        """Refuse: a script is one process to us."""
+        return f"a {SCRIPT} cannot be scaled"
+
+    def show_stacks(self, _slot: int) -> int | None:
+        """Refuse: the signal would end a program that does not know it."""
+        return None
+
+    # the script
 
     def _start(self, now: float) -> None:
         try:
             process = subprocess.Popen(
                 ["bash", SCRIPT],  # noqa: S607 where bash lies differs between machines
-                cwd=self.directory,
-                env=self.environ,
+                cwd=self._directory,
+                env=self._environ,
                 start_new_session=True,
             )
         except OSError as error:
             raise LoadError(f"{SCRIPT}: cannot run bash: {error.strerror}") from error
-        self._pid = self._group = process.pid
-        self._started_at, self._ready_at = now, None
+        self._run = Run(process.pid, now)
+        self._start_due = None
         process.returncode = 0  # it is reaped here, not by subprocess
-        logger.info("%-10s %s, pid %d, port %d", "running", SCRIPT, process.pid, self.port)
+        logger.info("%-10s %s, pid %d, port %d", "running", SCRIPT, process.pid, self._port)
 
-    def _probe(self, pid: int, now: float) -> None:
+    def _probe(self, run: Run, now: float) -> None:
         """Find out whether the script's port answers by now."""
-        if _answers(self.port):
-            self._ready_at = now
+        if _answers(self._port):
+            run.ready_at = now
             self._boots.ready()
-            logger.info("%-10s ready in %.2f s", SCRIPT, now - self._started_at)
-            logger.info("%-10s %s", "serving", Address("localhost", self.port).url)
-        elif now >= self._started_at + self.settings.boot_timeout and self._kill_due is None:
-            logger.error("port %d does not answer in time; stopping %s", self.port, SCRIPT)
-            self._kill_due = now + self.settings.graceful_timeout
-            linux.kill_group(pid, signal.SIGTERM)
+            self._answer_reload("")
+            logger.info("%-10s ready in %.2f s", SCRIPT, now - run.started_at)
+            logger.info("%-10s %s", "serving", Address("localhost", self._port).url)
+            if self._outside.address is not None:
+                logger.info("%-10s %s", "admin", self._outside.address.url)
+        elif now >= run.started_at + self._settings.boot_timeout:
+            logger.error("port %d does not answer in time; stopping %s", self._port, SCRIPT)
+            self._end(run, self._settings.graceful_timeout)
 
-    def _script_exited(self, code: int) -> None:
+    def _script_ended(self, run: Run, code: int) -> None:
         now = time.monotonic()
-        ready_for = None if self._ready_at is None else now - self._ready_at
-        self._pid = None
+        run.has_ended = True
         self._code = code if code >= 0 else 128 - code
         how = exits.describe(code)
-        if self._stopping or code == 0:
-            self._start_due = None
+        was_asked_to = self._stopping or self._start_due is not None
+        if was_asked_to or code == 0:
             logger.info("%s %s", SCRIPT, how)
-        elif ready_for is None and self._boots.failed(certain=False):
-            self._start_due = None
-            logger.error("%s %s before port %d answered; giving up", SCRIPT, how, self.port)
-        else:
-            wait = self._restarts.ended(ready_for=ready_for)
-            self._start_due = now + wait
-            logger.error("%s %s; starting it again in %.1f s", SCRIPT, how, wait)
+            return
+        self._answer_reload(f"{SCRIPT} {how} before port {self._port} answered")
+        self._note_end(how, now)
+        if run.ready_at is None and self._boots.failed(certain=False):
+            logger.error("%s %s before port %d answered; giving up", SCRIPT, how, self._port)
+            return
+        wait = self._restarts.ended(ready_for=None if run.ready_at is None else now - run.ready_at)
+        self._start_due = now + wait
+        logger.error("%s %s; starting it again in %.1f s", SCRIPT, how, wait)
+
+    def _note_end(self, how: str, now: float) -> None:
+        slot = self._board.slot(0)
+        slot.restarts += 1
+        slot.last_exit_at = now
+        slot.write_text("last_exit", how)
 
 
 def _answers(port: int) -> bool:

@@ -140,6 +140,7 @@ def test_the_process_tree_is_the_one_of_the_design(serve: Serve) -> None:
     server = serve("--workers", "4", str(DIGITS)).wait_until_ready(4)
     assert title(psutil.Process(server.pid)) == f"obworker: master {DIGITS}"
     assert titles(server) == [
+        "obworker: admin",
         f"obworker: mold g1 {DIGITS}",
         *(f"obworker: worker {slot} g1 cpu" for slot in range(4)),
     ]

@@ -291,7 +291,8 @@ def test_orphans_are_reaped(script: StartScript) -> None:
     children = psutil.Process(server.pid)
 
     def only_the_script() -> bool:
-        return [child.pid for child in children.children()] == [started(server)]
+        left = [child for child in children.children() if "obworker: admin" not in child.cmdline()]
+        return [child.pid for child in left] == [started(server)]
 
     eventually(only_the_script, 5, "reaping of all orphans")
 
@@ -348,3 +349,26 @@ def test_the_port_of_bind_is_its_port(script: StartScript) -> None:
         "echo port $PORT\nexec sleep 600\n", "--bind", f"127.0.0.1:{wanted}", by_option=False
     )
     server.wait_for_log(rf"port {wanted}\n", 10)
+
+
+def test_a_reload_stops_the_script_and_starts_it_again(script: StartScript) -> None:
+    server = script("trap 'exit 0' TERM\npython3 server.py &\nwait\n")
+    wait_until_ready(server)
+    first = started(server)
+    server.signal(signal.SIGHUP)
+    eventually(lambda: server.log().count("start.sh   ready in ") == 2)
+    assert started(server) != first
+    assert server.process.poll() is None
+    server.signal(signal.SIGHUP)
+    eventually(lambda: server.log().count("start.sh   ready in ") == 3)
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert server.survivors() == []
+
+
+def test_the_script_dies_with_its_master(script: StartScript) -> None:
+    server = script("sleep 602 &\nexec python3 server.py\n")
+    wait_until_ready(server)
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: not server.survivors(), 2, "end of all processes")
