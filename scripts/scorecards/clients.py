@@ -47,6 +47,7 @@ class Pending:
 
     def __init__(self, port: int, do: str = "", *, path: str = "/", keep: bool = False) -> None:
         self._keep = keep
+        self._is_repeated = False
         request = f"POST {path}?do={do}" if path == "/" else f"GET {path}"
         self._head = (
             f"{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n"
@@ -58,6 +59,7 @@ class Pending:
 
     def repeat(self) -> None:
         """Send the same request once more over the connection."""
+        self._is_repeated = True
         self.sent = time.monotonic()
         self._send()
 
@@ -76,7 +78,8 @@ class Pending:
         except TimeoutError:
             return self._lost("no answer")
         except (OSError, http.client.HTTPException) as error:
-            return self._lost(f"closed ({type(error).__name__})")
+            which = "a kept" if self._is_repeated else "a new"
+            return self._lost(f"closed {which} connection ({type(error).__name__})")
         finally:
             response.close()
         if response.will_close or not self._keep:
