@@ -24,6 +24,8 @@ SERVING = re.compile(r"serving +http://\S+?:(\d+)/")
 
 # Servers that run at once must not want the same address; tests of the admin process give one.
 QUIET = {"OBWORKER_ADMIN_BIND": "off", "OBWORKER_CONTROL_SOCKET": "off"}
+# A title must not be written over the environment, in which the mark is found.
+TRACEABLE = {"SPT_NOENV": "1"}
 
 T = TypeVar("T")
 
@@ -80,7 +82,7 @@ class Server:
     ) -> None:
         self.log_path = log_path
         self._mark = uuid.uuid4().hex
-        variables = {**os.environ, **QUIET, **(environ or {}), MARK: self._mark}
+        variables = {**os.environ, **QUIET, **TRACEABLE, **(environ or {}), MARK: self._mark}
         with log_path.open("wb") as output:
             self.process = subprocess.Popen(
                 command,

@@ -4,7 +4,7 @@
     mold → master     Loaded or LoadFailed
     fork → master     Spawned (from between the two forks); from the worker: Ready or BootFailed,
                       later Recycle or Leaving
-    master → worker   Drain
+    master → worker   Serve once it is ready, Drain
 
 A direct worker, which imports the code by itself, is told and tells all of it on one channel.
 
@@ -90,7 +90,15 @@ class Spawned:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """The worker has built its predictor and accepts connections."""
+    """The worker has built its predictor and can serve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Accept connections.
+
+    Until it is told so, a worker has accepted nothing and can be killed without a loss.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +135,17 @@ class Drain:
 
 
 Message = (
-    Load | Loaded | LoadFailed | Spawn | Spawned | Ready | BootFailed | Recycle | Leaving | Drain
+    Load
+    | Loaded
+    | LoadFailed
+    | Spawn
+    | Spawned
+    | Ready
+    | BootFailed
+    | Serve
+    | Recycle
+    | Leaving
+    | Drain
 )
 _TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 

@@ -40,6 +40,7 @@ from obworker.supervisor.messages import (
     Leaving,
     Ready,
     Recycle,
+    Serve,
     Spawn,
 )
 from obworker.supervisor.probes import Probes
@@ -236,9 +237,10 @@ class Worker:
         return self._code
 
     def _listen(self) -> None:
+        """Listen, so that whoever is told of us finds the port open; accept when told to."""
         listeners.claim(self._context.listener, alone=False)
         try:
-            self._server.start()
+            self._context.listener.listen(self._context.settings.backlog)
         except OSError as error:
             raise BootError(f"cannot listen: {error.strerror}") from error
 
@@ -249,9 +251,12 @@ class Worker:
     # what may end it
 
     def _read_order(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Drain as the master says, or because the master is gone."""
-        loop.remove_reader(self._channel.fileno())
+        """Do as the master says; drain, too, when it is gone."""
         message, _ = self._channel.receive()
+        if isinstance(message, Serve):
+            self._server.start()
+            return
+        loop.remove_reader(self._channel.fileno())
         self._drain(empty_queue=message.empty_queue if isinstance(message, Drain) else True)
 
     def _run_failed(self) -> None:

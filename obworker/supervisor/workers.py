@@ -27,6 +27,7 @@ from obworker.supervisor.messages import (
     Message,
     Ready,
     Recycle,
+    Serve,
     Spawn,
     Spawned,
 )
@@ -174,6 +175,7 @@ class Workers:
         self._table.dump(seat, time.monotonic())
         if seat.pid is not None:
             linux.signal_process(seat.pid, linux.DUMP_SIGNAL)
+            linux.signal_process(seat.pid, signal.SIGCONT)  # one that was stopped shows nothing
 
     def _why_late(self, seat: Seat) -> str:
         if seat.state is State.BOOTING:
@@ -252,6 +254,7 @@ class Workers:
     def _ready(self, seat: Seat) -> None:
         now = time.monotonic()
         committed = self._table.became_ready(seat, now)
+        self._links[_key(seat)].channel.send(Serve())
         self._generations.proved()
         if committed:
             self._generations.committed()

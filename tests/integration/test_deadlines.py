@@ -107,8 +107,8 @@ def test_a_worker_that_is_stopped_in_a_request_is_ended_by_the_master(
         eventually((model / "begun").exists)
         worker.suspend()
         thread.join(MOST)
-        assert outcomes == [Outcome.LOST]
-    assert "was killed by SIGKILL" in server.log()
+        assert outcomes == [Outcome.FAILED]
+    assert re.search(r"predictor\.py\", line \d+ in predict", server.log())
 
 
 def test_a_worker_that_is_stopped_while_it_has_nothing_to_do_is_replaced(start: Start) -> None:

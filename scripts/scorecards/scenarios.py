@@ -1,0 +1,84 @@
+"""What a scenario is: something done to a real server, and whether it stood it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scorecards.models import Model
+from scorecards.servers import Options, Server
+
+
+class Measured(NamedTuple):
+    """Whether what was required was seen, and what was seen."""
+
+    ok: bool
+    text: str
+
+
+@dataclass
+class Serve:
+    """Starts servers of one kind, each in a directory of its own below `directory`."""
+
+    kind: type[Server]
+    directory: Path
+    servers: list[Server] = field(default_factory=list)
+
+    def __call__(
+        self,
+        model: Model,
+        *,
+        ready: bool = True,
+        wrapper: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Server:
+        """Start a server for the model; wait until it answers, unless told not to."""
+        directory = self._new_directory()
+        self.kind.deploy(model, self.kind.model_directory(directory))
+        server = self._start(directory, Options(**options), wrapper, environ)
+        if ready:
+            server.wait_until_ready()
+        return server
+
+    def script(self, text: str) -> Server:
+        """Start a server for a start.sh."""
+        directory = self._new_directory()
+        self.kind.deploy_script(text, self.kind.model_directory(directory))
+        return self._start(directory, Options(), (), None)
+
+    def close(self) -> None:
+        """End all servers with all their processes."""
+        for server in self.servers:
+            server.family.kill()
+
+    def log(self) -> str:
+        """Return what all servers have written."""
+        return "".join(server.log() for server in self.servers)
+
+    def _new_directory(self) -> Path:
+        directory = self.directory / str(len(self.servers))
+        self.kind.model_directory(directory).mkdir(parents=True)
+        return directory
+
+    def _start(
+        self,
+        directory: Path,
+        options: Options,
+        wrapper: Sequence[str],
+        environ: Mapping[str, str] | None,
+    ) -> Server:
+        server = self.kind(directory, options, wrapper, environ)
+        self.servers.append(server)
+        return server
+
+
+class Scenario(NamedTuple):
+    """A row of the scorecard."""
+
+    name: str
+    title: str
+    required: str
+    measure: Callable[[Serve], Measured]

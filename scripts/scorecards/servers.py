@@ -1,0 +1,193 @@
+"""A server under test: started, deployed to, signalled and looked at; its words are its kind's."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import psutil
+
+from scorecards import models
+from scorecards.clients import ask
+from scorecards.load import Load, steady_load
+from scorecards.models import Model, Note
+from scorecards.processes import Family, is_running
+from scorecards.waiting import Late, eventually
+
+START_SECONDS = 20.0
+
+
+class NotApplicable(Exception):
+    """A server has nothing that a scenario could try; the message says what is missing."""
+
+
+class Ended(Exception):
+    """A server ended where it should not have."""
+
+
+class Verdict(NamedTuple):
+    """What a reload came to by the server's own account: an exit code, none where it gives none."""
+
+    code: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a scenario asks of a server; each has its own words for it."""
+
+    workers: int = 1
+    timeout: float | None = None
+    graceful_timeout: float | None = None
+    max_requests: int | None = None
+    admin: bool = False
+
+
+class Server(ABC):
+    """One server, started in a directory of its own; `wrapper` is a command to run it by."""
+
+    name: ClassVar[str]
+    listening: ClassVar[re.Pattern[str]]
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Options,
+        wrapper: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.options = options
+        self._log_path = directory / "log"
+        self._wrapped = bool(wrapper)
+        command = [*wrapper, sys.executable, "-m", *self.command()]
+        self.family = Family(
+            command, self.model_directory(directory), self._log_path, environ or {}
+        )
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Return its name and version."""
+
+    @classmethod
+    @abstractmethod
+    def deploy(cls, model: Model, directory: Path) -> None:
+        """Put the model's files in place, without a word to the server."""
+
+    @classmethod
+    def deploy_script(cls, _text: str, _directory: Path) -> None:
+        """Put a start.sh in place."""
+        raise NotApplicable("no start.sh")
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the module to run and its arguments."""
+
+    @abstractmethod
+    def reload(self) -> Verdict:
+        """Have the deployed files served, and wait for that or for its failure."""
+
+    @property
+    def admin_port(self) -> int:
+        """The port of its health checks."""
+        raise NotApplicable("no admin port")
+
+    @staticmethod
+    def model_directory(directory: Path) -> Path:
+        """Return where the model is."""
+        return directory / "model"
+
+    @property
+    def port(self) -> int:
+        """The port it serves on, once it says so."""
+        return int(self.wait_for_log(self.listening)[1])
+
+    @property
+    def master(self) -> psutil.Process:
+        """The process that supervises."""
+        leader = psutil.Process(self.family.leader.pid)
+        return leader.children()[0] if self._wrapped else leader
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its first process has ended."""
+        return self.family.leader.poll() is not None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether no process of it runs."""
+        return not self.family.members()
+
+    def log(self) -> str:
+        """Return all it has written so far."""
+        return self._log_path.read_text(errors="replace")
+
+    def noted(self, what: str) -> list[Note]:
+        """Return when this happened to the model, oldest first."""
+        directory = self.model_directory(self.directory)
+        return [note for note in models.notes(directory) if note.what == what]
+
+    def workers(self) -> set[int]:
+        """Return the processes that run and once said they are ready."""
+        return {note.pid for note in self.noted("ready") if is_running(note.pid)}
+
+    def wait_for_log(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
+        """Return the first match of the pattern in its log."""
+
+        def found() -> re.Match[str] | None:
+            has_ended = self.has_ended
+            if (match := re.search(pattern, self.log())) is None and has_ended:
+                raise Ended(f"it ended with {self.family.leader.poll()}")
+            return match
+
+        return eventually(found, START_SECONDS, f"{pattern!r} in the log")
+
+    def wait_until_ready(self) -> None:
+        """Wait until all workers are ready and a request is answered."""
+        wanted = self.options.workers
+        self.wait_for_more("ready", 0, wanted)
+        eventually(lambda: ask(self.port).ok, START_SECONDS, "first answer")
+
+    def wait_for_more(
+        self, what: str, known: int, more: int = 1, within: float = START_SECONDS
+    ) -> Note:
+        """Wait until this has happened so often after the first `known` times; return the last."""
+
+        def found() -> Note | None:
+            has_ended = self.has_ended
+            noted = self.noted(what)
+            if len(noted) >= known + more:
+                return noted[known + more - 1]
+            if has_ended:
+                raise Ended(f"it ended with {self.family.leader.poll()}")
+            return None
+
+        return eventually(found, within, f"{more} more {what}")
+
+    def redeploy(self, model: Model) -> None:
+        """Put another version of the model in place, without a word to the server."""
+        self.deploy(model, self.model_directory(self.directory))
+
+    def load(self) -> AbstractContextManager[Load]:
+        """Keep it busy meanwhile."""
+        return steady_load(self.port)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the master a signal."""
+        self.master.send_signal(number)
+
+    def wait(self, within: float) -> int:
+        """Wait for its end and return the exit code."""
+        try:
+            return self.family.leader.wait(within)
+        except subprocess.TimeoutExpired:
+            raise Late(f"end of the server: not within {within:g} s") from None

@@ -1,0 +1,14 @@
+"""All scenarios, in the order of the table."""
+
+from __future__ import annotations
+
+from scorecards import boots, masters, readiness, reloads, stops, workers
+
+SCENARIOS = (
+    *reloads.SCENARIOS,
+    *boots.SCENARIOS,
+    *workers.SCENARIOS,
+    *stops.SCENARIOS,
+    *masters.SCENARIOS,
+    *readiness.SCENARIOS,
+)
