@@ -119,7 +119,7 @@ class Recycle:
 
 @dataclasses.dataclass(frozen=True)
 class Leaving:
-    """The worker has begun to drain on its own account, and will exit."""
+    """The worker has begun to drain, on its own account or told to, and will exit."""
 
     reason: str
 

@@ -83,6 +83,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     State.DRAINING: {Event.KILL: State.KILLING, Event.EXIT: State.REAPED},
     State.DUMPING: {
+        Event.DRAIN: State.DRAINING,
         Event.ABORT: State.ABORTING,
         Event.KILL: State.KILLING,
         Event.EXIT: State.REAPED,

@@ -257,6 +257,7 @@ class Worker:
             self._server.start()
             return
         loop.remove_reader(self._channel.fileno())
+        self._channel.send(Leaving("was told to drain"))
         self._drain(empty_queue=message.empty_queue if isinstance(message, Drain) else True)
 
     def _run_failed(self) -> None:

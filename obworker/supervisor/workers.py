@@ -168,14 +168,20 @@ class Workers:
         self._links[_key(seat)].channel.send(Drain(empty_queue=is_last))
 
     def _dump(self, seat: Seat) -> None:
-        """Have a worker that does not do its work show where it is, and end it."""
+        """Have a worker that does not do its work show where it is, and end it.
+
+        One that was only stopped goes on with SIGCONT. It is told to drain, and if it can say that
+        it does, it is let; so what it has accepted is answered all the same.
+        """
         reason = self._why_late(seat)
         logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
-        self._links[_key(seat)].reason = f"{reason}, and "
+        link = self._links[_key(seat)]
+        link.reason = f"{reason}, and "
+        link.channel.send(Drain(empty_queue=False))
         self._table.dump(seat, time.monotonic())
         if seat.pid is not None:
             linux.signal_process(seat.pid, linux.DUMP_SIGNAL)
-            linux.signal_process(seat.pid, signal.SIGCONT)  # one that was stopped shows nothing
+            linux.signal_process(seat.pid, signal.SIGCONT)
 
     def _why_late(self, seat: Seat) -> str:
         if seat.state is State.BOOTING:
@@ -248,8 +254,8 @@ class Workers:
         elif isinstance(message, Recycle) and seat.state in SERVING:
             seat.recycle = message.reason
             logger.info("worker %d: %s; replacing it", seat.slot, message.reason)
-        elif isinstance(message, Leaving) and seat.state in SERVING:
-            self._leaving(seat, message.reason)
+        elif isinstance(message, Leaving) and seat.state in SERVING | {State.DUMPING}:
+            self._leaving(seat, link, message.reason)
 
     def _ready(self, seat: Seat) -> None:
         now = time.monotonic()
@@ -267,8 +273,10 @@ class Workers:
         )
         self._on_ready()
 
-    def _leaving(self, seat: Seat, reason: str) -> None:
+    def _leaving(self, seat: Seat, link: Link, reason: str) -> None:
         now = time.monotonic()
+        if seat.state is State.DUMPING:
+            reason, link.reason = f"{link.reason}came back to life", ""
         self.ends.note(seat, reason, now)
         wait = self._table.leaving(seat, now)
         then = "replacing it" if not wait else f"replacing it in {wait:.1f} s"

@@ -28,12 +28,16 @@ def spin(_):
     while True:
         pass
 
+def stop(_):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(600)  # the signal may take a moment, in which predict could be over
+
 DO = {{
     # what steady load asks for: long enough that one of its requests is always in progress
     "": lambda _: time.sleep(0.01),
     "sleep": time.sleep,
     "spin": spin,
-    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": stop,
     # C loops that keep the interpreter's lock; a signal does not end the second
     "hold": lambda seconds: ctypes.PyDLL(None).usleep(int(seconds * 1e6)),
     "hold_for_ever": lambda _: sum(iter(int, 1)),

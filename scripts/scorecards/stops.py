@@ -51,7 +51,7 @@ def int_during_stop(serve: Serve) -> Measured:
     server = serve(Model())
     with _in_flight(server):
         server.signal(signal.SIGTERM)
-        server.wait_for_log(r"(?i)sigterm|signal: term")
+        server.wait_for_log(r"(?i)stopping|signal: term")
         return _quick_stop(server)
 
 
