@@ -21,7 +21,7 @@ from obworker.http.cycle import Cycle
 from obworker.http.queue import Executors
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import listeners, signals
+from obworker.supervisor import listeners, refusal, signals
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.worker import Blueprint, Predictions, leave, threads_for
 
@@ -44,7 +44,7 @@ def serve(
     try:
         server.executors.run_here()
     except KeyboardInterrupt:
-        listeners.refuse_new_connections(listener)
+        refusal.refuse_new_connections(listener)
         logger.info("stopped")
     sys.stdout.flush()
     return EXIT_INTERRUPTED

@@ -9,12 +9,10 @@ no unlink, and no worker empties the queue that it stops accepting from.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,30 +222,3 @@ def _explain(error: OSError, address: Address) -> ListenError:
             message, hint="ports below 1024 need root or CAP_NET_BIND_SERVICE: use --port 8080"
         )
     return ListenError(message)
-
-
-# <linux/filter.h>; the filter sees a TCP header. SYN is bit 1 of its 14th byte (RFC 9293 3.1).
-SO_ATTACH_FILTER = 26
-DROP_SYN = (
-    (0x30, 0, 0, 13),  # ldb [13]
-    (0x45, 0, 1, 0x02),  # jset #SYN: the next instruction, else the one after
-    (0x06, 0, 0, 0),  # ret 0: drop
-    (0x06, 0, 0, 0xFFFFFFFF),  # ret all: accept
-)
-
-
-def refuse_new_connections(listener: socket.socket) -> None:
-    """Let no new connection begin, for all who share the listener, and lose none that has.
-
-    A listener that is closed resets what waits in its queue, and what the last accept before the
-    close left behind is lost. So the kernel is told to drop SYN packets first: handshakes under
-    way complete and can be accepted, and a client that comes later is refused when it tries again.
-    """
-    if listener.family == socket.AF_UNIX:
-        Path(listener.getsockname()).unlink(missing_ok=True)
-        return
-    program = b"".join(struct.pack("HBBI", *instruction) for instruction in DROP_SYN)
-    kept = ctypes.create_string_buffer(program)
-    option = struct.pack("HP", len(DROP_SYN), ctypes.addressof(kept))
-    with contextlib.suppress(OSError):  # gVisor and the like have no such filter
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, option)

@@ -30,7 +30,7 @@ from collections.abc import Callable
 
 from obworker import log
 from obworker.errors import ObworkerError
-from obworker.supervisor import linux, listeners
+from obworker.supervisor import linux, refusal
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Address
@@ -331,7 +331,7 @@ class Master:
         """Let no connection begin, keep no process alive; the table knows how to go on."""
         if not self._table.stopping:
             if not self._lent:
-                listeners.refuse_new_connections(self._listener)
+                refusal.refuse_new_connections(self._listener)
             self._table.stop()
             self._generations.stop()
 

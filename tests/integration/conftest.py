@@ -23,9 +23,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         cwd: Path | None = None,
         environ: Mapping[str, str | None] | None = None,
         listen: tuple[str, ...] = ("--host", "127.0.0.1", "--port", "0"),
+        under: tuple[str, ...] = (),
     ) -> Server:
         log_path = tmp_path_factory.mktemp("server") / "log"
-        server = Server(command(*listen, *argv, script=script), log_path, cwd=cwd, environ=environ)
+        program = [*under, *command(*listen, *argv, script=script)]
+        server = Server(program, log_path, cwd=cwd, environ=environ)
         servers.append(server)
         return server
 

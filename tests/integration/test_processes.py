@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import re
 import signal
 import socket
@@ -390,6 +391,19 @@ def test_term_under_load_loses_no_request(start: Start) -> None:
     assert counts[Outcome.REFUSED] == 10
     assert server.survivors() == []
     assert "Traceback" not in server.log()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a capability to lose")
+def test_term_under_load_loses_no_request_without_any_privilege(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(GOOD)
+    under = ("setpriv", "--bounding-set", "-net_admin,-net_raw")
+    server = serve("--workers", "2", str(model), under=under).wait_until_ready(2)
+    load = Load(server.port, 16)
+    eventually(lambda: len(load.results) > 200)
+    server.signal(signal.SIGTERM)
+    counts = count(load.wait())
+    assert counts[Outcome.LOST] == counts[Outcome.FAILED] == 0, counts
+    assert server.wait() == 0
 
 
 def test_term_lets_every_request_that_waits_be_answered(start: Start, notes: Path) -> None:

@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 
 from obworker.errors import ListenError
-from obworker.supervisor import listeners
 from obworker.supervisor.listeners import (
     Address,
     Inherited,
     bind,
     claim,
     inherited,
-    refuse_new_connections,
 )
 
 
@@ -166,35 +164,6 @@ def test_a_path_that_cannot_be_bound_is_refused(tmp_path: Path, name: str) -> No
 
 
 # the end of a listener
-
-
-def test_no_connection_begins_after_the_refusal_and_none_that_began_is_lost(bound: Bound) -> None:
-    listener, address = bound
-    listener.listen()
-    waiting = socket.create_connection((address.host, address.port), timeout=5)
-    refuse_new_connections(listener)
-    with pytest.raises(TimeoutError):
-        socket.create_connection((address.host, address.port), timeout=0.2)
-    accepted, _ = listener.accept()
-    waiting.sendall(b"hello")
-    assert accepted.recv(10) == b"hello"
-    accepted.close()
-    waiting.close()
-
-
-def test_the_refusal_removes_a_socket_file(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    listener, _ = bind(Address(path=str(path)))
-    refuse_new_connections(listener)
-    assert not path.exists()
-    refuse_new_connections(listener)
-    listener.close()
-
-
-def test_the_filter_drops_what_has_the_syn_bit() -> None:
-    load, jump, drop, accept = listeners.DROP_SYN
-    assert (load[3], jump[3]) == (13, 0x02)
-    assert (drop[3], accept[3]) == (0, 0xFFFFFFFF)
 
 
 # sockets that systemd lends
