@@ -97,11 +97,16 @@ class Script:
         self._reload: list[Callable[[str], None]] | None = None
         self._generation = 1
         self._code = 0
+        self._error: LoadError | None = None
 
     def run(self) -> int:
         """Run until the script is done or a signal ends it; return the exit code of the script.
 
         That is 128 plus the signal's number for a script that a signal ended, as in a shell.
+
+        Raises:
+            ListenError: somebody else serves on its port.
+            LoadError: there is no bash to run it.
         """
         if _answers(self._port):
             raise ListenError(
@@ -121,6 +126,8 @@ class Script:
             self._turn()
         linux.kill_descendants(spare=others)
         self._outside.close()
+        if self._error is not None:
+            raise self._error
         return self._code
 
     # the loop
@@ -266,7 +273,9 @@ class Script:
                 start_new_session=True,
             )
         except OSError as error:
-            raise LoadError(f"{SCRIPT}: cannot run bash: {error.strerror}") from error
+            self._error = LoadError(f"{SCRIPT}: cannot run bash: {error.strerror}")
+            self._start_due = None
+            return
         self._run = Run(process.pid, now)
         self._start_due = None
         process.returncode = 0  # it is reaped here, not by subprocess

@@ -200,9 +200,8 @@ class Workers:
     def _kill_late(self, seat: Seat) -> None:
         if seat.state is State.DRAINING:
             row = self._board.seat(seat.slot, seat.number)
-            doing = row.describe_request(time.monotonic())
-            busy = f" ({doing})" if row.in_flight else ""
-            logger.error("worker %d did not finish in time%s; killing it", seat.slot, busy)
+            doing = f" {row.describe_request(time.monotonic())}" if row.in_flight else ""
+            logger.error("worker %d did not finish%s in time; killing it", seat.slot, doing)
         self._kill(seat)
 
     def _kill(self, seat: Seat) -> None:
