@@ -167,18 +167,16 @@ class Server:
 
     def survivors(self) -> list[str]:
         """Return the command lines of processes that it started and that still run."""
-        return [
-            f"{process.pid} {' '.join(process.cmdline())}"
-            for process in psutil.process_iter()
-            if self._is_ours(process)
-        ]
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):  # it ends while it is looked at
+                if self._is_ours(process):
+                    found.append(f"{process.pid} {' '.join(process.cmdline())}")
+        return found
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            environ = Path(f"/proc/{process.pid}/environ").read_bytes()
-            return self._mark.encode() in environ and process.status() != psutil.STATUS_ZOMBIE
-        except (OSError, psutil.Error):
-            return False
+        environ = Path(f"/proc/{process.pid}/environ").read_bytes()
+        return self._mark.encode() in environ and process.status() != psutil.STATUS_ZOMBIE
 
     def stop(self) -> int:
         """End it with TERM and return the exit code; nothing may be left running."""
