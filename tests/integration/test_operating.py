@@ -1,0 +1,226 @@
+"""A real obworker as its operators see it: probes, commands, and what a reload has no room for."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import psutil
+import pytest
+from clients import Client, Outcome
+from harness import Serve, Server, eventually, request
+
+PREDICTOR = """
+import fcntl, os, time
+class Predictor:
+    def __init__(self):
+        slot = os.environ["OBWORKER_SLOT"]
+        self.device = open(f"device-{slot}", "w")  # as a GPU that has room for one model
+        if os.path.exists("no room for two"):
+            try:
+                fcntl.flock(self.device, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError("CUDA out of memory") from None
+    def health(self):
+        return not os.path.exists("ill")
+    def predict(self, params):
+        time.sleep(float(params.get("sleep", 0)))
+        return os.getpid()
+"""
+
+Start = Callable[..., Server]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Path:
+    """Return the path of the control socket."""
+    return tmp_path / "control"
+
+
+@pytest.fixture
+def start(serve: Serve, model: Path, control: Path) -> Start:
+    """Start the predictor above with an admin port and a control socket."""
+    (model / "predictor.py").write_text(PREDICTOR)
+
+    def start_ready(*argv: str, workers: int = 2) -> Server:
+        outside = ("--admin-bind", "127.0.0.1:0", "--control-socket", str(control))
+        server = serve("--workers", str(workers), *outside, *argv, str(model))
+        return server.wait_until_ready(workers)
+
+    return start_ready
+
+
+@pytest.fixture
+def run(control: Path) -> Run:
+    """Run a command for the running obworker."""
+
+    def run_command(*argv: str) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-m", "obworker", *argv, "--control-socket", str(control)]
+        return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+    return run_command
+
+
+def admin_port(server: Server) -> int:
+    return int(server.wait_for_log(r"admin +http://127\.0\.0\.1:(\d+)/")[1])
+
+
+def ask(port: int, path: str) -> tuple[int, Any]:
+    reply = request(port, "GET", path)
+    return reply.status, json.loads(reply.body)
+
+
+def test_the_report_is_about_what_happens(start: Start) -> None:
+    server = start()
+    port = admin_port(server)
+    status, report = ask(port, "/healthz")
+    assert (status, report["status"], report["generation"]) == (200, "ok", 1)
+    workers = {slot: process.pid for slot, process in server.workers().items()}
+    assert {slot["slot"]: slot["pid"] for slot in report["slots"]} == workers
+    thread = Thread(target=lambda: Client(server.port, keep=False).post("/?sleep=2"))
+    thread.start()
+
+    def busy() -> Any:
+        return next((s for s in ask(port, "/healthz")[1]["slots"] if s["state"] == "busy"), None)
+
+    slot = eventually(busy, 5, "a busy slot")
+    assert slot["request"]["line"] == "POST /?sleep=2 HTTP/1.1"
+    thread.join()
+    server.workers()[1].kill()
+    server.wait_until_ready(3)
+    last = ask(port, "/healthz")[1]["slots"][1]
+    assert last["restarts"] == 1
+    assert re.match(
+        r"was killed by SIGKILL\b.* after \d+\.\d s of service", last["last_exit"]["text"]
+    )
+
+
+def test_probes_are_answered_on_both_ports_and_tell_of_a_stop(start: Start) -> None:
+    server = start(workers=1)
+    ports = (admin_port(server), server.port)
+    for port in ports:
+        assert ask(port, "/livez")[0] == 200
+        assert ask(port, "/readyz") == (200, {"status": "ok", "ready": True, "reason": None})
+    thread = Thread(target=lambda: Client(server.port, keep=False).post("/?sleep=2"))
+    thread.start()
+    eventually(lambda: ask(ports[0], "/healthz")[1]["slots"][0]["state"] == "busy", 5)
+    server.signal(signal.SIGTERM)
+    eventually(lambda: ask(ports[0], "/readyz")[0] == 503, 2, "not ready")
+    assert ask(ports[0], "/readyz")[1]["status"] == "stopping"
+    thread.join()
+    assert server.wait() == 0
+
+
+def test_it_is_not_ready_with_too_few_workers(start: Start) -> None:
+    server = start("--min-ready", "2")
+    port = admin_port(server)
+    assert ask(port, "/readyz")[0] == 200
+    server.workers()[1].kill()
+    server.wait_until_ready(3)
+    server.workers()[1].kill()  # the second time there is a wait
+    eventually(lambda: ask(port, "/readyz")[0] == 503, 5, "not ready")
+    eventually(lambda: ask(port, "/readyz")[0] == 200, 5, "ready again")
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+
+
+def admin_of(server: Server) -> psutil.Process | None:
+    children = psutil.Process(server.pid).children()
+    return next((child for child in children if "obworker: admin" in child.cmdline()), None)
+
+
+def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
+    server = start()
+    port = admin_port(server)
+    old = admin_of(server)
+    assert old is not None
+    old.kill()
+    eventually(lambda: (new := admin_of(server)) and new.pid != old.pid, 10, "another one")
+    assert ask(port, "/livez")[0] == 200
+    assert server.stop() == 0
+
+
+def test_commands_do_what_they_say(start: Start, run: Run, model: Path, control: Path) -> None:
+    server = start()
+    assert "2 of 2 workers ready" in run("status").stdout
+    assert json.loads(run("status", "--json").stdout)["pid"] == server.pid
+    assert run("reload", "--wait").returncode == 0
+    assert json.loads(run("status", "--json").stdout)["generation"] == 2
+    assert run("scale", "3").returncode == 0
+    eventually(lambda: len(server.workers()) == 3)
+    assert run("stacks", "0").returncode == 0
+    server.wait_for_log(r"(?s)most recent call first.*worker\.py")
+    assert run("stacks", "9").returncode == 1
+    (model / "predictor.py").write_text("def def\n")
+    failed = run("reload", "--wait")
+    assert failed.returncode == 4
+    assert "SyntaxError" in failed.stderr
+    assert "SyntaxError" in json.loads(run("status", "--json").stdout)["reload_failure"]
+    assert control.stat().st_mode & 0o777 == 0o600
+    assert run("stop", "--wait").returncode == 0
+    assert server.wait() == 0
+    assert not control.exists()
+
+
+def test_commands_work_for_a_start_script(
+    serve: Serve, model: Path, run: Run, control: Path
+) -> None:
+    (model / "start.sh").write_text("exec python3 -m http.server $PORT\n")
+    server = serve("--admin-bind", "127.0.0.1:0", "--control-socket", str(control), str(model))
+    port = admin_port(server)
+    assert ask(port, "/readyz")[0] == 200
+    assert "1 of 1 workers ready" in run("status").stdout
+    assert run("reload", "--wait").returncode == 0
+    assert server.log().count("start.sh   ready in ") == 2
+    assert run("scale", "2").stderr.startswith("obworker: error: a start.sh cannot be scaled")
+    assert run("stacks", "0").returncode == 1
+    assert run("stop", "--wait").returncode == 0
+    server.wait()
+
+
+def test_an_address_that_is_asked_for_and_taken_is_an_error(
+    start: Start, serve: Serve, model: Path
+) -> None:
+    taken = f"127.0.0.1:{admin_port(start())}"
+    other = serve("--admin-bind", taken, str(model))
+    assert other.wait() == 2
+    assert f"--admin-bind: cannot listen on {taken}" in other.log()
+
+
+def test_a_predictor_that_is_ill_is_replaced(start: Start, model: Path) -> None:
+    server = start("--health-interval", "0.2", workers=1)
+    old = server.workers()[0].pid
+    (model / "ill").touch()
+    server.wait_for_log(r"worker 0 .*: health check: .*; replacing it")
+    (model / "ill").unlink()
+    eventually(lambda: server.workers().get(0) and server.workers()[0].pid != old)
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+
+
+def test_a_reload_finds_out_that_there_is_no_room_for_two(
+    start: Start, run: Run, model: Path
+) -> None:
+    (model / "no room for two").touch()
+    server = start()
+    old = {process.pid for process in server.workers().values()}
+    assert run("reload", "--wait").returncode == 0
+    assert "there is no room beside the old worker, which goes first" in server.log()
+    assert not old & {process.pid for process in server.workers().values()}
+
+
+def test_with_one_worker_it_says_so_instead_of_stopping_to_serve(
+    start: Start, run: Run, model: Path
+) -> None:
+    (model / "no room for two").touch()
+    server = start(workers=1)
+    failed = run("reload", "--wait")
+    assert failed.returncode == 4
+    assert "CUDA out of memory" in failed.stderr
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
