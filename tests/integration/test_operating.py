@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -132,8 +133,11 @@ def test_it_is_not_ready_with_too_few_workers(start: Start) -> None:
 
 
 def admin_of(server: Server) -> psutil.Process | None:
-    children = psutil.Process(server.pid).children()
-    return next((child for child in children if "obworker: admin" in child.cmdline()), None)
+    for child in psutil.Process(server.pid).children():
+        with suppress(psutil.Error):
+            if "obworker: admin" in child.cmdline():
+                return child
+    return None
 
 
 def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
