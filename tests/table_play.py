@@ -199,9 +199,13 @@ class Play:
         for seat in self.table.slots[int(slot)].within(*GOING):
             self.exited(seat)
 
-    def _leave(self, slot: str) -> str:
-        wait = self.table.leaving(self.seat(slot, *SERVING), self.now)
+    def _leave(self, slot: str, *states: State) -> str:
+        wait = self.table.leaving(self.seat(slot, *(states or SERVING)), self.now)
         return "later" if wait is None else f"{wait:g}"
+
+    def _revive(self, slot: str) -> str:
+        """Let the worker that was to show its stacks come back to life, and leave."""
+        return self._leave(slot, State.DUMPING)
 
     def _leave_older(self, slot: str) -> str:
         serving = self.table.slots[int(slot)].within(*SERVING)

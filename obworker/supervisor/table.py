@@ -217,6 +217,9 @@ class Table:
         self.drain(seat, now)
         slot = self.slots[seat.slot]
         other = slot.other(seat)
+        if seat.ready_at is None:  # its boot has failed, however it ends
+            seat.expected = False
+            return None
         if slot.within(*COMING, *SERVING) or not slot.wanted or self.stopping:
             return 0.0
         if other.state is not State.EMPTY or not self.rollout.is_surge(slot):

@@ -105,6 +105,16 @@ STORIES: dict[str, tuple[int, str]] = {
         wait 0.5  | idle1+spawning2
         """,
     ),
+    "a canary that hangs and comes back to life has failed all the same": (
+        1,
+        """
+        reload 2  | idle1+spawning2
+        spawned 0 | idle1+booting2
+        wait 100  | idle1+dumping2
+        revive 0  | idle1+draining2 | later
+        gone 0    | idle1+backoff   | retry 0.5
+        """,
+    ),
     "a canary that cannot be killed ends the reload, and the next one tries another slot": (
         2,
         """

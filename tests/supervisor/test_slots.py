@@ -28,7 +28,7 @@ CELLS = """
     idle      .      .       .     bus   .      dra   dum  .     kil  .     rea  .    .      .
     busy      .      .       .     .     idl    dra   dum  .     kil  .     rea  .    .      .
     draining  .      .       .     .     .      .     .    .     kil  .     rea  .    .      .
-    dumping   .      .       .     .     .      .     .    abo   kil  .     rea  .    .      .
+    dumping   .      .       .     .     .      dra   .    abo   kil  .     rea  .    .      .
     aborting  .      .       .     .     .      .     .    .     kil  .     rea  .    .      .
     killing   .      .       .     .     .      .     .    .     .    stu   rea  .    .      .
     stuck     .      .       .     .     .      .     .    .     .    .     rea  .    .      .

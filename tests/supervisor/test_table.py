@@ -241,6 +241,26 @@ STORIES: dict[str, tuple[int, str]] = {
         gone_all 0 | backoff
         """,
     ),
+    "a worker that comes back to life is let finish": (
+        1,
+        """
+        boot 0   | idle1
+        freeze 0 | idle1
+        wait 30  | dumping1
+        revive 0 | draining1+spawning1 | 0
+        boot 0   | draining1+idle1
+        gone 0   | idle1               | expected
+        """,
+    ),
+    "a boot that comes back to life has failed all the same": (
+        1,
+        """
+        spawned 0 | booting1
+        wait 100  | dumping1
+        revive 0  | draining1+spawning1 | later
+        gone 0    | spawning1           | retry 0.5
+        """,
+    ),
     "a worker that leaves after another one crashed is replaced after a wait": (
         1,
         """

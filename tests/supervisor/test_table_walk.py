@@ -121,7 +121,7 @@ class Walk(Play):
             self.exited(seat)
 
     def leaves(self) -> None:
-        seat = self.pick(*SERVING)
+        seat = self.pick(*SERVING, State.DUMPING)
         if seat is not None:
             self.table.leaving(seat, self.now)
 
