@@ -164,6 +164,6 @@ def test_no_module_keeps_state_that_changes(path: Path) -> None:
 
 
 def test_pure_modules_know_no_clock_and_no_chance() -> None:
-    for module in ("slots.py", "policy.py", "messages.py", "health.py"):
+    for module in ("slots.py", "rollout.py", "table.py", "policy.py", "messages.py", "health.py"):
         known = {full.split(".")[0] for full in imported(PACKAGE / "supervisor" / module)}
         assert not known & {"time", "random", "os", "signal", "select", "selectors"}, module

@@ -11,17 +11,22 @@ A worker that is to be replaced, because its code is old or because it is to be 
 *turn*, one slot at a time, so that there is never more than one process too many. By surge the new
 worker is ready before the old one drains; by replacement the old one goes first. `auto` is surge
 until a worker had no room beside the old one: then it is replacement until the next reload, unless
-that would leave nobody to serve.
+that would leave nobody to serve. A slot that has begun its turn ends it, unless its new worker has
+to wait for its next try and the old one serves on.
+
+A slot with a process that cannot be killed is never filled, so it takes no turn and is no canary.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from obworker.supervisor.policy import BootPolicy
-from obworker.supervisor.scoreboard import State
-from obworker.supervisor.slots import VACANT, Seat, Slot
+from obworker.supervisor.scoreboard import SERVING, State
+from obworker.supervisor.slots import HAS_PROCESS, VACANT, Seat, Slot
+
+MOVING = (HAS_PROCESS | {State.SPAWNING}) - {State.STUCK}
 
 
 class Strategy(enum.Enum):
@@ -63,7 +68,7 @@ class Rollout:
 
     def reload(self, generation: int) -> None:
         """Try new code; the newest wins. Where nothing was ever ready it is just the code now."""
-        self._yields, self._turn, self._trial = False, None, BootPolicy()
+        self._yields, self._trial = False, BootPolicy()
         if self._boots.was_ever_ready and self._canary is not None:
             self.candidate = generation
         else:
@@ -71,7 +76,7 @@ class Rollout:
 
     def drop_candidate(self) -> None:
         """Stay with the code there is."""
-        self.candidate = self._turn = None
+        self.candidate = None
 
     def continue_as(self, generation: int) -> None:
         """Fill slots from another mold with the same code: the workers there are stay fresh."""
@@ -88,19 +93,37 @@ class Rollout:
 
     def generation_for(self, slot: Slot) -> int:
         """Return the code that a slot is to be filled with."""
-        if self.candidate is not None and slot is self._canary:
+        if self.candidate is not None and self.is_tried(slot):
             return self.candidate
         return self.current
 
+    def is_tried(self, slot: Slot) -> bool:
+        """Whether the candidate is to prove itself there."""
+        return self.candidate is not None and slot is self._canary
+
+    def suits(self, slot: Slot, generation: int) -> bool:
+        """Whether that is code to be served there."""
+        return generation == self.candidate if self.is_tried(slot) else generation in self._fresh
+
     def fits(self, slot: Slot, seat: Seat) -> bool:
         """Whether what serves there is what is wanted there."""
-        if self.candidate is not None and slot is self._canary:
-            return seat.generation == self.candidate
-        return seat.generation in self._fresh and not seat.recycle
+        return self.suits(slot, seat.generation) and not seat.recycle
+
+    def serving(self, slot: Slot) -> Seat | None:
+        """Return the process that serves and is to stay: one that fits, or else the newest.
+
+        Code that was given up may become ready before it is killed.
+        """
+        return max(
+            slot.within(*SERVING),
+            key=lambda seat: (self.fits(slot, seat), seat.spawned_at),
+            default=None,
+        )
 
     @property
     def _canary(self) -> Slot | None:
-        return next((slot for slot in self._slots if slot.wanted), None)
+        fillable = (slot for slot in self._slots if slot.wanted and not slot.within(State.STUCK))
+        return next(fillable, None)
 
     # what became of a boot
 
@@ -131,29 +154,48 @@ class Rollout:
         return Outcome.RETRY
 
     def _may_yield(self, slot: Slot) -> bool:
-        others = any(other.serving for other in self._slots if other is not slot)
         is_auto = self._strategy is Strategy.AUTO and not self._yields
-        return is_auto and slot.serving is not None and others
+        return is_auto and slot.serving is not None and self._others_serve(slot)
+
+    def _others_serve(self, slot: Slot) -> bool:
+        return any(other.serving for other in self._slots if other is not slot)
 
     # turns
 
-    @property
-    def is_surge(self) -> bool:
+    def is_surge(self, slot: Slot) -> bool:
         """Whether the new worker comes before the old one goes."""
-        return self._strategy is not Strategy.REPLACE and not self._yields
+        if self._yields:
+            return not self._others_serve(slot)
+        return self._strategy is not Strategy.REPLACE
 
     def has_turn(self, slot: Slot) -> bool:
         """Whether what serves in the slot is to be replaced now."""
-        serving = slot.serving
-        return slot is self._turn and serving is not None and not self.fits(slot, serving)
+        return slot is self._turn and self._wants_turn(slot)
 
-    def pass_turn(self) -> None:
-        """Give the turn to another slot when the one that had it is done, or has to wait."""
-        turn = self._turn
-        if turn is not None and not self.is_settled(turn) and not turn.within(State.BACKOFF):
+    def pass_turn(self, can_spawn: Callable[[int], bool]) -> None:
+        """Give the turn to another slot, unless the one that has it is in the middle of it."""
+        if self._turn is not None and self._is_replacing(self._turn, can_spawn):
             return
         waiting = [slot for slot in self._slots if self._wants_turn(slot)]
-        self._turn = min(waiting, key=_retry_deadline, default=None)
+        self._turn = min(waiting, key=self._place_in_line, default=None)
+
+    def _is_replacing(self, slot: Slot, can_spawn: Callable[[int], bool]) -> bool:
+        """Whether there is a process too many, or one too few because the old one went first."""
+        if len(slot.within(*MOVING)) > 1:
+            return True
+        is_gap = slot.wanted and slot.serving is None and not slot.within(State.STUCK)
+        return is_gap and not self.is_surge(slot) and can_spawn(self.generation_for(slot))
+
+    def _place_in_line(self, slot: Slot) -> tuple[float, bool, float]:
+        """Return what orders the slots: who failed comes last, the canary first, then the oldest.
+
+        Were it only the order of slots, the first ones would be recycled again before the last.
+        """
+        retry_deadline = max(
+            (seat.deadline or 0.0 for seat in slot.within(State.BACKOFF)), default=0.0
+        )
+        oldest = min(seat.spawned_at for seat in slot.within(*SERVING))
+        return retry_deadline, not self.is_tried(slot), oldest
 
     @property
     def is_complete(self) -> bool:
@@ -168,8 +210,10 @@ class Rollout:
         return is_fresh and (slot.serving is not None or not slot.wanted)
 
     def _wants_turn(self, slot: Slot) -> bool:
-        serving = slot.serving
-        return slot.wanted and serving is not None and not self.fits(slot, serving)
+        if not slot.wanted or slot.within(State.STUCK):
+            return False
+        serving = self.serving(slot)
+        return serving is not None and not self.fits(slot, serving)
 
     def is_settled(self, slot: Slot) -> bool:
         """Whether nothing is left to be done for a slot.
@@ -183,8 +227,3 @@ class Rollout:
             return not occupied
         serving = slot.serving
         return serving is not None and occupied == [serving] and self.fits(slot, serving)
-
-
-def _retry_deadline(slot: Slot) -> float:
-    """Return when a slot that failed may be tried again; others come first, in order."""
-    return max((seat.deadline or 0.0 for seat in slot.within(State.BACKOFF)), default=0.0)

@@ -101,7 +101,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.VACATE: State.EMPTY,
         Event.RETIRE: State.RETIRED,
     },
-    State.RETIRED: {Event.VACATE: State.EMPTY},
+    State.RETIRED: {},
 }
 
 VACANT = frozenset((State.EMPTY, State.RETIRED))
@@ -120,7 +120,8 @@ class Seat:
     """One of a slot's two places for a process.
 
     `generation` is the code it runs. `recycle` says why it is to be replaced, if it is. `expected`
-    is whether its end is wanted or already accounted for, and so no news.
+    is whether its end is wanted or already accounted for, and so no news. `idle_since` is from
+    when on its event loop is judged.
     """
 
     slot: int
@@ -131,6 +132,7 @@ class Seat:
     generation: int = 0
     spawned_at: float = 0.0
     ready_at: float | None = None
+    idle_since: float = 0.0
     recycle: str = ""
     expected: bool = False
 

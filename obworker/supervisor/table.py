@@ -29,6 +29,7 @@ from obworker.supervisor.scoreboard import SERVING, State
 from obworker.supervisor.slots import BEING_KILLED, COMING, GOING, Event, Seat, Slot
 
 FREE = (State.EMPTY, State.BACKOFF)
+BOOTS = (State.SPAWNING, State.BOOTING)
 MOST_SPAWNING = 4
 UNREACHABLE_TIMEOUT = 0.5
 
@@ -113,15 +114,13 @@ class Table:
             self.slots.append(Slot(len(self.slots), RestartPolicy(self._chance)))
         for slot in self.slots:
             slot.wanted = slot.index < size
-            for seat in slot.within(State.RETIRED if slot.wanted else State.BACKOFF):
-                seat.apply(Event.VACATE)
+            if not slot.wanted:
+                for seat in slot.within(State.BACKOFF):
+                    seat.apply(Event.VACATE)
 
     def reload(self, generation: int) -> None:
-        """Try new code, also where the old one waits for its next try."""
+        """Try new code; see Rollout.reload."""
         self.rollout.reload(generation)
-        for slot in self.slots:
-            for seat in slot.within(State.BACKOFF):
-                seat.apply(Event.VACATE)
 
     def stop(self) -> None:
         """Fill no slot any more; `due` says how to empty those that are filled."""
@@ -184,22 +183,26 @@ class Table:
     def became_ready(self, seat: Seat, now: float) -> bool:
         """Note that the worker serves; return whether that made the candidate the current code."""
         seat.apply(Event.READY, deadline=now + self.timeouts.frozen)
-        seat.ready_at = now
+        seat.ready_at = seat.idle_since = now
         return self.rollout.ready(seat.generation)
 
-    def observe(self, seat: Seat, *, in_flight: int, deadline: float, beat: float) -> None:
+    def observe(
+        self, seat: Seat, now: float, *, in_flight: int, deadline: float, beat: float
+    ) -> None:
         """Note what a worker's row of the scoreboard says; times are 0 where there is none.
 
         A worker with a request in predict is judged by that request alone: predict may hold the
-        interpreter's lock and the loop with it. One without is judged by its loop.
+        interpreter's lock and the loop with it. One without is judged by its loop, which has all
+        its time again from the moment that predict let go of it.
         """
         is_busy = in_flight > 0
         if is_busy != (seat.state is State.BUSY):
             seat.apply(Event.BEGIN if is_busy else Event.FINISH)
+            seat.idle_since = now
         if is_busy:
             seat.deadline = deadline + self.timeouts.answer if deadline else None
         else:
-            seat.deadline = max(beat, seat.ready_at or 0.0) + self.timeouts.frozen
+            seat.deadline = max(beat, seat.idle_since) + self.timeouts.frozen
 
     def drain(self, seat: Seat, now: float) -> None:
         """Note that the worker was told to finish what it has."""
@@ -211,17 +214,20 @@ class Table:
 
         None where the next one comes when this one is gone.
         """
-        ready_for = now - (seat.ready_at or now)
         self.drain(seat, now)
         slot = self.slots[seat.slot]
         other = slot.other(seat)
-        if slot.within(*COMING) or not slot.wanted or self.stopping:
-            return 0.0
-        if other.state is not State.EMPTY or not self.rollout.is_surge:
+        if seat.ready_at is None:  # its boot has failed, however it ends
             seat.expected = False
             return None
-        wait = slot.restarts.ended(ready_for=ready_for)
+        if slot.within(*COMING, *SERVING) or not slot.wanted or self.stopping:
+            return 0.0
+        if other.state is not State.EMPTY or not self.rollout.is_surge(slot):
+            seat.expected = False
+            return None
+        wait = self._count_end(slot, seat, now)
         other.apply(Event.WAIT, deadline=now + wait)
+        other.generation = seat.generation
         return wait
 
     def dump(self, seat: Seat, now: float) -> None:
@@ -234,11 +240,20 @@ class Table:
 
     def kill(self, seat: Seat, now: float) -> None:
         """Note that the worker was sent SIGKILL; nothing is left but to wait for its end."""
+        if seat.state is State.BOOTING and not self._is_awaited(self.slots[seat.slot], seat):
+            seat.expected = True
         seat.apply(Event.KILL, deadline=now + self.timeouts.kill)
 
-    def stick(self, seat: Seat) -> None:
-        """Note that SIGKILL did not end the worker: it sleeps in the kernel."""
+    def stick(self, seat: Seat) -> End:
+        """Note that SIGKILL did not end the worker: it sleeps in the kernel.
+
+        Code that does so when it is tried is not tried again: it would cost a slot each time.
+        """
         seat.apply(Event.STICK)
+        if seat.generation != self.rollout.candidate:
+            return End(Outcome.EXPECTED)
+        self.rollout.drop_candidate()
+        return End(Outcome.DROPPED)
 
     def exited(
         self, seat: Seat, now: float, *, certain: bool = False, no_room: bool = False
@@ -250,7 +265,8 @@ class Table:
         if self.stopping:
             seat.apply(Event.RETIRE)
             return End(Outcome.EXPECTED)
-        if seat.expected or not slot.wanted or not self.rollout.knows(seat.generation):
+        is_known = self.rollout.knows(seat.generation)
+        if seat.expected or not slot.wanted or not (is_known or seat.ready_at):
             seat.apply(Event.VACATE)
             return End(Outcome.EXPECTED)
         if seat.ready_at is None:
@@ -264,13 +280,19 @@ class Table:
 
     def _try_again(self, slot: Slot, seat: Seat, now: float) -> End:
         """Let the slot wait before its next worker, unless one is on its way already."""
-        ready_for = None if seat.ready_at is None else now - seat.ready_at
-        wait = slot.restarts.ended(ready_for=ready_for)
+        wait = self._count_end(slot, seat, now)
         if slot.within(*COMING):
             seat.apply(Event.VACATE)
         else:
             seat.apply(Event.WAIT, deadline=now + wait)
         return End(Outcome.RETRY, wait)
+
+    def _count_end(self, slot: Slot, seat: Seat, now: float) -> float:
+        """Return the wait before the slot's next worker; other code does not pay for this one's."""
+        if not self.rollout.suits(slot, seat.generation):
+            return 0.0
+        ready_for = None if seat.ready_at is None else now - seat.ready_at
+        return slot.restarts.ended(ready_for=ready_for)
 
     def unspawned(self, seat: Seat) -> None:
         """Note that the mold is gone before it made the process: the slot is not to blame."""
@@ -279,33 +301,44 @@ class Table:
 
     # what is due
 
-    def due(self, now: float, can_spawn: Callable[[int], bool]) -> list[tuple[Action, Seat]]:
-        """Return what is to be done now; `can_spawn` tells for which generation there is a mold."""
+    def due(self, now: float, can_spawn: Callable[[int], bool]) -> Iterator[tuple[Action, Seat]]:
+        """Yield what is to be done now; `can_spawn` tells for which generation there is a mold.
+
+        Carry one out before you take the next: a spawn that fails may end it all.
+        """
         self._free_needless_seats()
-        self.rollout.pass_turn()
-        found = [(self._due(self.slots[seat.slot], seat, now), seat) for seat in self.seats]
-        spawns = [
-            (action, seat)
-            for action, seat in found
-            if action is Action.SPAWN and can_spawn(self.generation_for(seat))
-        ]
-        others = [(action, seat) for action, seat in found if action and action is not Action.SPAWN]
-        return [*others, *spawns[: self._free_spawns]]
+        self.rollout.pass_turn(can_spawn)
+        for seat in self.seats:
+            action = self._due(self.slots[seat.slot], seat, now, can_spawn)
+            if action is not None:
+                yield action, seat
+        for seat in self.seats:
+            if self._may_spawn(seat, can_spawn) and not self._waits(seat, now):
+                yield Action.SPAWN, seat
+
+    def _waits(self, seat: Seat, now: float) -> bool:
+        return seat.state is State.BACKOFF and not seat.is_late(now)
 
     def _free_needless_seats(self) -> None:
-        """Free what waits to be filled beside a worker that is as it is meant to be."""
+        """Free what waits for a try that is not needed, or not of that code any more."""
         for slot in self.slots:
-            if slot.serving is not None and self.rollout.fits(slot, slot.serving):
-                for seat in slot.within(State.BACKOFF):
+            for seat in slot.within(State.BACKOFF):
+                if self._is_needless(slot) or not self.rollout.suits(slot, seat.generation):
                     seat.apply(Event.VACATE)
 
-    def _due(self, slot: Slot, seat: Seat, now: float) -> Action | None:
-        if seat.state in FREE:
-            waits = seat.state is State.BACKOFF and not seat.is_late(now)
-            return Action.SPAWN if self._is_to_be_filled(slot, seat) and not waits else None
-        if seat.state in SERVING and self._is_to_be_drained(slot, seat):
+    def _is_needless(self, slot: Slot) -> bool:
+        """Whether nothing is to come beside what serves, or not before that is gone."""
+        serving = self.rollout.serving(slot)
+        if serving is None:
+            return False
+        return self.rollout.fits(slot, serving) or not self.rollout.is_surge(slot)
+
+    def _due(
+        self, slot: Slot, seat: Seat, now: float, can_spawn: Callable[[int], bool]
+    ) -> Action | None:
+        if seat.state in SERVING and self._is_to_be_drained(slot, seat, can_spawn):
             return Action.DRAIN
-        if seat.state in COMING and not self._is_awaited(slot, seat):
+        if seat.state in BOOTS and not self._is_awaited(slot, seat):
             return Action.GIVE_UP_SPAWN if seat.state is State.SPAWNING else Action.KILL
         return WHEN_LATE.get(seat.state) if seat.is_late(now) else None
 
@@ -313,18 +346,19 @@ class Table:
         """Whether a free seat is, now or when its wait is over."""
         if self.stopping or not slot.wanted or slot.within(*BEING_KILLED):
             return False
-        if slot.other(seat).state in COMING or seat is not slot.within(*FREE)[0]:
+        if slot.other(seat).state in COMING or seat is not _first_to_fill(slot):
             return False
-        if slot.serving is not None and not self.rollout.has_turn(slot):
-            return False
+        is_surge, is_going = self.rollout.is_surge(slot), bool(slot.within(*GOING))
         if slot.serving is not None:
-            return self.rollout.is_surge and not slot.within(*GOING)
-        return self.rollout.is_surge or not slot.within(*GOING)
+            return self.rollout.has_turn(slot) and is_surge and not is_going
+        return is_surge or not is_going
 
-    def _is_to_be_drained(self, slot: Slot, seat: Seat) -> bool:
-        if self.stopping or not slot.wanted or seat is not slot.serving:
+    def _is_to_be_drained(self, slot: Slot, seat: Seat, can_spawn: Callable[[int], bool]) -> bool:
+        """Whether what serves is to go; before the new one comes only where it surely can."""
+        if self.stopping or not slot.wanted or seat is not self.rollout.serving(slot):
             return True
-        return not self.rollout.is_surge and self.rollout.has_turn(slot)
+        goes_first = self.rollout.has_turn(slot) and not self.rollout.is_surge(slot)
+        return goes_first and not slot.within(*COMING) and can_spawn(self.generation_for(seat))
 
     def _is_awaited(self, slot: Slot, seat: Seat) -> bool:
         return not self.stopping and slot.wanted and self.rollout.knows(seat.generation)
@@ -353,3 +387,8 @@ class Table:
     def _free_spawns(self) -> int:
         spawning = sum(seat.state is State.SPAWNING for seat in self.seats)
         return max(0, MOST_SPAWNING - spawning)
+
+
+def _first_to_fill(slot: Slot) -> Seat | None:
+    """Return the free seat whose turn it is: one that waits already."""
+    return next(iter(slot.within(State.BACKOFF) or slot.within(State.EMPTY)), None)

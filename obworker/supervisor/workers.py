@@ -84,11 +84,12 @@ class Workers:
 
     def observe(self) -> None:
         """Take over what the workers' rows say."""
+        now = time.monotonic()
         for seat in self._table.seats:
             if seat.state in SERVING:
                 row = self._board.seat(seat.slot, seat.number)
                 self._table.observe(
-                    seat, in_flight=row.in_flight, deadline=row.deadline, beat=row.beat
+                    seat, now, in_flight=row.in_flight, deadline=row.deadline, beat=row.beat
                 )
 
     def act(self, now: float) -> None:
@@ -210,12 +211,9 @@ class Workers:
             linux.kill_group(seat.pid, signal.SIGKILL)
 
     def _stick(self, seat: Seat) -> None:
-        self._table.stick(seat)
-        logger.error(
-            "worker %d (pid %s) does not die: it sleeps in the kernel; its slot stays empty",
-            seat.slot,
-            seat.pid,
-        )
+        who, how = f"worker {seat.slot} (pid {seat.pid})", "does not die: it sleeps in the kernel"
+        logger.error("%s %s; its slot is not filled again", who, how)
+        self.ends.tell(who, how, self._table.stick(seat), None)
 
     def _give_up_spawn(self, seat: Seat) -> None:
         link = self._links.pop(_key(seat))

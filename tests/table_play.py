@@ -1,0 +1,262 @@
+"""A process table played through with a clock that moves when told to, and without processes.
+
+A `Play` does what the master does: it carries out whatever is due by calling the table's method for
+it. A story has a line for each thing that happens: the event, what the slots hold once all that is
+due has been carried out, and, where the event has one, its consequence:
+
+    reload 2    | idle1+spawning2 idle1
+    spawned 0   | idle1+booting2 idle1
+    fail 0      | idle1+backoff idle1      | retry 0.5
+
+Events that the master learns of at once are separated by commas. The processes of a slot stand in
+the order in which they were asked for, with their generation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from obworker.supervisor.rollout import Outcome, Strategy
+from obworker.supervisor.scoreboard import SERVING, State
+from obworker.supervisor.slots import GOING, Seat
+from obworker.supervisor.table import Action, End, Table, Timeouts
+
+TIMEOUTS = Timeouts(spawn=10, load=50, boot=100, graceful=25)
+
+
+class Play:
+    """A table, its clock and its molds; `chance` 0.5 is no jitter."""
+
+    def __init__(
+        self,
+        size: int = 1,
+        strategy: Strategy = Strategy.SURGE,
+        *,
+        chance: Callable[[], float] = lambda: 0.5,
+    ) -> None:
+        self.table = Table(size, TIMEOUTS, chance, strategy)
+        self.now = 1000.0
+        self.molds = set(range(1, 100))
+        self.done: list[tuple[Action, int]] = []
+        self.busy: dict[int, float] = {}
+        self.beats: dict[int, float] = {}
+        self._asked: dict[int, int] = {}
+        self._asks = 0
+
+    @classmethod
+    def serving(cls, size: int, strategy: Strategy = Strategy.SURGE) -> Play:
+        """Return a play in which every slot has served generation 1 for a while."""
+        play = cls(size, strategy)
+        play.act()
+        for slot in range(size):
+            play.happen("boot", str(slot))
+            play.act()
+        assert play.table.is_settled
+        assert play.table.rollout.is_complete
+        play.now += 100
+        play.act()
+        return play
+
+    def can_spawn(self, generation: int) -> bool:
+        return generation in self.molds
+
+    @property
+    def left(self) -> float | None:
+        """How long it is until something is due by itself."""
+        deadline = self.table.next_deadline(self.can_spawn)
+        return None if deadline is None else deadline - self.now
+
+    # what the master does
+
+    def act(self) -> list[tuple[Action, int]]:
+        """Carry out what is due, as the master does when it was woken by an event or a deadline.
+
+        That must be all: it is not woken again before the next event or deadline. (A spawn that is
+        given up and a worker that is stuck are events themselves. A dump may pass the turn on, and
+        wakes the master a second later anyway.)
+        """
+        self.done = []
+        self.observe()
+        while self._act() & {Action.GIVE_UP_SPAWN, Action.STICK, Action.DUMP}:
+            continue
+        assert not list(self.table.due(self.now, self.can_spawn)), "something was missed"
+        assert self.left is None or self.left > 0, "the master would spin"
+        return self.done
+
+    def _act(self) -> set[Action]:
+        done = set()
+        for action, seat in self.table.due(self.now, self.can_spawn):
+            self.done.append((action, seat.slot))
+            self.carry_out(action, seat)
+            done.add(action)
+        return done
+
+    def observe(self) -> None:
+        for seat in self.table.seats:
+            if seat.state in SERVING:
+                deadline = self.busy.get(id(seat), math.inf)
+                beat = self.beats.get(id(seat), self.now)
+                in_flight = int(id(seat) in self.busy)
+                self.table.observe(
+                    seat, self.now, in_flight=in_flight, deadline=deadline, beat=beat
+                )
+
+    def carry_out(self, action: Action, seat: Seat) -> None:
+        table, now = self.table, self.now
+        if action is Action.SPAWN:
+            self._asks += 1
+            self._asked[id(seat)] = self._asks
+            self.busy.pop(id(seat), None)
+            self.beats.pop(id(seat), None)
+            table.spawn(seat, now)
+        elif action is Action.STICK:
+            table.stick(seat)
+        elif action is Action.GIVE_UP_SPAWN:
+            self.exited(seat)
+        else:
+            steps = {
+                Action.DRAIN: table.drain,
+                Action.DUMP: table.dump,
+                Action.ABORT: table.abort,
+                Action.KILL: table.kill,
+            }
+            steps[action](seat, now)
+
+    def exited(self, seat: Seat, *, certain: bool = False, no_room: bool = False) -> End:
+        end = self.table.exited(seat, self.now, certain=certain, no_room=no_room)
+        if end.outcome is Outcome.GAVE_UP:
+            self.table.stop()
+        return end
+
+    # stories
+
+    def tell(self, story: str) -> None:
+        """Let a story happen, and check every line of it."""
+        for line in story.strip().splitlines():
+            event, picture, *rest = (part.strip() for part in line.split("|"))
+            came = "".join(self.happen(*part.split()) for part in event.split(","))
+            self.act()
+            assert (self.picture, came) == (" ".join(picture.split()), "".join(rest)), line.strip()
+
+    def happen(self, event: str, *arguments: str) -> str:
+        """Let one thing happen; return its consequence."""
+        return str(getattr(self, f"_{event}")(*arguments) or "")
+
+    @property
+    def picture(self) -> str:
+        """What each slot holds."""
+        return " ".join(
+            "+".join(self._draw(seat) for seat in sorted(slot.seats, key=self._order) if _is(seat))
+            or "-"
+            for slot in self.table.slots
+        )
+
+    def _order(self, seat: Seat) -> tuple[bool, int]:
+        return seat.state is State.BACKOFF, self._asked.get(id(seat), 0)
+
+    def _draw(self, seat: Seat) -> str:
+        name = seat.state.name.lower()
+        return name if seat.state is State.BACKOFF else f"{name}{seat.generation}"
+
+    def seat(self, slot: str, *states: State) -> Seat:
+        """Return the one seat of a slot that is in one of `states`."""
+        (seat,) = self.table.slots[int(slot)].within(*states)
+        return seat
+
+    # events
+
+    def _start(self) -> None:
+        """Begin: whatever is due is carried out after every event, and after none."""
+
+    def _spawned(self, slot: str) -> None:
+        seat = self.seat(slot, State.SPAWNING)
+        self.table.spawned(seat, 50 + self._asks)
+
+    def _ready(self, slot: str) -> str:
+        is_new = self.table.became_ready(self.seat(slot, State.BOOTING), self.now)
+        return "current" if is_new else ""
+
+    def _boot(self, slot: str) -> str:
+        self._spawned(slot)
+        return self._ready(slot)
+
+    def _fail(self, slot: str, how: str = "") -> str:
+        """Let the worker that boots end; asked for and made in between where it is not yet."""
+        if self.table.slots[int(slot)].within(State.SPAWNING):
+            self._spawned(slot)
+        seat = self.seat(slot, State.BOOTING)
+        return _text(self.exited(seat, certain=how == "certain", no_room=how == "no_room"))
+
+    def _crash(self, slot: str) -> str:
+        return _text(self.exited(self.seat(slot, *SERVING)))
+
+    def _gone(self, slot: str) -> str:
+        """Let the worker end that was told or made to."""
+        return _text(self.exited(self.seat(slot, *GOING)))
+
+    def _gone_all(self, slot: str) -> None:
+        for seat in self.table.slots[int(slot)].within(*GOING):
+            self.exited(seat)
+
+    def _leave(self, slot: str, *states: State) -> str:
+        wait = self.table.leaving(self.seat(slot, *(states or SERVING)), self.now)
+        return "later" if wait is None else f"{wait:g}"
+
+    def _revive(self, slot: str) -> str:
+        """Let the worker that was to show its stacks come back to life, and leave."""
+        return self._leave(slot, State.DUMPING)
+
+    def _leave_older(self, slot: str) -> str:
+        serving = self.table.slots[int(slot)].within(*SERVING)
+        return f"{self.table.leaving(min(serving, key=self._order), self.now):g}"
+
+    def _recycle(self, slot: str) -> None:
+        self.seat(slot, *SERVING).recycle = "has served its time"
+
+    def _freeze(self, slot: str) -> None:
+        """Let the event loop of the worker stand still."""
+        self.beats[id(self.seat(slot, *SERVING))] = self.now
+
+    def _begin(self, slot: str, seconds: str) -> None:
+        """Let a request enter predict; `seconds` is how long it may take, 0 for ever."""
+        deadline = self.now + float(seconds) if float(seconds) else 0.0
+        self.busy[id(self.seat(slot, *SERVING))] = deadline
+
+    def _finish(self, slot: str) -> None:
+        del self.busy[id(self.seat(slot, *SERVING))]
+
+    def _reload(self, generation: str) -> None:
+        self.table.reload(int(generation))
+
+    def _drop(self) -> None:
+        self.table.rollout.drop_candidate()
+
+    def _continue(self, generation: str) -> None:
+        self.table.rollout.continue_as(int(generation))
+
+    def _forget(self, generation: str) -> None:
+        """Lose a mold."""
+        self.molds.discard(int(generation))
+
+    def _mold(self, generation: str) -> None:
+        self.molds.add(int(generation))
+
+    def _resize(self, size: str) -> None:
+        self.table.resize(int(size))
+
+    def _stop(self) -> None:
+        self.table.stop()
+
+    def _wait(self, seconds: str) -> None:
+        self.now += float(seconds)
+
+
+def _is(seat: Seat) -> bool:
+    return seat.state not in (State.EMPTY, State.RETIRED)
+
+
+def _text(end: End) -> str:
+    return (
+        f"{end.outcome.value} {end.wait:g}" if end.outcome is Outcome.RETRY else end.outcome.value
+    )
