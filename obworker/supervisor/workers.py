@@ -274,9 +274,12 @@ class Workers:
         now = time.monotonic()
         if seat.state is State.DUMPING:
             reason, link.reason = f"{link.reason}came back to life", ""
-        self.ends.note(seat, reason, now)
         wait = self._table.leaving(seat, now)
-        then = "replacing it" if not wait else f"replacing it in {wait:.1f} s"
+        if wait is None:
+            then = "replacing it when it has gone"
+        else:
+            self.ends.note(seat, reason, now)
+            then = f"replacing it in {wait:.1f} s" if wait else "replacing it"
         logger.error("worker %d (pid %s): %s; %s", seat.slot, seat.pid, reason, then)
 
     def _unreachable(self, seat: Seat, link: Link) -> None:
