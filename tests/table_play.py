@@ -111,7 +111,7 @@ class Play:
             self.beats.pop(id(seat), None)
             table.spawn(seat, now)
         elif action is Action.STICK:
-            table.stick(seat)
+            self.follow(table.stick(seat))
         elif action is Action.GIVE_UP_SPAWN:
             self.exited(seat)
         else:
@@ -125,9 +125,13 @@ class Play:
 
     def exited(self, seat: Seat, *, certain: bool = False, no_room: bool = False) -> End:
         end = self.table.exited(seat, self.now, certain=certain, no_room=no_room)
+        self.follow(end)
+        return end
+
+    def follow(self, end: End) -> None:
+        """Do what an end leads to."""
         if end.outcome is Outcome.GAVE_UP:
             self.table.stop()
-        return end
 
     # stories
 

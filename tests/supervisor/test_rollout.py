@@ -105,6 +105,18 @@ STORIES: dict[str, tuple[int, str]] = {
         wait 0.5  | idle1+spawning2
         """,
     ),
+    "a slot that holds what cannot be killed takes no turn from others": (
+        2,
+        """
+        recycle 0 | idle1+spawning1 idle1
+        spawned 0 | idle1+booting1 idle1
+        wait 100  | idle1+dumping1 idle1
+        wait 1    | idle1+aborting1 idle1
+        wait 5    | idle1+killing1 idle1
+        wait 30   | idle1+stuck1 idle1
+        recycle 1 | idle1+stuck1 idle1+spawning1
+        """,
+    ),
     "a canary that hangs and comes back to life has failed all the same": (
         1,
         """

@@ -59,11 +59,10 @@ class Walk(Play):
             assert not rollout.is_surge(slot), "nothing serves in its place"
             assert not rollout.fits(slot, seat), "it is as it is meant to be"
 
-    def exited(self, seat: Seat, *, certain: bool = False, no_room: bool = False) -> End:
-        end = super().exited(seat, certain=certain, no_room=no_room)
+    def follow(self, end: End) -> None:
+        super().follow(end)
         if end.outcome is Outcome.DROPPED:
             self.keep_molds(self.table.rollout.current)
-        return end
 
     def step(self) -> None:
         self.now += 0.001
