@@ -67,8 +67,7 @@ class Generations:
         self._plans = {1: plan}
         self._newest = 1
         self._direct: set[int] = set()
-        self._fingerprint = ""
-        self._seen = 0
+        self._fingerprints: dict[int, str] = {}
         self._on_report = on_report
         self._on_fatal = on_fatal
         self._on_reloaded = on_reloaded
@@ -137,6 +136,7 @@ class Generations:
     def loaded(self, mold: Mold, loaded: Loaded) -> None:
         """Go on with code that was imported."""
         self._on_report(loaded)
+        self._fingerprints[mold.generation] = loaded.fingerprint
         if loaded.unsafe and mold.plan.settings.preload == "auto":
             logger.warning(
                 "%s: each worker imports %s by itself; see --preload",
@@ -150,13 +150,12 @@ class Generations:
             self._table.rollout.continue_as(mold.generation)
         else:
             self._hand_over(mold.generation)
-        self._fingerprint = loaded.fingerprint
 
     def _continues(self, generation: int, loaded: Loaded) -> bool:
         """Whether this is the current code once more."""
         if self.reloading is not None or generation == 1:
             return False
-        if loaded.fingerprint == self._fingerprint:
+        if loaded.fingerprint == self._fingerprints.get(self._table.rollout.current):
             return True
         logger.warning("the code has changed since it was loaded: rolling it out")
         self.reloading = Reload(generation, time.monotonic())
@@ -170,10 +169,11 @@ class Generations:
 
     def loaded_directly(self, generation: int, loaded: Loaded) -> None:
         """Account for a worker that imported the code by itself."""
-        if not self._fingerprint or generation != self._seen:
-            self._seen, self._fingerprint = generation, loaded.fingerprint
+        known = self._fingerprints.get(generation)
+        if known is None:
+            self._fingerprints[generation] = loaded.fingerprint
             self._on_report(loaded)
-        elif loaded.fingerprint != self._fingerprint:
+        elif loaded.fingerprint != known:
             logger.warning("the code has changed since the other workers loaded it: reload")
 
     def committed(self) -> None:
@@ -222,6 +222,8 @@ class Generations:
         current = self._table.rollout.current
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=current)
+        if self.molds.get(current) is None:  # or what lies there now would be tried without a pause
+            self._remake_due = time.monotonic() + self._remakes.ended(ready_for=None)
         logger.error("reload failed: %s; generation %d serves on", reason, current)
         self._end_reload(reason)
 

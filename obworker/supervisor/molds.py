@@ -184,6 +184,8 @@ class Molds:
 
     def _read(self, mold: Mold) -> None:
         for message in mold.channel.receive_all():
+            if mold.dismissed:
+                continue  # nobody needs to know
             if isinstance(message, Loaded):
                 mold.loaded, mold.loaded_at = message, time.monotonic()
                 self._on_loaded(mold, message)

@@ -8,6 +8,7 @@ import time
 from scorecards.clients import Pending, ask
 from scorecards.models import Model
 from scorecards.scenarios import Measured, Scenario, Serve
+from scorecards.servers import Server
 from scorecards.waiting import Late
 
 WORKERS = 2
@@ -22,8 +23,7 @@ def readyz_while_held(serve: Serve) -> Measured:
     """Ask for readiness while every worker is in a C call that holds the interpreter's lock."""
     server = serve(Model(), workers=WORKERS, admin=True)
     admin_port = server.admin_port
-    requests = [Pending(server.port, "hold:4") for _ in range(WORKERS)]
-    server.wait_for_more("predict", 0, WORKERS)
+    requests = [_hold_another(server, number) for number in range(WORKERS)]
     probes = [ask(admin_port, path="/readyz") for _ in range(PROBES)]
     held = not any(request.is_over for request in requests)
     for request in requests:
@@ -32,6 +32,13 @@ def readyz_while_held(serve: Serve) -> Measured:
     good = sum(probe.ok for probe in probes)
     ok = held and good == PROBES and slowest < MOST_PROBE_SECONDS
     return Measured(ok, f"{good} of {PROBES} ready, slowest {slowest * 1000:.0f} ms")
+
+
+def _hold_another(server: Server, held: int) -> Pending:
+    """Send a request once the workers that are held already cannot accept it."""
+    request = Pending(server.port, "hold:4")
+    server.wait_for_more("predict", held)
+    return request
 
 
 def ready_means_answering(serve: Serve) -> Measured:

@@ -245,6 +245,21 @@ def test_code_that_has_changed_when_the_mold_died_is_rolled_out_and_never_mixed(
     assert {version(server) for _ in range(10)} == {2}
 
 
+def test_broken_code_that_lies_there_when_the_mold_dies_is_tried_and_not_served(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    write(2, in_init="1 / 0")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: .*; generation 1 serves on")
+    kill_mold(server)
+    eventually(lambda: server.log().count("reload failed: ") == 2, what="a second try")
+    assert {version(server) for _ in range(10)} == {1}
+    write(3)
+    eventually(lambda: version(server) == 3, 40, "good code")
+    assert server.log().count("reload failed: ") < 8
+
+
 @pytest.mark.parametrize("preload", ["off", "auto"])
 def test_workers_import_by_themselves_where_a_fork_would_not_be_safe(
     serve: Serve, model: Path, write: Write, preload: str
