@@ -21,9 +21,9 @@ from obworker.http.cycle import Cycle
 from obworker.http.queue import Executors
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import listeners, refusal, signals
+from obworker.supervisor import linux, listeners, refusal, signals
+from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
 from obworker.supervisor.listeners import Address
-from obworker.supervisor.worker import Blueprint, Predictions, leave, threads_for
 
 logger = logging.getLogger("obworker.worker")
 
@@ -37,7 +37,7 @@ def serve(
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
     threads = len(os.sched_getaffinity(0))
-    application = blueprint.boot(threads, lambda: leave(1))
+    application = blueprint.boot(threads, lambda: linux.leave(1))
     server = _start(blueprint, application, listener, settings)
     logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.url)
     logger.info("%-10s %s", "try", address.curl(blueprint.body_kind))

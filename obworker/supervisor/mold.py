@@ -37,10 +37,11 @@ from obworker.supervisor.messages import (
     Spawned,
 )
 from obworker.supervisor.scoreboard import Scoreboard
+from obworker.supervisor.serving import Context
 from obworker.supervisor.sources import fingerprint
 
 if TYPE_CHECKING:
-    from obworker.supervisor.worker import Blueprint
+    from obworker.supervisor.blueprint import Blueprint
 
 
 class Factory(Protocol):
@@ -74,9 +75,9 @@ class Inherited:
             master,
         )
 
-    def context(self, blueprint: Blueprint, settings: Settings) -> worker.Context:
+    def context(self, blueprint: Blueprint, settings: Settings) -> Context:
         """Return what a worker of this process needs to know."""
-        return worker.Context(self.listener, self.board, blueprint, settings, self.master)
+        return Context(self.listener, self.board, blueprint, settings, self.master)
 
 
 def main(channel: int, listener: int, scoreboard: int) -> None:
@@ -156,7 +157,7 @@ def _fail(channel: Channel, error: ObworkerError, text: str) -> None:
     os._exit(error.exit_code)
 
 
-def _fork(message: Message, end: Channel | None, channel: Channel, context: worker.Context) -> None:
+def _fork(message: Message, end: Channel | None, channel: Channel, context: Context) -> None:
     assert isinstance(message, Spawn)
     assert end is not None
     sys.stdout.flush()

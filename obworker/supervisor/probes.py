@@ -19,7 +19,7 @@ from obworker.supervisor import health
 from obworker.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
-    from obworker.supervisor.worker import Predictions
+    from obworker.supervisor.blueprint import Predictions
 
 
 class Answer(NamedTuple):

@@ -1,0 +1,57 @@
+"""What the supervisor wants of the user's code: a blueprint, and the application built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from obworker.http.cycle import StartResponse
+from obworker.http.environ import Environ
+from obworker.settings import Settings
+
+
+class Predictions(Protocol):
+    """The WSGI application; at most `most_calls` of it are to run at once, where that is set."""
+
+    @property
+    def most_calls(self) -> int | None:
+        """How many threads may call it."""
+
+    @property
+    def check_health(self) -> Callable[[], None] | None:
+        """What raises Unhealthy where the predictor is not well, if it can tell."""
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+
+
+def threads_for(application: Predictions, settings: Settings) -> int:
+    """Return how many threads call predict."""
+    return min(settings.threads, application.most_calls or settings.threads)
+
+
+class Blueprint(Protocol):
+    """User code that was imported and checked; each worker builds its own predictor from it."""
+
+    @property
+    def description(self) -> Sequence[Sequence[str]]:
+        """Label and text of each line of the start-up report."""
+
+    @property
+    def body_kind(self) -> str:
+        """What a request's body is to the predictor: json, data or none."""
+
+    def boot(self, threads: int, on_fatal: Callable[[], None]) -> Predictions:
+        """Build the predictor with so many native threads.
+
+        `on_fatal` is called once, from any thread, when the predictor cannot go on.
+
+        Raises:
+            BootError: the predictor cannot be built.
+        """
+
+    def reaches_predict(self, method: str, path: str) -> bool:
+        """Whether a request has to wait for a free thread; others are answered at once."""
+
+    def wind_up(self, timeout: float) -> None:
+        """Finish what requests left behind, within `timeout` seconds."""
