@@ -22,6 +22,7 @@ Every option is also an environment variable and a key of the file:
 The command line wins over the environment, that over the file.
 \b
 Signals     TERM: finish the requests in progress, then stop. INT, QUIT: stop.
+            HUP: reload. TTIN, TTOU: a worker more, fewer. USR1: reopen logs.
 Exit codes  0: stopped. 2: usage. 3: no worker could start. 4: predictor.py
             could not be loaded. With a start.sh: the script's own.
 """
