@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scorecards import boots, masters, readiness, reloads, stops, workers
+from scorecards import boots, masters, readiness, reloads, stops, systemd, workers
 
 SCENARIOS = (
     *reloads.SCENARIOS,
@@ -11,4 +11,5 @@ SCENARIOS = (
     *stops.SCENARIOS,
     *masters.SCENARIOS,
     *readiness.SCENARIOS,
+    *systemd.SCENARIOS,
 )

@@ -24,7 +24,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 def scorecard(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "scorecards", *argv],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=60,

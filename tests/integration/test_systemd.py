@@ -6,108 +6,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
-import psutil
 import pytest
 from clients import Load, Outcome
-from harness import ROOT, SERVING, eventually, request
+from harness import ROOT, eventually, request
 from process_one import Systemd, why_not
-
-from obworker.supervisor.listeners import free_port
+from units import Service, prepare
 
 WORST_EXPOSURE = 30
 FAILURES = {Outcome.FAILED, Outcome.LOST, Outcome.REFUSED}
-
-PREDICTOR = """
-import os, time
-time.sleep({import_time})
-
-class Predictor:
-    def predict(self):
-        prefixes = ("LISTEN_", "NOTIFY_", "WATCHDOG_")
-        leaked = [name for name in os.environ if name.startswith(prefixes)]
-        return {{"pid": os.getpid(), "leaked": leaked}}
-"""
-
-# The tests' Python and files may be in /root or /tmp, which the unit hides.
-DROP_IN = """
-[Service]
-ExecStart=
-ExecStart={python} -m obworker --config {etc}/%i.toml
-DynamicUser=no
-# With this a filter can be attached (SO_ATTACH_FILTER), which would deafen a lent socket for ever.
-CapabilityBoundingSet=CAP_NET_ADMIN
-PrivateTmp=no
-ProtectHome=no
-RestartSec=100ms
-TimeoutStartSec=5
-WatchdogSec=2
-StandardOutput=append:{etc}/%i.log
-StandardError=append:{etc}/%i.log
-"""
-
-SOCKET = """
-[Socket]
-ListenStream=
-ListenStream=127.0.0.1:{port}
-"""
-
-
-class Service:
-    """One instance of obworker@.service."""
-
-    def __init__(self, systemd: Systemd, etc: Path, name: str) -> None:
-        self.systemd = systemd
-        self.unit = f"obworker@{name}.service"
-        self.socket = f"obworker@{name}.socket"
-        self.model = etc / name
-        self.model.mkdir()
-        self._log = etc / f"{name}.log"
-        (etc / f"{name}.toml").write_text(
-            f'model = "{self.model}"\nhost = "127.0.0.1"\nport = 0\nadmin_bind = "off"\n'
-        )
-        self.write_predictor()
-
-    def write_predictor(self, import_time: float = 0) -> None:
-        (self.model / "predictor.py").write_text(PREDICTOR.format(import_time=import_time))
-
-    def systemctl(self, verb: str) -> None:
-        """Give an order; fail where it does."""
-        done = self.systemd.systemctl(verb, self.unit)
-        assert done.returncode == 0, f"{done.stderr}\n{self.log()}"
-
-    def show(self, name: str) -> str:
-        return self.systemd.show(self.unit, name)
-
-    @property
-    def master(self) -> psutil.Process:
-        return self.systemd.main_process(self.unit)
-
-    def titles(self) -> list[str]:
-        return [" ".join(child.cmdline()).strip() for child in self.master.children()]
-
-    def log(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
-
-    @property
-    def port(self) -> int:
-        found = SERVING.findall(self.log())
-        assert found, self.log()
-        return int(found[-1])
-
-    def listen(self) -> int:
-        """Start the socket unit, and only that, on a port."""
-        port = free_port()
-        directory = self.systemd.units / f"{self.socket}.d"
-        directory.mkdir()
-        (directory / "port.conf").write_text(SOCKET.format(port=port))
-        self.systemd.systemctl("daemon-reload")
-        assert self.systemd.systemctl("start", self.socket).returncode == 0
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -115,29 +24,20 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
     """Boot a systemd that knows the units of conf/."""
     if reason := why_not():
         pytest.skip(reason)
-    directory = tmp_path_factory.mktemp("systemd")
-    (directory / "etc").mkdir()
-    booted = Systemd(directory)
+    prepared = prepare(tmp_path_factory.mktemp("systemd"))
     try:
-        for unit in ("obworker@.service", "obworker@.socket"):
-            shutil.copy(ROOT / "conf" / unit, booted.units)
-        drop_ins = booted.units / "obworker@.service.d"
-        drop_ins.mkdir()
-        (drop_ins / "test.conf").write_text(
-            DROP_IN.format(python=sys.executable, etc=directory / "etc")
-        )
-        yield booted.boot()
+        yield prepared.boot()
     finally:
-        booted.shut_down()
+        prepared.shut_down()
 
 
 @pytest.fixture
 def service(systemd: Systemd, request: pytest.FixtureRequest) -> Iterator[Service]:
     """Return an instance of the service that nobody has started; it is stopped after the test."""
     name = re.sub(r"\W", "-", request.node.name.removeprefix("test_"))
-    made = Service(systemd, systemd.units.parent / "etc", name)
+    made = Service(systemd, name)
     yield made
-    systemd.systemctl("stop", made.socket, made.unit)
+    made.stop()
     print(f"--- log of {made.unit}\n{made.log()}")
 
 
