@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class Server:
         self.executors = Executors(threads or settings.threads, on_free=self._end_yield)
         self._yielding: asyncio.TimerHandle | None = None
         self.drained = asyncio.Event()
+        self._tick_due = math.inf
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = listener
         self._backlog = settings.backlog
@@ -183,11 +185,13 @@ class Server:
     # time
 
     def _tick(self) -> None:
-        self._loop.call_later(TICK, self._tick)
         now = time.monotonic()
+        is_late, self._tick_due = now > self._tick_due + TICK, now + TICK
+        self._loop.call_later(TICK, self._tick)
         self._service.monitor.beat(now)
-        for connection in list(self._connections):
-            connection.check(now)
+        if not is_late:  # else what came meanwhile is yet to be read: timers run before that
+            for connection in list(self._connections):
+                connection.check(now)
         self._note_drained()
 
     def _forget(self, connection: Connection) -> None:

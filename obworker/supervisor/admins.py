@@ -98,15 +98,11 @@ class Admin:
 
     def start(self, now: float) -> None:
         """Start the process; failing that, try again later."""
-        ours, theirs = socket.socketpair()
         try:
-            self._process = Process(self._execute(theirs), ours, now)
+            self._process = self._make(now)
             self._due = None
         except OSError as error:
-            ours.close()
             self._start_later(f"cannot be made: {error.strerror}", now, lived=None)
-        finally:
-            theirs.close()
 
     def exited(self, pid: int, code: int, now: float) -> bool:
         """Account for a child that ended; return whether it was this one."""
@@ -140,6 +136,16 @@ class Admin:
         if self._listener is not None:
             _close(self._listener)
             self._listener = None
+
+    def _make(self, now: float) -> Process:
+        ours, theirs = socket.socketpair()
+        try:
+            return Process(self._execute(theirs), ours, now)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
 
     def _execute(self, end: socket.socket) -> int:
         listener = -1 if self._listener is None else self._listener.fileno()

@@ -231,7 +231,7 @@ class _Client:
     def _take(self, line: bytes) -> None:
         try:
             command, arguments = parse(line)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             self.refuse(f"not a command: {error}")
             return
         # Not read any more: the end of a client that only closed its half would be seen for ever.

@@ -32,18 +32,20 @@ NO_ROOM = ("memoryerror", "out of memory", "out_of_memory", "failed to allocate 
 
 
 class Ends:
-    """Accounts for ends; `on_dropped` and `on_fatal` learn of those that end more than a worker."""
+    """Accounts for ends; others learn of those that end, or may end, more than a worker."""
 
     def __init__(
         self,
         table: Table,
         board: Scoreboard,
         *,
+        on_boot_failed: Callable[[int, int, str], None],
         on_dropped: Callable[[str], None],
         on_fatal: Callable[[ObworkerError], None],
     ) -> None:
         self._table = table
         self._board = board
+        self._on_boot_failed = on_boot_failed
         self._on_dropped = on_dropped
         self._on_fatal = on_fatal
         self._oom = OomKills()
@@ -72,6 +74,8 @@ class Ends:
         if end.outcome is not Outcome.EXPECTED:
             self.note(seat, told, now)
             self.tell(who, told, end, failure)
+            if seat.ready_at is None:
+                self._on_boot_failed(seat.generation, seat.slot, told)
         elif was_asked_for:
             logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
 

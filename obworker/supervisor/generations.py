@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,13 +37,20 @@ from obworker.supervisor.table import Table
 logger = logging.getLogger("obworker.master")
 
 
+MOST_BOOT_FAILURES = 5
+
+
 @dataclass
 class Reload:
-    """A reload on its way; `answer` are told how it ended: why it failed, empty if it did not."""
+    """A reload on its way; `answer` are told how it ended: why it failed, empty if it did not.
+
+    `failures` counts, by slot, the boots that failed after the code had proved itself elsewhere.
+    """
 
     generation: int
     requested_at: float
     answer: list[Callable[[str], None]] = field(default_factory=list)
+    failures: Counter[int] = field(default_factory=Counter)
 
 
 class Generations:
@@ -153,13 +161,17 @@ class Generations:
 
     def _continues(self, generation: int, loaded: Loaded) -> bool:
         """Whether this is the current code once more."""
-        if self.reloading is not None or generation == 1:
+        reload = self.reloading
+        if generation == 1 or (reload is not None and reload.generation == generation):
             return False
-        if loaded.fingerprint == self._fingerprints.get(self._table.rollout.current):
-            return True
-        logger.warning("the code has changed since it was loaded: rolling it out")
-        self.reloading = Reload(generation, time.monotonic())
-        return False
+        is_same = loaded.fingerprint == self._fingerprints.get(self._table.rollout.current)
+        if not is_same:
+            logger.warning("the code has changed since it was loaded: rolling it out")
+        if reload is not None:
+            reload.generation = generation
+        elif not is_same:
+            self.reloading = Reload(generation, time.monotonic())
+        return is_same
 
     def _hand_over(self, generation: int) -> None:
         if generation > 1:
@@ -185,6 +197,20 @@ class Generations:
     def proved(self) -> None:
         """Note that a worker became ready: what was imported works."""
         self._boots.ready()
+
+    def boot_failed(self, generation: int, slot: int, how: str) -> None:
+        """Account for a worker that was never ready, of code that is in other slots.
+
+        It is tried for ever; who waits for the reload need not.
+        """
+        reload = self.reloading
+        current = self._table.rollout.current
+        if reload is None or not generation == reload.generation == current:
+            return
+        reload.failures[slot] += 1
+        if reload.failures[slot] >= MOST_BOOT_FAILURES:
+            logger.error("the reload does not get past slot %d, which is tried again", slot)
+            self._end_reload(f"slot {slot}: {how}")
 
     def load_failed(self, mold: Mold, failure: LoadFailed) -> None:
         """Account for an import that failed; its process is about to exit."""
@@ -262,7 +288,8 @@ class Generations:
     def _needs_mold(self) -> bool:
         """Whether the current generation has lost its mold and nothing takes its place."""
         current = self._table.rollout.current
-        idle = self.reloading is None and self.molds.is_gone
+        is_loading = self.reloading is not None and self.reloading.generation != current
+        idle = not is_loading and self.molds.is_gone
         return idle and not self._stopping and not self.is_direct(current)
 
     def _remake_later(self, what: str, now: float, loaded_at: float | None) -> None:

@@ -145,11 +145,15 @@ class Master:
     # the loop
 
     def _turn(self) -> None:
-        """Wait for what happens next, and act on it."""
-        for key, _ in self._selector.select(self._patience()):
-            key.data()
-        self._reap()
-        self._act()
+        """Wait for what happens next, and act on it; a bug of ours ends the turn and no more."""
+        try:
+            for key, _ in self._selector.select(self._patience()):
+                key.data()
+            self._reap()
+            self._act()
+        except Exception:  # the master's seam
+            logger.exception("a bug in obworker, which goes on")
+            time.sleep(TICK)  # one that comes every time must not spin
 
     def _patience(self) -> float:
         """Return how long to wait: until the nearest deadline, or until it is time for a look."""
@@ -275,7 +279,7 @@ class Master:
         try:
             plan = self._replan()
             log.open_files(plan.settings)
-        except ObworkerError as error:
+        except (ObworkerError, OSError) as error:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
             self._reloaded(str(error))
@@ -311,7 +315,8 @@ class Master:
 
     def show_stacks(self, slot: int) -> int | None:
         """Have the worker of a slot show its stacks; return its pid, None where there is none."""
-        serving = self._table.slots[slot].serving if slot < len(self._table.slots) else None
+        is_there = 0 <= slot < len(self._table.slots)
+        serving = self._table.slots[slot].serving if is_there else None
         if serving is None or serving.pid is None:
             return None
         linux.signal_process(serving.pid, linux.DUMP_SIGNAL)

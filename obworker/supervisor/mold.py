@@ -67,6 +67,7 @@ class Inherited:
             os.set_inheritable(descriptor, False)
         master = os.getppid()
         linux.die_with_parent(master)
+        linux.show_stacks_on_demand()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return cls(
             Channel(socket.socket(fileno=channel)),
@@ -172,7 +173,8 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: Cont
             if pid == 0:
                 channel.close()
                 worker.main(message, end, context)
-            end.send(Spawned(pid))
+            if not end.send(Spawned(pid)):  # given up meanwhile: nobody would know of it
+                os.kill(pid, signal.SIGKILL)
         finally:
             os._exit(0)
     os.waitpid(between, 0)

@@ -65,7 +65,10 @@ class Descriptors:
         for descriptor in shared:
             os.set_inheritable(descriptor, True)
         try:
-            return os.posix_spawn(command[0], command, environ, setsid=True)
+            # SIGUSR1 waits until there is a handler: by default it ends a process.
+            return os.posix_spawn(
+                command[0], command, environ, setsid=True, setsigmask=[signal.SIGUSR1]
+            )
         finally:
             for descriptor in shared:
                 os.set_inheritable(descriptor, False)
@@ -141,15 +144,16 @@ class Molds:
         ours.send(order_to_load(generation, plan))
 
     def tend(self, now: float) -> None:
-        """Kill what imports for too long."""
+        """Have what imports for too long show where it is, and kill it."""
         for mold in self._molds.values():
             if mold.loaded is None and now >= mold.deadline:
+                if mold.reason:
+                    linux.kill_group(mold.pid, signal.SIGKILL)
+                else:
+                    linux.signal_process(mold.pid, linux.DUMP_SIGNAL)
                 limit = mold.plan.settings.load_timeout
-                mold.reason = (
-                    mold.reason or f"took longer than {limit:g} s, see --load-timeout, and "
-                )
+                mold.reason = f"took longer than {limit:g} s, see --load-timeout, and "
                 mold.deadline = now + KILL_TIMEOUT
-                linux.kill_group(mold.pid, signal.SIGKILL)
 
     def order(self, generation: int, spawn: Spawn, end: Channel) -> None:
         """Ask for a worker, which gets `end` of a channel to the master."""

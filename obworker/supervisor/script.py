@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obworker import log
-from obworker.errors import ListenError, LoadError
+from obworker.errors import BootError, ListenError, LoadError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux
 from obworker.supervisor.commands import Commands
@@ -43,6 +43,7 @@ TICK = 1.0
 PROBE_INTERVAL = 0.25
 PROBE_TIMEOUT = 1.0
 QUICK_STOP_TIMEOUT = 1.0
+KILL_TIMEOUT = 5.0
 
 
 @dataclass
@@ -54,6 +55,8 @@ class Run:
     ready_at: float | None = None
     has_ended: bool = False
     kill_due: float | None = None
+    was_killed: bool = False
+    is_too_late: bool = False
 
     @property
     def is_booting(self) -> bool:
@@ -170,11 +173,19 @@ class Script:
             if self._start_due is not None and now >= self._start_due:
                 self._start(now)
         elif run.kill_due is not None and now >= run.kill_due:
-            logger.error("%s did not stop in time; killing it", SCRIPT)
-            run.kill_due = now + self._settings.graceful_timeout
-            linux.kill_group(run.pid, signal.SIGKILL)
+            self._kill_or_forget(run, now)
         elif run.is_booting:
             self._probe(run, now)
+
+    def _kill_or_forget(self, run: Run, now: float) -> None:
+        """Kill a run that is late; what not even that ends is nobody's who could be waited for."""
+        if run.was_killed:
+            logger.error("some processes of %s cannot be ended; going on without", SCRIPT)
+            self._run = None
+            return
+        logger.error("%s did not stop in time; killing it", SCRIPT)
+        run.was_killed, run.kill_due = True, now + KILL_TIMEOUT
+        linux.kill_group(run.pid, signal.SIGKILL)
 
     def _publish(self) -> None:
         header, row, run = self._board.header, self._board.seat(0, 0), self._run
@@ -273,13 +284,25 @@ class Script:
                 start_new_session=True,
             )
         except OSError as error:
-            self._error = LoadError(f"{SCRIPT}: cannot run bash: {error.strerror}")
-            self._start_due = None
+            self._cannot_start(f"cannot run bash: {error.strerror}", now)
             return
         self._run = Run(process.pid, now)
         self._start_due = None
         process.returncode = 0  # it is reaped here, not by subprocess
         logger.info("%-10s %s, pid %d, port %d", "running", SCRIPT, process.pid, self._port)
+
+    def _cannot_start(self, why: str, now: float) -> None:
+        """Give up at the first start; later, what was there once may be there again."""
+        if self._boots.was_ever_ready:
+            self._answer_reload(f"{SCRIPT}: {why}")
+            self._try_again(why, now, ready_for=None)
+        else:
+            self._error, self._start_due = LoadError(f"{SCRIPT}: {why}"), None
+
+    def _try_again(self, how: str, now: float, *, ready_for: float | None) -> None:
+        wait = self._restarts.ended(ready_for=ready_for)
+        self._start_due = now + wait
+        logger.error("%s %s; starting it again in %.1f s", SCRIPT, how, wait)
 
     def _probe(self, run: Run, now: float) -> None:
         """Find out whether the script's port answers by now."""
@@ -293,31 +316,41 @@ class Script:
                 logger.info("%-10s %s", "admin", self._outside.address.url)
         elif now >= run.started_at + self._settings.boot_timeout:
             logger.error("port %d does not answer in time; stopping %s", self._port, SCRIPT)
+            run.is_too_late = True
             self._end(run, self._settings.graceful_timeout)
 
     def _script_ended(self, run: Run, code: int) -> None:
         now = time.monotonic()
         run.has_ended = True
-        self._code = code if code >= 0 else 128 - code
+        if run.kill_due is None:  # by itself: what was left of its group has been killed
+            run.was_killed, run.kill_due = True, now + KILL_TIMEOUT
+        self._code = _exit_code(code, is_too_late=run.is_too_late)
         how = exits.describe(code)
-        was_asked_to = self._stopping or self._start_due is not None
-        if was_asked_to or code == 0:
+        if self._stopping or self._start_due is not None:
             logger.info("%s %s", SCRIPT, how)
             return
         self._answer_reload(f"{SCRIPT} {how} before port {self._port} answered")
+        if self._code == 0:
+            logger.info("%s %s", SCRIPT, how)
+            return
         self._note_end(how, now)
         if run.ready_at is None and self._boots.failed(certain=False):
             logger.error("%s %s before port %d answered; giving up", SCRIPT, how, self._port)
             return
-        wait = self._restarts.ended(ready_for=None if run.ready_at is None else now - run.ready_at)
-        self._start_due = now + wait
-        logger.error("%s %s; starting it again in %.1f s", SCRIPT, how, wait)
+        self._try_again(how, now, ready_for=None if run.ready_at is None else now - run.ready_at)
 
     def _note_end(self, how: str, now: float) -> None:
         slot = self._board.slot(0)
         slot.restarts += 1
         slot.last_exit_at = now
         slot.write_text("last_exit", how)
+
+
+def _exit_code(code: int, *, is_too_late: bool) -> int:
+    """Return what obworker exits with; one that we ended because it did not answer has failed."""
+    if code < 0:
+        return 128 - code
+    return BootError.exit_code if is_too_late and code == 0 else code
 
 
 def _answers(port: int) -> bool:

@@ -53,6 +53,7 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
 def on_rotation(reopen: Callable[[], None]) -> None:
     """Have SIGUSR1 open the log files again, in a process without a loop."""
     signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # see Descriptors.execute
 
 
 def open_wakeup() -> socket.socket:

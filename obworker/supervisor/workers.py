@@ -68,7 +68,13 @@ class Workers:
         self._descriptors = descriptors
         self._selector = selector
         self._on_ready = on_ready
-        self.ends = Ends(table, board, on_dropped=generations.fail_reload, on_fatal=on_fatal)
+        self.ends = Ends(
+            table,
+            board,
+            on_boot_failed=generations.boot_failed,
+            on_dropped=generations.fail_reload,
+            on_fatal=on_fatal,
+        )
         self._links: dict[tuple[int, int], Link] = {}
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
@@ -220,6 +226,9 @@ class Workers:
         if not link.channel.is_closed and seat.is_late(time.monotonic()):
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
+        for message in link.channel.receive_all():
+            if isinstance(message, Spawned):
+                linux.kill_group(message.pid, signal.SIGKILL)
         self._forget(link.channel)
         self._spawn_failed(seat, "ended before it could say so")
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from clients import Client, Outcome
+from clients import Client, Outcome, in_parallel
 from harness import Serve, Server, eventually
 
 PREDICTOR = """
@@ -26,8 +27,14 @@ class Predictor:
                 pass
         elif what == "hold the lock":
             ctypes.PyDLL(None).sleep(600)
+        elif what == "hold for a while":
+            open("held", "w").close()
+            ctypes.PyDLL(None).usleep(2500000)
         elif what == "sleep":
             time.sleep(600)
+        elif what == "wait":
+            open("waits", "w").close()
+            time.sleep(1)
         elif what == "extend":
             for _ in range(6):
                 obworker.extend_deadline(1)
@@ -99,8 +106,6 @@ def test_a_worker_that_is_stopped_in_a_request_is_ended_by_the_master(
     with replaced(server):
         worker = server.workers()[0]
         client = Client(server.port, keep=False)
-        from threading import Thread
-
         outcomes: list[Outcome] = []
         thread = Thread(target=lambda: outcomes.append(client.post("/?do=sleep").outcome))
         thread.start()
@@ -128,8 +133,6 @@ def test_without_a_timeout_nothing_is_ended(start: Start, model: Path) -> None:
     server = start("--timeout", "0")
     worker = server.workers()[0]
     client = Client(server.port, keep=False)
-    from threading import Thread
-
     thread = Thread(target=lambda: client.post("/?do=sleep"))
     thread.start()
     eventually((model / "begun").exists)
@@ -157,3 +160,26 @@ def test_a_master_that_was_stopped_takes_nobody_for_late(start: Start) -> None:
     eventually(lambda: time.monotonic() - again > 3, 10, "a few rounds")
     assert {process.pid for process in server.workers().values()} == before
     assert "ERROR" not in server.log()
+
+
+def test_requests_that_come_while_nothing_can_be_read_are_answered_in_a_stop(
+    start: Start, model: Path
+) -> None:
+    server = start("--timeout", "30")
+    busy, next_, *idle = [Client(server.port, keep=True) for _ in range(6)]
+    for client in (busy, next_, *idle):
+        assert client.post().outcome is Outcome.ANSWERED
+    waits = Thread(target=busy.post, args=("/?do=wait",))
+    waits.start()
+    eventually((model / "waits").exists, 5)
+    holds = Thread(target=next_.post, args=("/?do=hold+for+a+while",))
+    holds.start()
+    sent = time.monotonic()
+    eventually(lambda: time.monotonic() - sent > 0.2, 1, "time for the worker to read that")
+    server.signal(signal.SIGTERM)
+    eventually((model / "held").exists, 5)
+    results = in_parallel([client.post for client in idle])
+    assert {result.outcome for result in results} == {Outcome.ANSWERED}
+    waits.join()
+    holds.join()
+    assert server.wait() == 0

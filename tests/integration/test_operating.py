@@ -228,3 +228,37 @@ def test_with_one_worker_it_says_so_instead_of_stopping_to_serve(
     assert failed.returncode == 4
     assert "CUDA out of memory" in failed.stderr
     assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+
+
+def test_a_slot_that_does_not_come_up_is_said_to_who_waits_for_the_reload(
+    start: Start, run: Run, model: Path
+) -> None:
+    start()
+    code = PREDICTOR.replace(
+        "        self.device", "        if slot == '1': 1 / 0\n        self.device"
+    )
+    (model / "predictor.py").write_text(code)
+    failed = run("reload", "--wait")
+    assert failed.returncode == 4
+    assert "slot 1: " in failed.stderr
+    assert "ZeroDivisionError" in failed.stderr
+
+
+def test_a_bug_of_ours_ends_a_turn_and_not_the_service(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    bug = tmp_path / "with_a_bug.py"
+    bug.write_text(
+        "import itertools\nfrom obworker.cli import main\n"
+        "from obworker.supervisor.workers import Workers\n"
+        "observe, turns = Workers.observe, itertools.count()\n"
+        "def with_a_bug(self):\n    1 / (next(turns) - 30)\n    observe(self)\n"
+        "Workers.observe = with_a_bug\nmain()\n"
+    )
+    server = serve(str(model), script=bug).wait_until_ready()
+    server.wait_for_log("ZeroDivisionError", within=60)
+    server.workers()[0].kill()
+    server.wait_until_ready(2)
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+    assert server.stop() == 0

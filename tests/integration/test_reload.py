@@ -216,8 +216,9 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
 
 def kill_mold(server: Server) -> None:
     for process in psutil.Process(server.pid).children():
-        if " ".join(process.cmdline()).startswith("obworker: mold "):
-            process.kill()
+        with suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith("obworker: mold "):
+                process.kill()
 
 
 def test_a_mold_that_died_is_made_again_and_the_workers_stay(
@@ -258,6 +259,61 @@ def test_broken_code_that_lies_there_when_the_mold_dies_is_tried_and_not_served(
     write(3)
     eventually(lambda: version(server) == 3, 40, "good code")
     assert server.log().count("reload failed: ") < 8
+
+
+def test_a_mold_that_dies_in_the_middle_of_a_rollout_does_not_end_it(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    server = serve("--workers", "3", str(model)).wait_until_ready(3)
+    write(2, in_init="time.sleep(0.3)")
+    server.signal(signal.SIGHUP)
+    server.wait_until_ready(4)
+    kill_mold(server)
+    server.wait_for_log("reloaded +generation ")
+    assert {version(server) for _ in range(10)} == {2}
+    assert "g1" not in generations(server)
+
+
+def test_a_reload_whose_surroundings_are_gone_has_failed(
+    serve: Serve, model: Path, write: Write, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    model.rename(release)
+    server = serve(".", cwd=release).wait_until_ready()
+    port = server.port
+    for path in release.iterdir():
+        path.unlink()
+    release.rmdir()
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: .*; generation 1 serves on")
+    assert Client(port, keep=False).post().outcome is Outcome.ANSWERED
+
+
+def test_a_rotation_while_code_is_loaded_ends_nothing(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    server = serve("--workers", "2", str(model))
+    eventually(lambda: "g1" in generations(server), what="a mold")
+    for _ in range(50):
+        server.signal(signal.SIGUSR1)
+    server.wait_until_ready(2)
+    server.signal(signal.SIGHUP)
+    eventually(lambda: "g2" in generations(server), what="a new mold")
+    for _ in range(50):
+        server.signal(signal.SIGUSR1)
+    server.wait_for_log("reloaded +generation 2 ")
+
+
+@pytest.mark.parametrize("preload", ["on", "off"])
+def test_an_import_that_hangs_shows_where(
+    serve: Serve, model: Path, write: Write, preload: str
+) -> None:
+    write(1, at_import="time.sleep(600)")
+    limits = ("--load-timeout", "0.5", "--boot-timeout", "0.5")
+    server = serve("--preload", preload, *limits, str(model))
+    server.wait_for_log(r'predictor\.py", line 3 in <module>')
+    server.signal(signal.SIGINT)
+    server.wait()
 
 
 @pytest.mark.parametrize("preload", ["off", "auto"])

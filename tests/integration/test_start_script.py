@@ -372,3 +372,20 @@ def test_the_script_dies_with_its_master(script: StartScript) -> None:
     server.process.kill()
     server.process.wait()
     eventually(lambda: not server.survivors(), 2, "end of all processes")
+
+
+def test_one_that_does_not_answer_in_time_has_failed_whatever_it_says(script: StartScript) -> None:
+    server = script("trap 'exit 0' TERM\nwhile true; do sleep 0.1; done\n", "--boot-timeout", "0.2")
+    assert server.wait(60) == 3
+    assert server.log().count("does not answer in time; stopping start.sh") == 5
+
+
+def test_a_process_that_cannot_be_reaped_does_not_hold_up_the_next_start(
+    script: StartScript,
+) -> None:
+    left = "import os, time; os.fork() or os._exit(0); os.setsid(); time.sleep(600)"
+    server = script(f'python3 -c "{left}" &\nexec python3 server.py\n')
+    wait_until_ready(server)
+    with suppress(OSError):
+        request(server.port, path="/exit")
+    eventually(lambda: server.log().count("start.sh   ready in ") == 2, 20)

@@ -142,6 +142,7 @@ def test_a_client_that_left_is_no_harm(loop: Loop) -> None:
     ("line", "reason"),
     [
         (b"status", "not a command: Expecting value"),
+        (b"[" * 4000, "not a command: "),
         (b"[]", "not a command: unknown command None; there are status, reload, scale, stop, sta"),
         (b"7", "not a command: 'int' object is not iterable"),
         (b'{"command": "explode"}', "not a command: unknown command 'explode'; there are status,"),
