@@ -103,7 +103,7 @@ def test_a_frozen_master_is_killed_and_replaced(service: Service) -> None:
     frozen = service.master
     processes = [frozen, *frozen.children()]
     frozen.send_signal(signal.SIGSTOP)
-    eventually(lambda: service.show("NRestarts") == "1", 30, "a restart")
+    eventually(lambda: service.show("NRestarts") == "1", 60, "a restart")
     eventually(lambda: service.show("ActiveState") == "active", what="a service that is active")
     assert request(service.port).status == 200
     assert not any(process.is_running() for process in processes)
