@@ -38,7 +38,6 @@ class Outside:
     """The admin process, the control socket and the line to systemd."""
 
     board: Scoreboard
-    settings: Settings
     admin: Admin
     address: Address | None
     control: Control | None
@@ -59,15 +58,11 @@ class Outside:
         Raises:
             ListenError: one of them cannot be had.
         """
-        listener, address = surroundings.lent_admin, None
-        if listener is None:
-            listener, address = bind_admin(settings)
-        else:
-            address = Address.of(listener)
+        lent = surroundings.lent_admin
+        listener, address = (lent, Address.of(lent)) if lent else bind_admin(settings)
         runtime = surroundings.environ.get("XDG_RUNTIME_DIR")
         return cls(
             board=board,
-            settings=settings,
             admin=Admin(board.descriptor, listener, surroundings.of_children, settings.log_level),
             address=address,
             control=open_control(settings.control_socket, runtime, selector, on_request),
