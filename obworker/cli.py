@@ -15,13 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from obworker import log, settings
+from obworker import configuration, log
 from obworker.command import make_command, parse
+from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.environment import Environment, default_port, detect, with_dotenv
 from obworker.errors import LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
+from obworker.options import text_of
 from obworker.predictor import loader
-from obworker.settings import CONFIG_VARIABLE, OPTIONS, Given, Settings
+from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import bootstrap, listeners
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
@@ -109,19 +111,16 @@ def _resolve(
 
     The model's .env is part of the environment, except for what is really set there.
     """
-    texts = {
-        key: None if values.get(key) is None else settings.text_of(values[key])
-        for key in settings.KEYS
-    }
-    command_line = settings.from_command_line(texts)
+    texts = {key: None if values.get(key) is None else text_of(values[key]) for key in KEYS}
+    command_line = configuration.from_command_line(texts)
     config = values["config"] or os.environ.get(CONFIG_VARIABLE)
-    file = settings.from_file(Path(config)) if config else {}
-    outer = settings.from_environ(os.environ)
+    file = configuration.from_file(Path(config)) if config else {}
+    outer = configuration.from_environ(os.environ)
     directory = model or _directory_of(command_line, outer, file)
     environ = with_dotenv(os.environ, directory)
-    for variable in settings.unknown_variables(environ):
+    for variable in configuration.unknown_variables(environ):
         print(f"obworker: warning: {variable} names no option", file=sys.stderr)
-    given, sources = settings.resolve(command_line, settings.from_environ(environ), file)
+    given, sources = configuration.resolve(command_line, configuration.from_environ(environ), file)
     return given, sources, environ
 
 
@@ -154,7 +153,7 @@ def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[
 
 
 def _toml(value: object) -> str:
-    text = settings.text_of(value)
+    text = text_of(value)
     return (
         text
         if isinstance(value, bool | int | float)

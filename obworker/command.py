@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from obworker.configuration import CONFIG_VARIABLE
 from obworker.errors import UsageError
-from obworker.settings import CONFIG_VARIABLE, OPTIONS, Option
+from obworker.options import Option
+from obworker.settings import OPTIONS
 
 MODEL_HELP = "Serve the predictor.py or the start.sh in the directory MODEL over HTTP."
 SCRIPT_HELP = "Serve the class of this predictor.py over HTTP."

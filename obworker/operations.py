@@ -16,7 +16,7 @@ import click
 from obworker import control, status
 from obworker.command import invoke
 from obworker.control import ask
-from obworker.settings import ENVIRONMENT_PREFIX
+from obworker.options import ENVIRONMENT_PREFIX
 from obworker.supervisor.scoreboard import MAX_SLOTS
 
 EPILOG = """\b

@@ -4,68 +4,32 @@ The command line, ``--help``, ``--print-config``, the configuration file, the en
 docs/configuration.md all come from the fields of `Settings`. Values arrive as text from wherever
 they were written and are parsed in one place, so a mistake reads the same everywhere.
 
-Precedence: command line, environment (``OBWORKER_*``), file, default.
+Precedence: command line, environment (``OBWORKER_*``), file, default (configuration.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from obworker.errors import UsageError, did_you_mean
+from obworker.options import option, options_of
 from obworker.values import (
-    Parse,
     absolute_path,
     address,
     address_or_off,
     choice,
     devices,
+    file_mode,
     flag,
+    networks,
     nonempty,
+    origins,
     seconds,
     size,
     size_or_off,
     whole_number,
 )
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ENVIRONMENT_PREFIX = "OBWORKER_"
-CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
-# Variables that are no options: the configuration file's, and those that a worker finds set.
-OTHER_VARIABLES = {CONFIG_VARIABLE, "OBWORKER_SLOT", "OBWORKER_DEVICES"}
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-def option(
-    *flags: str,
-    parse: Parse,
-    group: str,
-    help: str,
-    metavar: str | None = None,
-    default: Any = None,
-    shown: str | None = None,
-) -> Any:
-    """Declare one option.
-
-    `metavar` is what its value is called, none for a flag; `shown` describes a default that is
-    worked out at start.
-    """
-    metadata = {
-        "flags": flags,
-        "parse": parse,
-        "group": group,
-        "help": help,
-        "metavar": metavar,
-        "shown": shown,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +70,52 @@ class Settings:
         "--backlog", metavar="N", parse=whole_number(1), group="Server", default=2048,
         help="Connections the kernel may hold before a worker accepts them.",
     )
+    unix_mode: str | None = option(
+        "--unix-mode", metavar="MODE", parse=file_mode, group="Server", shown="as the umask says",
+        help="Permissions of the files of unix sockets, in octal, such as 660.",
+    )
+    certfile: str | None = option(
+        "--certfile", metavar="PATH", parse=absolute_path, group="Server", shown="no TLS",
+        help="Certificate chain in PEM form: serve HTTPS. A reload reads it again.",
+    )
+    keyfile: str | None = option(
+        "--keyfile", metavar="PATH", parse=absolute_path, group="Server",
+        shown="in the file of the certificate",
+        help="Private key of --certfile in PEM form.",
+    )
+    ca_certs: str | None = option(
+        "--ca-certs", metavar="PATH", parse=absolute_path, group="Server",
+        shown="clients need no certificate",
+        help="Certificates of the authorities of which a client must have a certificate.",
+    )
+    proxy_headers: bool = option(
+        "--proxy-headers", parse=flag, group="Server", default=False,
+        help="Believe the X-Forwarded-* fields of the proxies in --forwarded-allow-ips.",
+    )
+    forwarded_allow_ips: str = option(
+        "--forwarded-allow-ips", metavar="LIST", parse=networks, group="Server",
+        default="127.0.0.1,::1",
+        help="Addresses and networks of trusted proxies, or * for any. A unix socket is trusted.",
+    )
+    api_key_file: str | None = option(
+        "--api-key-file", metavar="PATH", parse=absolute_path, group="Server",
+        shown="no key is asked for",
+        help="File of API keys, one a line, of which a request must have one. A reload reads it"
+        " again.",
+    )
+    cors_origin: str | None = option(
+        "--cors-origin", metavar="LIST", parse=origins, group="Server", shown="none",
+        help="Origins whose web pages may use the service, such as https://app.example, or *.",
+    )
+    max_queue: int | None = option(
+        "--max-queue", metavar="N", parse=whole_number(0), group="Server",
+        shown="100 for each worker",
+        help="Requests that may wait for a free worker; past it 503.",
+    )
+    max_connections: int = option(
+        "--max-connections", metavar="N", parse=whole_number(1), group="Server", default=10000,
+        help="Connections of a worker; past it the one that is idle longest is closed.",
+    )
     workers: int | None = option(
         "-w", "--workers", metavar="N", parse=whole_number(1, 1024), group="Workers",
         shown="--workers-per-gpu for each GPU, else 1",
@@ -114,6 +124,11 @@ class Settings:
     threads: int = option(
         "--threads", metavar="N", parse=whole_number(1, 1024), group="Workers", default=1,
         help="Calls of predict at once in each worker.",
+    )
+    async_concurrency: int = option(
+        "--async-concurrency", metavar="N", parse=whole_number(1, 1024), group="Workers",
+        default=64,
+        help="Calls of an async predict at once in each worker; --threads is for others.",
     )
     gpus: str = option(
         "--gpus", metavar="LIST", parse=devices, group="Workers", default="auto",
@@ -210,6 +225,11 @@ class Settings:
         default=30.0,
         help="Longest a client may pause while it sends a body or reads an answer.",
     )
+    queue_timeout: float = option(
+        "--queue-timeout", metavar="SECONDS", parse=seconds(zero=True), group="Timeouts",
+        default=60.0,
+        help="Longest a request may wait for a free worker; then 503. 0: no limit.",
+    )
     limit_request_line: int = option(
         "--limit-request-line", metavar="SIZE", parse=size, group="Limits", default=8190,
         help="Longest request line in bytes; past it 414.",
@@ -227,6 +247,11 @@ class Settings:
         default=100 << 20, shown="100MiB",
         help="Largest request body, such as 100MiB; past it 413.",
     )
+    min_body_rate: int = option(
+        "--min-body-rate", metavar="SIZE", parse=size_or_off, group="Limits", default=100,
+        help="Least bytes per second at which a client must send a body and read an answer, after"
+        " --body-timeout; slower ones are cut off.",
+    )
     log_file: str | None = option(
         "--log-file", metavar="PATH", parse=absolute_path, group="Logging", shown="standard error",
         help="File for the log, appended to; opened again on SIGUSR1.",
@@ -243,158 +268,12 @@ class Settings:
     access_log: bool = option(
         "--access-log", parse=flag, group="Logging", default=True, help="Log every request.",
     )
+    access_log_format: str = option(
+        "--access-log-format", metavar="FORMAT", parse=choice("text", "json"), group="Logging",
+        default="text", help="Lines of the access log: text or json.",
+    )
     # fmt: on
 
 
-class Option(NamedTuple):
-    """One option as the command line, the file and the documentation need to see it."""
-
-    field: str
-    key: str
-    flags: tuple[str, ...]
-    parse: Parse
-    group: str
-    help: str
-    metavar: str | None
-    default: str
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that sets it."""
-        return ENVIRONMENT_PREFIX + self.key.upper()
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether the command line gives it without a value."""
-        return self.parse is flag
-
-
-def _options() -> Iterator[Option]:
-    for field in dataclasses.fields(Settings):
-        facts = field.metadata
-        key = facts["flags"][-1].lstrip("-").replace("-", "_").lower()
-        yield Option(
-            field=field.name,
-            key=key,
-            flags=facts["flags"],
-            parse=facts["parse"],
-            group=facts["group"],
-            help=facts["help"],
-            metavar=facts["metavar"],
-            default=facts["shown"] or text_of(field.default),
-        )
-
-
-def text_of(value: object) -> str:
-    """Write a value the way it could be given: sizes and whole seconds without a fraction."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-OPTIONS = tuple(_options())
+OPTIONS = tuple(options_of(Settings))
 KEYS = {option.key: option for option in OPTIONS}
-
-
-class Given(NamedTuple):
-    """A value as somebody wrote it: where, and under what name to complain of it."""
-
-    text: str
-    source: str
-    name: str
-
-
-def from_command_line(arguments: Mapping[str, str | None]) -> dict[str, Given]:
-    """Take the options given on the command line; `arguments` maps keys to text."""
-    return {
-        key: Given(text, "command line", KEYS[key].flags[-1])
-        for key, text in arguments.items()
-        if text is not None
-    }
-
-
-def from_environ(environ: Mapping[str, str]) -> dict[str, Given]:
-    """Take the ``OBWORKER_*`` variables that name an option; an empty one counts as not set."""
-    return {
-        option.key: Given(text, f"environment {option.variable}", option.variable)
-        for option in OPTIONS
-        if (text := environ.get(option.variable))
-    }
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the ``OBWORKER_*`` variables that name no option: typing mistakes, most likely."""
-    known = {option.variable for option in OPTIONS} | OTHER_VARIABLES
-    return sorted(name for name in environ.keys() - known if name.startswith(ENVIRONMENT_PREFIX))
-
-
-def from_file(path: Path) -> dict[str, Given]:
-    """Read a TOML file of ``key = value`` lines.
-
-    Raises:
-        UsageError: the file cannot be read, is not TOML, or has an unknown key.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not TOML: {error}") from error
-    found: dict[str, Given] = {}
-    for written, value in table.items():
-        key = written.replace("-", "_")
-        if key in found:
-            raise UsageError(f"{path}: {key} is set twice")
-        found[key] = _given_in(path, written, value)
-    return found
-
-
-def _given_in(path: Path, key: str, value: object) -> Given:
-    if key.replace("-", "_") not in KEYS:
-        nearest = did_you_mean(key.replace("-", "_"), KEYS)
-        raise UsageError(f"{path}: unknown key {key!r}{nearest}; known keys: {', '.join(KEYS)}")
-    if isinstance(value, list):
-        value = ",".join(text_of(item) for item in value)
-    if not isinstance(value, str | int | float):
-        raise UsageError(f"{path}: {key}: a value is text, a number, true, false or a list of them")
-    return Given(text_of(value), f"file {path}", f"{path}: {key}")
-
-
-def resolve(*layers: Mapping[str, Given]) -> tuple[Settings, dict[str, str]]:
-    """Merge layers, the first winning; return the settings and where each value came from.
-
-    Raises:
-        UsageError: a value is not what its option takes, named as it was written.
-    """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for option in OPTIONS:
-        given = next((layer[option.key] for layer in layers if option.key in layer), None)
-        if given is None:
-            continue
-        try:
-            values[option.field] = option.parse(given.text)
-        except ValueError as error:
-            raise UsageError(f"{given.name}: {error}") from error
-        sources[option.key] = given.source
-    _drop_the_lesser_address(layers, values)
-    return Settings(**values), sources
-
-
-def _drop_the_lesser_address(
-    layers: tuple[Mapping[str, Given], ...], values: dict[str, Any]
-) -> None:
-    """Let the layer that speaks first of the address decide between bind and host/port."""
-    for layer in layers:
-        parts = [key for key in ("host", "port") if key in layer]
-        if "bind" in layer and parts:
-            raise UsageError(
-                f"{layer['bind'].name} and {layer[parts[0]].name} both say where to listen",
-                hint="give the one or the other",
-            )
-        if parts:
-            values.pop("bind", None)
-        if "bind" in layer or parts:
-            return

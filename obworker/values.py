@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -124,4 +125,36 @@ def devices(text: str) -> str:
     for token in tokens:
         if not token.isdecimal() and not token.startswith(("GPU-", "MIG-")):
             raise ValueError(f"{text!r} is not auto, none or a list: 0,1 or GPU-1a2b,GPU-3c4d")
+    return ",".join(tokens)
+
+
+def file_mode(text: str) -> str:
+    """Check the permissions of a file in octal."""
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError(f"{text!r} is not permissions in octal such as 660")
+    return text
+
+
+def networks(text: str) -> str:
+    """Check a list of IP addresses and networks, or * for any."""
+    tokens = [token.strip() for token in text.split(",")]
+    return "*" if tokens == ["*"] else ",".join(map(_network, tokens))
+
+
+def _network(token: str) -> str:
+    parse = ipaddress.ip_network if "/" in token else ipaddress.ip_address
+    try:
+        return str(parse(token))
+    except ValueError:
+        raise ValueError(f"{token!r} is not an address or a network such as 10.0.0.0/8") from None
+
+
+def origins(text: str) -> str:
+    """Check a list of origins as browsers send them (RFC 6454 6.1), or * for any."""
+    tokens = [token.strip() for token in text.split(",")]
+    if tokens == ["*"]:
+        return "*"
+    for token in tokens:
+        if not re.fullmatch(r"https?://[^/\s?#@]+", token):
+            raise ValueError(f"{token!r} is not an origin such as https://app.example, nor *")
     return ",".join(tokens)

@@ -12,7 +12,8 @@ import pytest
 from harness import ROOT
 
 from obworker import errors
-from obworker.settings import OPTIONS, Option
+from obworker.options import Option
+from obworker.settings import OPTIONS
 from obworker.supervisor import signals
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from obworker import settings, values
+from obworker import configuration, values
+from obworker.configuration import Given
 from obworker.errors import UsageError
-from obworker.settings import KEYS, OPTIONS, Given, Option, Settings
+from obworker.options import Option, text_of
+from obworker.settings import KEYS, OPTIONS, Settings
 
 # a valid text for every option, and the value it must become; never the default
 VALUES: dict[str, tuple[str, Any]] = {
@@ -20,8 +22,19 @@ VALUES: dict[str, tuple[str, Any]] = {
     "host": ("::1", "::1"),
     "port": ("81", 81),
     "backlog": ("5", 5),
+    "unix_mode": ("660", "660"),
+    "certfile": ("/tmp/c.pem", "/tmp/c.pem"),
+    "keyfile": ("/tmp/k.pem", "/tmp/k.pem"),
+    "ca_certs": ("/tmp/a.pem", "/tmp/a.pem"),
+    "proxy_headers": ("yes", True),
+    "forwarded_allow_ips": ("10.0.0.0/8, ::1", "10.0.0.0/8,::1"),
+    "api_key_file": ("/tmp/keys", "/tmp/keys"),
+    "cors_origin": ("https://a.example, http://b:8080", "https://a.example,http://b:8080"),
+    "max_queue": ("0", 0),
+    "max_connections": ("9", 9),
     "workers": ("3", 3),
     "threads": ("2", 2),
+    "async_concurrency": ("8", 8),
     "gpus": ("0, 1", "0,1"),
     "workers_per_gpu": ("2", 2),
     "preload": ("OFF", "off"),
@@ -41,14 +54,17 @@ VALUES: dict[str, tuple[str, Any]] = {
     "keep_alive": ("0", 0.0),
     "header_timeout": ("4", 4.0),
     "body_timeout": ("5", 5.0),
+    "queue_timeout": ("6", 6.0),
     "limit_request_line": ("1K", 1024),
     "limit_request_fields": ("7", 7),
     "limit_request_field_size": ("2KiB", 2048),
     "limit_request_body": ("1g", 1 << 30),
+    "min_body_rate": ("off", 0),
     "log_file": ("/tmp/l", "/tmp/l"),
     "access_log_file": ("/tmp/a", "/tmp/a"),
     "log_level": ("DEBUG", "debug"),
     "access_log": ("no", False),
+    "access_log_format": ("JSON", "json"),
 }
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
 
@@ -70,11 +86,11 @@ def test_a_text_becomes_the_same_value_wherever_it_was_written(
     file.write_text(f"{option.key} = '{text}'\n")
     assert getattr(Settings(), option.field) != value
     for given in (
-        settings.from_command_line({option.key: text}),
-        settings.from_environ({option.variable: text}),
-        settings.from_file(file),
+        configuration.from_command_line({option.key: text}),
+        configuration.from_environ({option.variable: text}),
+        configuration.from_file(file),
     ):
-        resolved, sources = settings.resolve(given)
+        resolved, sources = configuration.resolve(given)
         assert getattr(resolved, option.field) == value
         assert set(sources) == {option.key}
 
@@ -85,17 +101,17 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
 ) -> None:
     text, value = VALUES[option.key]
     default = getattr(Settings(), option.field)
-    other = settings.text_of(default) or text
+    other = text_of(default) or text
     file = tmp_path / "c.toml"
     for winner in range(3):
         texts = [text if number == winner else other for number in range(3)]
         file.write_text(f"{option.key} = '{texts[2]}'\n")
         layers = [
-            settings.from_command_line({option.key: texts[0]}),
-            settings.from_environ({option.variable: texts[1]}),
-            settings.from_file(file),
+            configuration.from_command_line({option.key: texts[0]}),
+            configuration.from_environ({option.variable: texts[1]}),
+            configuration.from_file(file),
         ]
-        resolved, sources = settings.resolve(*layers[winner:])
+        resolved, sources = configuration.resolve(*layers[winner:])
         assert getattr(resolved, option.field) == value
         assert sources[option.key].startswith(("command line", "environment", "file")[winner])
 
@@ -104,7 +120,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
 def test_a_default_can_be_written_as_it_is_shown(option: Option) -> None:
     default = getattr(Settings(), option.field)
     if default is not None:
-        resolved, _ = settings.resolve(layer("x", **{option.key: settings.text_of(default)}))
+        resolved, _ = configuration.resolve(layer("x", **{option.key: text_of(default)}))
         assert resolved == Settings()
 
 
@@ -113,12 +129,12 @@ def test_a_path_of_a_log_is_meant_from_where_it_is_read(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    resolved, _ = settings.resolve(layer("x", **{key: "logs/a"}))
+    resolved, _ = configuration.resolve(layer("x", **{key: "logs/a"}))
     assert getattr(resolved, key) == str(tmp_path / "logs" / "a")
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
-    assert settings.from_environ({"OBWORKER_WORKERS": ""}) == {}
+    assert configuration.from_environ({"OBWORKER_WORKERS": ""}) == {}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +148,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 def test_variables_that_name_no_option_are_known(
     environ: dict[str, str], unknown: list[str]
 ) -> None:
-    assert settings.unknown_variables(environ) == unknown
+    assert configuration.unknown_variables(environ) == unknown
 
 
 @pytest.mark.parametrize(
@@ -155,7 +171,7 @@ def test_a_file_may_use_the_types_of_toml(
     toml: str, field: str, value: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "c.toml").write_text(toml)
-    resolved, _ = settings.resolve(settings.from_file(tmp_path / "c.toml"))
+    resolved, _ = configuration.resolve(configuration.from_file(tmp_path / "c.toml"))
     assert getattr(resolved, field) == value
 
 
@@ -170,6 +186,9 @@ WRONG: dict[str, list[str]] = {
     "access_log": ["", "maybe", "2"],
     "class": [""],
     "bind": ["", "here", "1.2.3.4", ":80", "a:b", "a:65536", "unix:", "1.2.3.4:-1"],
+    "unix_mode": ["", "9", "rw-", "1777", "66"],
+    "forwarded_allow_ips": ["", "localhost", "10.0.0.1/8", "*,::1"],
+    "cors_origin": ["", "app.example", "https://a/b", "*,https://a", "null"],
     "gpus": ["", ",", "0,", "all", "-1", "0;1", "auto,0", "none,none", "UUID"],
 }
 
@@ -179,7 +198,7 @@ WRONG: dict[str, list[str]] = {
 )
 def test_a_text_that_is_no_value_is_refused_by_the_name_it_was_given(key: str, text: str) -> None:
     with pytest.raises(UsageError, match=r"^--that: "):
-        settings.resolve({key: Given(text, "command line", "--that")})
+        configuration.resolve({key: Given(text, "command line", "--that")})
 
 
 @pytest.mark.parametrize(
@@ -210,14 +229,14 @@ def test_a_size_has_binary_units(text: str, value: int) -> None:
 def test_the_first_to_speak_of_the_address_decides(
     layers: list[dict[str, str]], listen: tuple[str | None, str, int | None]
 ) -> None:
-    resolved, _ = settings.resolve(*(layer("x", **texts) for texts in layers))
+    resolved, _ = configuration.resolve(*(layer("x", **texts) for texts in layers))
     assert (resolved.bind, resolved.host, resolved.port) == listen
 
 
 @pytest.mark.parametrize("other", ["host", "port"])
 def test_two_addresses_of_the_same_source_are_refused(other: str) -> None:
     with pytest.raises(UsageError, match=f"bind and {other} both say where to listen"):
-        settings.resolve(layer("x", bind="a:1", **{other: "1"}))
+        configuration.resolve(layer("x", bind="a:1", **{other: "1"}))
 
 
 def test_keys_variables_and_flags_are_one_name() -> None:

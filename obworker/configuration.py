@@ -1,0 +1,123 @@
+"""Where the values of options come from: command line, environment, file; and which one wins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from obworker.errors import UsageError, did_you_mean
+from obworker.options import ENVIRONMENT_PREFIX, text_of
+from obworker.settings import KEYS, OPTIONS, Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
+# Variables that are no options: the configuration file's, and those that a worker finds set.
+OTHER_VARIABLES = {CONFIG_VARIABLE, "OBWORKER_SLOT", "OBWORKER_DEVICES"}
+
+
+class Given(NamedTuple):
+    """A value as somebody wrote it: where, and under what name to complain of it."""
+
+    text: str
+    source: str
+    name: str
+
+
+def from_command_line(arguments: Mapping[str, str | None]) -> dict[str, Given]:
+    """Take the options given on the command line; `arguments` maps keys to text."""
+    return {
+        key: Given(text, "command line", KEYS[key].flags[-1])
+        for key, text in arguments.items()
+        if text is not None
+    }
+
+
+def from_environ(environ: Mapping[str, str]) -> dict[str, Given]:
+    """Take the ``OBWORKER_*`` variables that name an option; an empty one counts as not set."""
+    return {
+        option.key: Given(text, f"environment {option.variable}", option.variable)
+        for option in OPTIONS
+        if (text := environ.get(option.variable))
+    }
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the ``OBWORKER_*`` variables that name no option: typing mistakes, most likely."""
+    known = {option.variable for option in OPTIONS} | OTHER_VARIABLES
+    return sorted(name for name in environ.keys() - known if name.startswith(ENVIRONMENT_PREFIX))
+
+
+def from_file(path: Path) -> dict[str, Given]:
+    """Read a TOML file of ``key = value`` lines.
+
+    Raises:
+        UsageError: the file cannot be read, is not TOML, or has an unknown key.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config: cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not TOML: {error}") from error
+    found: dict[str, Given] = {}
+    for written, value in table.items():
+        key = written.replace("-", "_")
+        if key in found:
+            raise UsageError(f"{path}: {key} is set twice")
+        found[key] = _given_in(path, written, value)
+    return found
+
+
+def _given_in(path: Path, key: str, value: object) -> Given:
+    if key.replace("-", "_") not in KEYS:
+        nearest = did_you_mean(key.replace("-", "_"), KEYS)
+        raise UsageError(f"{path}: unknown key {key!r}{nearest}; known keys: {', '.join(KEYS)}")
+    if isinstance(value, list):
+        value = ",".join(text_of(item) for item in value)
+    if not isinstance(value, str | int | float):
+        raise UsageError(f"{path}: {key}: a value is text, a number, true, false or a list of them")
+    return Given(text_of(value), f"file {path}", f"{path}: {key}")
+
+
+def resolve(*layers: Mapping[str, Given]) -> tuple[Settings, dict[str, str]]:
+    """Merge layers, the first winning; return the settings and where each value came from.
+
+    Raises:
+        UsageError: a value is not what its option takes, named as it was written.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for option in OPTIONS:
+        given = next((layer[option.key] for layer in layers if option.key in layer), None)
+        if given is None:
+            continue
+        try:
+            values[option.field] = option.parse(given.text)
+        except ValueError as error:
+            raise UsageError(f"{given.name}: {error}") from error
+        sources[option.key] = given.source
+    _drop_the_lesser_address(layers, values)
+    return Settings(**values), sources
+
+
+def _drop_the_lesser_address(
+    layers: tuple[Mapping[str, Given], ...], values: dict[str, Any]
+) -> None:
+    """Let the layer that speaks first of the address decide between bind and host/port."""
+    for layer in layers:
+        parts = [key for key in ("host", "port") if key in layer]
+        if "bind" in layer and parts:
+            raise UsageError(
+                f"{layer['bind'].name} and {layer[parts[0]].name} both say where to listen",
+                hint="give the one or the other",
+            )
+        if parts:
+            values.pop("bind", None)
+        if "bind" in layer or parts:
+            return

@@ -1,0 +1,85 @@
+"""How an option is declared, and how the rest of the program sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from obworker.values import Parse, flag
+
+ENVIRONMENT_PREFIX = "OBWORKER_"
+
+
+def option(
+    *flags: str,
+    parse: Parse,
+    group: str,
+    help: str,
+    metavar: str | None = None,
+    default: Any = None,
+    shown: str | None = None,
+) -> Any:
+    """Declare one option.
+
+    `metavar` is what its value is called, none for a flag; `shown` describes a default that is
+    worked out at start.
+    """
+    metadata = {
+        "flags": flags,
+        "parse": parse,
+        "group": group,
+        "help": help,
+        "metavar": metavar,
+        "shown": shown,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Option(NamedTuple):
+    """One option as the command line, the file and the documentation need to see it."""
+
+    field: str
+    key: str
+    flags: tuple[str, ...]
+    parse: Parse
+    group: str
+    help: str
+    metavar: str | None
+    default: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return ENVIRONMENT_PREFIX + self.key.upper()
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether the command line gives it without a value."""
+        return self.parse is flag
+
+
+def options_of(settings: Any) -> Iterator[Option]:
+    """Return the options that the fields of a dataclass declare."""
+    for field in dataclasses.fields(settings):
+        facts = field.metadata
+        key = facts["flags"][-1].lstrip("-").replace("-", "_").lower()
+        yield Option(
+            field=field.name,
+            key=key,
+            flags=facts["flags"],
+            parse=facts["parse"],
+            group=facts["group"],
+            help=facts["help"],
+            metavar=facts["metavar"],
+            default=facts["shown"] or text_of(field.default),
+        )
+
+
+def text_of(value: object) -> str:
+    """Write a value the way it could be given: sizes and whole seconds without a fraction."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
