@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import socket
 import struct
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import uvloop
 from harness import eventually
 
 from obworker.http.cycle import Application, Cycle
@@ -114,6 +113,18 @@ class Client:
         self.close()
 
 
+class Bugs(logging.Handler):
+    """Keeps what the loop reports of callbacks that raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "a bug" in record.getMessage():
+            self.found.append(record.getMessage())
+
+
 class Running:
     """A server at work."""
 
@@ -130,39 +141,28 @@ class Running:
         self._address = listener.getsockname()
         self._family = listener.family
         self._clients: list[Client] = []
-        self._errors: list[dict[str, Any]] = []
-        self._loop = uvloop.new_event_loop()
-        self._loop.set_exception_handler(lambda _, context: self._errors.append(context))
-        started = threading.Event()
-        run = self._run(app, settings, monitor, started)
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=(run,), daemon=True
-        )
-        self._thread.start()
-        assert started.wait(TIMEOUT)
-
-    async def _run(
-        self, app: Application, settings: Settings, monitor: Monitor, started: threading.Event
-    ) -> None:
+        self._bugs = Bugs()
+        logging.getLogger("obworker.http").addHandler(self._bugs)
         self.server = Server(
             app,
-            self.listener,
+            [listener],
             settings,
             must_queue=lambda _, path: path != AT_ONCE,
             monitor=monitor,
             on_overdue=self.overdue.append,
+            on_drained=self.drained.set,
         )
-        self._stopping = asyncio.Event()
-        self.server.executors.start()
         self.server.start()
-        started.set()
-        watcher = self._loop.create_task(self._watch())
-        await self._stopping.wait()
-        watcher.cancel()
+        self.server.executors.start()
+        self._thread = threading.Thread(
+            target=self.server.executors.run_here, name="executor", daemon=True
+        )
+        self._thread.start()
 
-    async def _watch(self) -> None:
-        await self.server.drained.wait()
-        self.drained.set()
+    @property
+    def pending(self) -> int:
+        """How many requests are in the application or wait for it."""
+        return self.server.executors._unfinished + len(self.server.queue._waiting)
 
     def connect(self, receive_buffer: int | None = None) -> Client:
         connected = socket.socket(self._family)
@@ -186,11 +186,11 @@ class Running:
             function()
             done.set()
 
-        self._loop.call_soon_threadsafe(run)
+        self.server.reactor.post(run)
         assert done.wait(TIMEOUT)
 
     def drain(self, *, empty_queue: bool = True) -> None:
-        self.call(lambda: self.server.drain(empty_queue=empty_queue))
+        self.call(lambda: self.server.drain(empty_queue=empty_queue, final=True))
 
     def stop(self) -> None:
         """End it; the clients leave first: whatever keeps a connection after that is a fault."""
@@ -199,16 +199,14 @@ class Running:
         eventually(lambda: not self.server.active, TIMEOUT, "the end of all connections")
         self.call(self._end)
         self._thread.join(TIMEOUT)
-        for _ in range(self.server.executors.threads):
-            self.server.executors.stop()
-        self._loop.close()
-        assert not self._errors
+        assert not self._thread.is_alive()
+        logging.getLogger("obworker.http").removeHandler(self._bugs)
+        assert not self._bugs.found
 
     def _end(self) -> None:
         if self.listener.fileno() != -1:
-            self._loop.remove_reader(self.listener.fileno())
             self.listener.close()
-        self._stopping.set()
+        self.server.executors.stop()
 
 
 StartServer = Callable[..., Running]

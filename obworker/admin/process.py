@@ -11,17 +11,15 @@ the master, or KILL, ends it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from obworker import log
 from obworker.admin.application import Admin
 from obworker.admin.undertaker import bury
+from obworker.http.reactor import READ, Reactor, Turn
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
@@ -53,30 +51,28 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     for descriptor in {scoreboard, listener, channel} - {-1}:
         os.set_inheritable(descriptor, False)
     board = Scoreboard(scoreboard)
-    serving = _serve(board, listener, socket.socket(fileno=channel))
-    if not uvloop.new_event_loop().run_until_complete(serving):
+    turn = Turn(steers=True)
+    reactor = _listen(Admin(board), socket.socket(fileno=listener)) if listener != -1 else Reactor()
+    master = socket.socket(fileno=channel)
+    reactor.watch(channel, READ, lambda _: turn.end())
+    reactor.run(turn)
+    if not master.recv(1):
         bury(board)
 
 
-async def _serve(board: Scoreboard, listener: int, master: socket.socket) -> bool:
-    """Answer for as long as there is a master; return whether it said good-bye."""
-    if listener != -1:
-        _listen(Admin(board), socket.socket(fileno=listener))
-    master.setblocking(False)
-    return bool(await asyncio.get_running_loop().sock_recv(master, 1))
-
-
-def _listen(application: Admin, listener: socket.socket) -> None:
+def _listen(application: Admin, listener: socket.socket) -> Reactor:
     """Answer on the loop's thread: there is no other, for none of it takes time."""
     server = Server(
         application,
-        listener,
+        [listener],
         SETTINGS,
         must_queue=_never,
         on_overdue=_is_never_overdue,
+        on_drained=_is_never_drained,
     )
     listeners.claim(listener, alone=False)
     server.start()
+    return server.reactor
 
 
 def _never(_method: str, _path: str) -> bool:
@@ -85,3 +81,7 @@ def _never(_method: str, _path: str) -> bool:
 
 def _is_never_overdue(_cycle: Cycle) -> None:
     """Do nothing: there is no timeout."""
+
+
+def _is_never_drained() -> None:
+    """Do nothing: it ends with the master."""

@@ -1,12 +1,13 @@
 """One client's connection: reads, dispatches whole requests one at a time, writes, keeps time.
 
-Theory of operation. Everything here runs in the event loop's thread except `write`, `finish`,
-`may_persist` and `date`, which a cycle calls from its executor thread. A connection is in one of
-five states, and its deadline belongs to the state:
+Theory of operation. Everything here runs in the event loop's thread except `write`, `may_persist`
+and `date`, which a cycle calls from its executor thread. A connection is in one of six states, and
+its deadline belongs to the state:
 
     IDLE        between requests; closed when its keep-alive time is over
     HEADER      a request has begun; 408 when its header takes too long
-    BODY        its body is coming; 408 when the client pauses too long
+    BODY        its body is coming; 408 when the client pauses too long, or is too slow
+    WAITING     a whole request waits for an executor; the queue keeps its time
     RESPONDING  a cycle has the request; 504 when predict takes too long
     LINGERING   our half is closed; waits for the client to close its own (RFC 9112 9.6)
 
@@ -16,32 +17,40 @@ that the client goes on reading. Requests that arrive while one is answered wait
 reading stops until they are served; the next is not begun before the client has read the last
 response, so one that pipelines without end holds one read's worth of memory.
 
+Between two requests, and while one waits, a connection can move: another worker gets the socket and
+the bytes of the request that waits, and goes on as if the client had sent them to it.
+
 A connection that is lost lives on until its cycle has ended: a predict that is stuck is found even
 if its client has left, and a server that drains waits for it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import fcntl
 import socket
-import struct
-import sys
-import termios
 import time
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from obworker.errors import GatewayTimeout, RequestError, RequestTimeout, ServiceUnavailable
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, make_environ
-from obworker.http.monitor import UNWATCHED
+from obworker.http.monitor import UNWATCHED, Monitor
+from obworker.http.pace import Pace
 from obworker.http.parser import Request, RequestParser
+from obworker.http.rewriting import rewrite
+from obworker.http.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obworker.http.environ import Environ
+    from obworker.http.exchange import Exchange
     from obworker.http.service import Service
+    from obworker.http.tls import TlsSocket
+
+Run: TypeAlias = "Callable[[Callable[[], bytes], Callable[[bytes], None]], None]"
 
 LINGER_TIMEOUT = 2.0
 ENDING = "this worker is about to end; try again"
@@ -56,50 +65,70 @@ class State(enum.Enum):
     IDLE = "idle"
     HEADER = "header"
     BODY = "body"
+    WAITING = "waiting"
     RESPONDING = "responding"
     LINGERING = "lingering"
 
 
-class Connection(asyncio.Protocol):
-    """A client's connection; also the outlet of the cycle that answers it."""
+class Connection:
+    """A client's connection; also the outlet of the cycle that answers it.
 
-    def __init__(self, service: Service) -> None:
-        self.client = ""
+    `arrival` is when the request that it brings from another worker was whole, and `attempt` how
+    often it has moved.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        client: socket.socket | TlsSocket,
+        *,
+        arrival: float | None = None,
+        attempt: int = 0,
+    ) -> None:
         self.state = State.IDLE
+        self.is_lost = False
+        self.arrival = 0.0
+        self._brought, self._attempt = arrival, attempt
         self._service = service
+        self._base = base_environ(*_ends_of(client))
+        self.client: str = self._base["REMOTE_ADDR"]
+        self._stream = Stream(service.reactor, client, self)
         self._parser = RequestParser(service.limits, self)
         timeouts = service.timeouts
-        self._deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
-        self._lost = False
+        self.deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
         # what has been received
         self._requests: deque[Request] = deque()
         self._refusal: RequestError | None = None
+        self._received = 0
+        self._coming = Pace(service.min_body_rate, timeouts.body)
         self._continue_expected = False
         self._half_closed = False
         # what is being answered
+        self._request: Request | None = None
+        self._environ: Environ = {}
         self._cycle: Cycle | None = None
-        self._write_paused = False
         self._read_paused = False
-        self._paused_since = 0.0
-        self._unsent = 0
-        self._unsent_since = 0.0
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start reading."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._base = base_environ(
-            transport.get_extra_info("sockname") or "",
-            transport.get_extra_info("peername") or "",
-        )
-        self.client = self._base["REMOTE_ADDR"]
-        self._service.on_opened(self)
-        if self._service.draining:
+        self._is_held_up = False
+        self._held_up_since = 0.0
+        self._going = Pace(service.min_body_rate, timeouts.body)
+        self._is_owed = False
+        service.connections.add(self)
+        if service.draining:
             self.drain(time.monotonic())
 
-    def data_received(self, chunk: bytes) -> None:
+    # Owner: called by the stream
+
+    def on_readable(self) -> None:
         """Parse what came, and serve what is complete."""
+        chunk = self._stream.receive()
+        if chunk:
+            self.feed(chunk)
+        elif chunk is not None:
+            self._end_of_requests()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes that the client has sent."""
+        self._received += len(chunk)
         if self.state is State.LINGERING or self._refusal:
             return
         try:
@@ -108,33 +137,26 @@ class Connection(asyncio.Protocol):
             self._refusal = refusal
         self._advance()
 
-    def eof_received(self) -> bool:
-        """Keep our half open as long as there is something to answer."""
-        self._half_closed = True
-        return self.state is State.RESPONDING
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """Tell the cycle, if there is one, that nobody reads it any more."""
-        self._lost = True
-        self._requests.clear()
-        if self._cycle is None:
-            self._service.on_closed(self)
-        else:
-            self._cycle.lose_client()
-
-    def pause_writing(self) -> None:
-        """Hold the cycle back: the client reads slower than predict writes."""
-        self._write_paused = True
-        self._paused_since = time.monotonic()
-
-    def resume_writing(self) -> None:
+    def on_flushed(self) -> None:
         """Let the cycle go on, or the next one begin."""
-        self._write_paused = False
+        was_held_up, self._is_held_up = self._is_held_up, False
         if self._cycle is not None:
-            self._excuse(self._cycle, time.monotonic())
-            self._cycle.make_room()
+            if was_held_up:
+                self._excuse(self._cycle, time.monotonic())
+                self._cycle.make_room()
         elif self.state is not State.LINGERING:
             self._advance()
+
+    def on_lost(self) -> None:
+        """Tell the cycle, if there is one, that nobody reads it any more."""
+        self.is_lost = True
+        self._requests.clear()
+        if self._cycle is not None:
+            self._cycle.lose_client()
+            return
+        if self.state is State.WAITING:
+            self._service.queue.leave(self)
+        self._service.on_closed(self)
 
     # Receiver: what the parser found
 
@@ -155,9 +177,10 @@ class Connection(asyncio.Protocol):
 
         One that has come already is answered even if it is the last.
         """
-        if self._service.timeouts.keep_alive == 0:
+        service = self._service
+        if service.timeouts.keep_alive == 0:
             return False
-        return bool(self._requests) or not (self._service.draining or self._half_closed)
+        return bool(self._requests) or not (self._half_closed or service.is_closing)
 
     @property
     def date(self) -> str:
@@ -166,162 +189,239 @@ class Connection(asyncio.Protocol):
 
     def write(self, cycle: Cycle, part: bytes) -> None:
         """Send a part of the response."""
-        self._service.loop.call_soon_threadsafe(self._write, cycle, part)
+        self._service.reactor.post(self._write, cycle, part)
+        self._service.executors.relieve()
 
-    def finish(self, cycle: Cycle, rest: bytes) -> None:
-        """Send the rest of the response."""
-        self._service.loop.call_soon_threadsafe(self._finish, cycle, rest)
+    # Waiter: called by the queue
+
+    def serve(self) -> None:
+        """Have the request answered by an executor."""
+        service = self._service
+        self._run(service.executors.submit, service.monitor)
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer the request that waits with an error; another may follow."""
+        assert self._request is not None
+        may_persist = self.may_persist and not self._service.refusing
+        keep_alive = self._request.keep_alive and may_persist
+        self._send_error(error, self._request.method, keep_alive=keep_alive)
+        self._request = self._brought = None
+        self._go_on(keep_alive=keep_alive)
+
+    def move(self, exchange: Exchange) -> bool:
+        """Give the request that waits to whichever worker is free; return whether that went."""
+        assert self._request is not None
+        if not self._is_movable:
+            return False
+        return self._give_away(exchange, rewrite(self._request), self.arrival)
 
     # Server: called by the ticker and when it drains
 
     def check(self, now: float) -> None:
         """Act on a deadline that has passed."""
-        if not self._lost and self._client_stalls(now):
-            self._transport.abort()
+        if self.is_lost:
+            if self._cycle is not None:
+                self._check_cycle(self._cycle, now)
+        elif self._reads_too_slowly(now):
+            self._abort()
         elif self._cycle is not None:
-            if self._write_paused and not self._lost:
+            if self._is_held_up:
                 self._excuse(self._cycle, now)
             else:
                 self._check_cycle(self._cycle, now)
-        elif self._unsent:
+        elif self._stream.unsent:
             if self.state is State.LINGERING:  # its time counts from the last byte
-                self._deadline = now + LINGER_TIMEOUT
-        elif now >= self._deadline and not self._transport.is_closing():
+                self.deadline = now + LINGER_TIMEOUT
+        elif self._is_overdue(now):
             self._give_up()
 
-    def refuse_queued(self) -> None:
-        """Answer 503 to a request that waits for a thread: it will not get one."""
-        cycle = self._cycle
-        if cycle is None or cycle.started is not None:
-            return
-        self._service.executors.finished()
-        cycle.lose_client()
-        cycle.status = ServiceUnavailable.status
-        if not self._lost:
-            self._send_error(ServiceUnavailable(ENDING), cycle.request.method)
-        self._end_cycle(cycle, keep_alive=False)
+    def _is_overdue(self, now: float) -> bool:
+        if self.state is State.WAITING:
+            return False
+        is_too_slow = self.state is State.BODY and self._coming.is_too_slow(now, self._received)
+        return is_too_slow or now >= self.deadline
 
     def drain(self, now: float) -> None:
-        """Close once what is under way is answered; the next response says so."""
-        if self.state is State.IDLE:
-            self._deadline = min(self._deadline, now + DRAIN_IDLE_TIMEOUT)
+        """Move or close once what is under way is answered; the last response says so."""
+        if self.state is not State.IDLE:
+            return
+        service = self._service
+        if service.is_closing or not self._is_movable or service.exchange is None:
+            self.deadline = min(self.deadline, now + DRAIN_IDLE_TIMEOUT)
+        elif not self._give_away(service.exchange, b"", now):
+            service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self._drain_again)
+
+    def close(self) -> None:
+        """Close at once: it is idle, and another client is in need of its place."""
+        self._stream.close()
+        self.on_lost()
 
     # the rest runs in the loop's thread
 
-    def _client_stalls(self, now: float) -> bool:
-        """Whether the client has read nothing for too long of what waits for it."""
-        unsent = self._count_unsent()
-        if unsent != self._unsent or not unsent:
-            self._unsent, self._unsent_since = unsent, now
-        return now - self._unsent_since >= self._service.timeouts.body
+    def _drain_again(self) -> None:
+        if not self.is_lost:
+            self.drain(time.monotonic())
 
-    def _count_unsent(self) -> int:
-        """Return how many bytes wait for the client, or 0 once the kernel has taken them all.
+    @property
+    def _is_movable(self) -> bool:
+        """Whether nothing of it is here but the request that waits."""
+        parser = self._parser
+        is_here = self._requests or self._refusal or self._stream.unsent or parser.request
+        return not is_here and not self._half_closed and self._service.tls is None
 
-        Those in the kernel count, too (SIOCOUTQ, tcp(7)): it takes more only when a third of its
-        buffer is free, which is megabytes, and until then a slow client would seem to read nothing.
-        """
-        ours = self._transport.get_write_buffer_size()
-        if not ours:
-            return 0
-        client = self._transport.get_extra_info("socket")
-        kernels = fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4))
-        return ours + int.from_bytes(kernels, sys.byteorder)
+    def _give_away(self, exchange: Exchange, received: bytes, arrival: float) -> bool:
+        client = self._stream.socket
+        assert isinstance(client, socket.socket)
+        if not exchange.put(client, received, arrival, self._attempt):
+            return False
+        self._stream.close()
+        self.is_lost = True
+        self._service.on_closed(self)
+        return True
+
+    def _reads_too_slowly(self, now: float) -> bool:
+        unsent = self._stream.count_unsent()
+        was_owed, self._is_owed = self._is_owed, unsent > 0
+        moved = self._stream.kept - unsent
+        if self._is_owed and not was_owed:
+            self._going.start(now, moved)
+        return was_owed and self._is_owed and self._going.is_too_slow(now, moved)
+
+    def _end_of_requests(self) -> None:
+        """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
+        self._half_closed = True
+        if self.state in (State.WAITING, State.RESPONDING) or self._stream.unsent:
+            self._stream.pause_reading()
+            if self.state is State.LINGERING:
+                self._stream.close_when_flushed()
+        else:
+            self._abort()
 
     def _advance(self) -> None:
         """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
-        if self._cycle is not None or self._write_paused:
+        if self._request is not None or self._stream.is_clogged:
             if self._requests and not self._read_paused:
                 self._read_paused = True
-                self._transport.pause_reading()
+                self._stream.pause_reading()
         elif self._requests:
             self._begin(self._requests.popleft())
         elif self._refusal is not None:
-            self._refuse(self._refusal)
+            self._send_error(self._refusal)
+            self._linger()
         elif self._half_closed:
-            self._transport.close()
+            self._linger()
         else:
             self._await_bytes()
 
     def _begin(self, request: Request) -> None:
         service = self._service
+        self.state = State.WAITING
+        self._request = request
+        self.arrival = self._brought or time.monotonic()
+        self._environ = environ = make_environ(self._base, request)
+        if not service.must_queue(request.method, environ["PATH_INFO"]):
+            self._run(service.executors.run_now, UNWATCHED)
+        elif service.refusing:
+            self.refuse(ServiceUnavailable(ENDING))
+        else:
+            service.queue.enter(self)
+
+    def _run(self, run: Run, monitor: Monitor) -> None:
+        assert self._request is not None
+        service = self._service
         self.state = State.RESPONDING
-        if service.refusing:
-            self._refuse(ServiceUnavailable(ENDING))
-            return
-        environ = make_environ(self._base, request)
-        queued = service.must_queue(request.method, environ["PATH_INFO"])
-        self._cycle = cycle = Cycle(
+        environ, self._environ = self._environ, {}
+        cycle = Cycle(
             service.application,
             environ,
-            request,
+            self._request,
             self,
+            received=self.arrival,
             timeout=service.timeouts.request,
-            monitor=service.monitor if queued else UNWATCHED,
+            monitor=monitor,
         )
-        run = service.executors.submit if queued else service.executors.run_now
-        run(cycle.run)
+        self._cycle = cycle
+        run(cycle.run, lambda rest: self._finish(cycle, rest))
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
         if self._parser.in_body:
-            self.state, self._deadline = State.BODY, now + timeouts.body
+            if self.state is not State.BODY:
+                self.state = State.BODY
+                self._coming.start(now, self._received)
+            self.deadline = now + timeouts.body
             if self._continue_expected:
                 self._continue_expected = False
-                self._transport.write(response.CONTINUE)
+                self._stream.send(response.CONTINUE)
         elif self._parser.request is None:
             if self.state is not State.IDLE:  # the empty lines before a request buy no time
-                self.state, self._deadline = State.IDLE, now + timeouts.keep_alive
+                self.state, self.deadline = State.IDLE, now + timeouts.keep_alive
             if self._service.draining:
                 self.drain(now)
         elif self.state is not State.HEADER:
-            self.state, self._deadline = State.HEADER, now + timeouts.header
+            self.state, self.deadline = State.HEADER, now + timeouts.header
 
     def _write(self, cycle: Cycle, part: bytes) -> None:
-        if cycle is not self._cycle or self._lost:
+        if cycle is not self._cycle or self.is_lost:
             return  # the cycle knows: it was told to lose its client
-        self._transport.write(part)
-        if not self._write_paused:
+        self._stream.send(part)
+        if not self._stream.is_clogged:
             cycle.make_room()
+        elif not self._is_held_up:
+            self._is_held_up = True
+            self._held_up_since = time.monotonic()
 
     def _finish(self, cycle: Cycle, rest: bytes) -> None:
-        if cycle is not self._cycle:
-            return  # given up at its deadline
+        is_ours = cycle is self._cycle  # else it was given up at its deadline
+        if is_ours and not self.is_lost:
+            self._stream.send(rest)
         self._service.executors.finished()
-        if not self._lost:
-            self._transport.write(rest)
-        self._end_cycle(cycle, keep_alive=cycle.keep_alive)
+        if is_ours:
+            self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
         self._service.log_access(self.client, cycle)
-        self._cycle = None
-        if self._lost:
+        self._cycle = self._request = self._brought = None
+        self._attempt = 0
+        if self.is_lost:
             self._service.on_closed(self)
         elif cycle.needs_reset:
-            self._reset()
-        elif not keep_alive:
-            self._linger()
+            self._stream.reset()
+            self.on_lost()
         else:
-            if not self._requests:
-                self._resume_reading()
+            self._go_on(keep_alive=keep_alive)
+
+    def _go_on(self, *, keep_alive: bool) -> None:
+        """Turn to what comes after a response."""
+        if self.is_lost:
+            return
+        if not keep_alive:
+            self._linger()
+        elif self._requests:  # not at once: a thousand of them would be as many calls deep
+            self._service.reactor.post(self._go_on_with_next)
+        else:
+            self._resume_reading()
+            self._advance()
+
+    def _go_on_with_next(self) -> None:
+        if not self.is_lost:
             self._advance()
 
     def _excuse(self, cycle: Cycle, now: float) -> None:
-        """Do not count the time since the pause, or since the last look at it."""
-        cycle.excuse(now - self._paused_since)
-        self._paused_since = now
+        """Do not count the time since it was held up, or since the last look at it."""
+        cycle.excuse(now - self._held_up_since)
+        self._held_up_since = now
 
     def _check_cycle(self, cycle: Cycle, now: float) -> None:
-        """Give a predict up that is past its deadline."""
+        """Give a predict up that is past its deadline; its thread stays taken until it is back."""
         if now < cycle.deadline:
             return
         cycle.leave_predict()
-        self._service.executors.finished()
         if cycle.head_sent:
             cycle.cut_short()
         else:
             cycle.status = GatewayTimeout.status
-            if not self._lost:
+            if not self.is_lost:
                 error = GatewayTimeout("the predictor did not answer in time")
                 self._send_error(error, cycle.request.method)
         cycle.lose_client()
@@ -330,18 +430,20 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         if self.state in (State.HEADER, State.BODY):
-            self._refuse(RequestTimeout("the request took too long to arrive"))
-        elif self.state is State.IDLE:
-            self._transport.close()
+            self._send_error(RequestTimeout("the request took too long to arrive"))
+            self._linger()
         else:
-            self._transport.abort()
+            self._abort()
 
-    def _refuse(self, error: RequestError) -> None:
-        self._send_error(error)
-        self._linger()
+    def _abort(self) -> None:
+        """Close, and forget what is left to send."""
+        self._stream.close()
+        self.on_lost()
 
-    def _send_error(self, error: RequestError, method: str = "") -> None:
-        self._transport.write(
+    def _send_error(
+        self, error: RequestError, method: str = "", *, keep_alive: bool = False
+    ) -> None:
+        self._stream.send(
             response.error_response(
                 error.status,
                 error.reason,
@@ -349,32 +451,35 @@ class Connection(asyncio.Protocol):
                 method=method,
                 version="1.1",
                 date=self._service.date,
+                keep_alive=keep_alive,
             )
         )
-
-    def _reset(self) -> None:
-        """End the connection with a reset: what abort alone sends looks like an ordinary end."""
-        client = self._transport.get_extra_info("socket")
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
 
     def _linger(self) -> None:
         """Close our half, and read on for a while, so that the client reads all we sent.
 
         To close both with bytes unread would reset the connection and the response with it.
         """
-        if self._transport.is_closing():
+        if self.is_lost:
             return
         self._requests.clear()
         self.state = State.LINGERING
-        self._deadline = time.monotonic() + LINGER_TIMEOUT
+        self.deadline = time.monotonic() + LINGER_TIMEOUT
         if self._half_closed:
-            self._transport.close()
+            self._stream.close_when_flushed()
             return
         self._resume_reading()
-        self._transport.write_eof()
+        self._stream.close_half()
 
     def _resume_reading(self) -> None:
         if self._read_paused:
             self._read_paused = False
-            self._transport.resume_reading()
+            self._stream.resume_reading()
+
+
+def _ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
+    """Return the addresses of both sides; nothing for one that has left already."""
+    try:
+        return client.getsockname(), client.getpeername()
+    except OSError:
+        return "", ""

@@ -2,11 +2,10 @@
 
 Theory of operation. A cycle runs on an executor thread. It calls the application, decides how the
 body is framed, and hands finished bytes to its connection, which lives in the event loop's thread:
-`Outlet.write` for a part, `Outlet.finish` for the last. It waits only for room: a part is handed
-over when the one before it has left for the socket, so a slow reader holds back the generator
-instead of filling memory. When the client has gone the next part raises, and the body's `close`
-runs, as PEP 3333 asks. `Outlet.finish` is called once, whatever happens, and is the last thing a
-cycle does: who waits for the cycle waits for the body's `close`, too.
+by `Outlet.write` for a part, and as what `run` returns for the rest. It waits only for room: a part
+is handed over when the one before it has left for the socket, so a slow reader holds back the
+generator instead of filling memory. When the client has gone the next part raises, and the body's
+`close` runs, as PEP 3333 asks, before `run` returns.
 
 The deadline is an instant, which predict may move (`obworker.extend_deadline` in the environ), and
 each part of a stream does. It moves one way only: what predict was once given it keeps. The cycle
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -58,12 +58,12 @@ class Outlet(Protocol):
     def write(self, cycle: Cycle, part: bytes) -> None:
         """Send a part of the response; calls `cycle.make_room` when the next one may come."""
 
-    def finish(self, cycle: Cycle, rest: bytes) -> None:
-        """Send the rest of the response."""
-
 
 class Cycle:
-    """Runs the application for one request; `timeout` counts from its start."""
+    """Runs the application for one request, which was whole at `received`.
+
+    `timeout` counts from when predict is entered.
+    """
 
     def __init__(
         self,
@@ -72,12 +72,13 @@ class Cycle:
         request: Request,
         outlet: Outlet,
         *,
+        received: float = 0.0,
         timeout: float = math.inf,
         monitor: Monitor = UNWATCHED,
     ) -> None:
         self.request = request
         self.request_id = safe_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        self.received = time.monotonic()
+        self.received = received or time.monotonic()
         self.started: float | None = None
         self.deadline = math.inf
         self.status = 0
@@ -100,22 +101,24 @@ class Cycle:
         self._remaining: int | None = None
         self._room: threading.Event | None = None
 
-    def run(self) -> None:
-        """Serve the request; raises nothing but Ctrl-C. This is the request seam."""
+    def run(self) -> bytes:
+        """Serve the request; return the rest of the response. This is the request seam.
+
+        Raises nothing but Ctrl-C.
+        """
         self.started = time.monotonic()
-        rest = b""
         try:
-            rest = self._serve()
+            return self._serve()
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
+            return b""
         except BaseException as error:  # sys.exit(), a cancelled task: they end one request
             if _is_ctrl_c(error):
                 raise
             logger.exception("the application failed on %s", self.request.line)
-            rest = self._fail()
+            return self._fail()
         finally:
             self.leave_predict()
-            self._outlet.finish(self, rest)
 
     @property
     def needs_reset(self) -> bool:
@@ -314,4 +317,5 @@ def _is_ctrl_c(error: BaseException) -> bool:
     return (
         isinstance(error, KeyboardInterrupt)
         and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )

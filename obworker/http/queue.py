@@ -1,73 +1,230 @@
-"""Where whole requests wait for a free executor thread, first come first served.
+"""Where a whole request goes: to an executor, to another worker, into a queue, or back with 503.
 
-One queue for each worker. (A queue for all workers is the next step: docs/design.md.)
+Theory of operation. A request that finds an executor free is answered at once. One that does not
+takes a place in the queue, which is one queue for all workers: it moves with its connection to the
+exchange, and whichever worker is free takes it from there, the oldest first. It stays here when
+there is nobody else, when its connection cannot move, or when calls are so short that waiting costs
+less than moving. Without a place it is refused; so is one that has waited too long, wherever it
+does: any worker looks after that for those in the exchange.
+
+The exchange is watched only while an executor is free. It wakes one worker for each request that
+comes into it, so one that is awake and busy must not be among those who wait.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+import logging
+import math
+import time
+from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-Job = Callable[[], None]
+from obworker.errors import RequestError, ServiceUnavailable
+from obworker.http.executors import SHORT, Executors
+from obworker.http.reactor import READ_EXCLUSIVELY, Reactor
+
+if TYPE_CHECKING:
+    from obworker.http.exchange import Exchange, Parcel
+
+logger = logging.getLogger("obworker.http")
+
+FULL = "too many requests wait already; try again"
+TOO_LATE = "no worker was free in time; try again"
 
 
-class Executors:
-    """Threads that run jobs; all methods but `run_here` are called from the event loop's thread.
-
-    A job never raises: what it runs is the request seam, which catches. `on_free` is called when
-    one has ended and the next would not have to wait.
-    """
-
-    def __init__(self, threads: int, on_free: Callable[[], None]) -> None:
-        self.threads = threads
-        self._on_free = on_free
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._unfinished = 0
-
-    def start(self) -> None:
-        """Start the threads; called once, after the last fork."""
-        for _ in range(self.threads):
-            self.add_thread()
-
-    def add_thread(self) -> None:
-        """Start one more thread."""
-        threading.Thread(target=self.run_here, name="executor", daemon=True).start()
-
-    def run_here(self) -> None:
-        """Run jobs on the calling thread until `stop`."""
-        while (job := self._jobs.get()) is not None:
-            job()
-
-    def wake(self) -> None:
-        """Let a thread that waits for a job run its pending signals."""
-        self._jobs.put(_nothing)
-
-    def stop(self) -> None:
-        """End one thread once the jobs before it are done."""
-        self._jobs.put(None)
-
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._unfinished += 1
-        self._jobs.put(job)
-
-    def run_now(self, job: Job) -> None:
-        """Run a job on the calling thread, past the queue."""
-        self._unfinished += 1
-        job()
-
-    def finished(self) -> None:
-        """Count a job as done: its response is on its way."""
-        self._unfinished -= 1
-        if not self.busy:
-            self._on_free()
+class Waiter(Protocol):
+    """A connection with a whole request, as the queue sees it."""
 
     @property
-    def busy(self) -> bool:
-        """Whether a job submitted now would have to wait."""
-        return self._unfinished >= self.threads
+    def arrival(self) -> float:
+        """The monotonic instant at which the request was whole."""
+
+    def serve(self) -> None:
+        """Have the request answered by an executor; nothing is done with the waiter after that."""
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer with an error."""
+
+    def move(self, exchange: Exchange) -> bool:
+        """Go to the exchange; return whether that was possible."""
 
 
-def _nothing() -> None:
-    """Be a job."""
+class Places(Protocol):
+    """The bound of the queue."""
+
+    def reserve(self) -> bool:
+        """Take a place, if one is free."""
+
+    def release(self) -> None:
+        """Give a place back."""
+
+
+class OwnPlaces:
+    """Places of one worker alone."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+
+    def reserve(self) -> bool:
+        """Take a place, if one is free."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def release(self) -> None:
+        """Give a place back."""
+        self._free += 1
+
+
+class RequestQueue:
+    """The queue as one worker sees it; `accept` gets what comes from other workers.
+
+    `has_peers` says whether there are any: to wait for oneself by way of the exchange is slower.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        executors: Executors,
+        exchange: Exchange | None,
+        places: Places,
+        *,
+        timeout: float,
+        accept: Callable[[Parcel], object],
+    ) -> None:
+        self.has_peers = exchange is not None
+        self._reactor = reactor
+        self._executors = executors
+        self._exchange = exchange
+        self._places = places
+        self._timeout = timeout or math.inf
+        self._accept = accept
+        self._waiting: deque[Waiter] = deque()
+        self._is_watching = False
+        self._takes = exchange is not None
+
+    def enter(self, waiter: Waiter) -> None:
+        """Let a request that has come be served, or wait for it."""
+        if not self._executors.busy:
+            self._serve(waiter)
+        elif self._is_late(waiter.arrival, time.monotonic()):
+            waiter.refuse(ServiceUnavailable(TOO_LATE))
+        elif not self._places.reserve():
+            waiter.refuse(ServiceUnavailable(FULL))
+        elif not self._move(waiter):
+            self._waiting.append(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Forget a request that waits: its client has gone."""
+        self._waiting.remove(waiter)
+        self._places.release()
+
+    def serve_next(self) -> None:
+        """Begin what waits, as far as executors are free; then wait for what comes."""
+        if not self._executors.is_inline:
+            self._serve_waiting()
+        elif self._waiting:  # not at once: a call that is inline ends by asking for the next
+            self._reactor.post(self._serve_waiting)
+
+    def check(self, now: float) -> None:
+        """Refuse what has waited too long, here or in the exchange."""
+        while self._waiting and self._is_late(self._waiting[0].arrival, now):
+            self._pop().refuse(ServiceUnavailable(TOO_LATE))
+        if self._exchange is None or not self._takes:
+            return
+        while self._executors.busy and self._has_late(self._exchange, now):
+            if not self._take(self._exchange):
+                return
+        if not self._executors.busy:
+            self._take(self._exchange)
+
+    def _has_late(self, exchange: Exchange, now: float) -> bool:
+        oldest = exchange.oldest()
+        return oldest is not None and self._is_late(oldest, now)
+
+    def retire(self) -> None:
+        """Take nothing more from other workers."""
+        self.ignore()
+        self._takes = False
+
+    def refuse_all(self, error: RequestError) -> None:
+        """Let what waits here go elsewhere, or answer with an error."""
+        for _ in range(len(self._waiting)):
+            waiter = self._waiting.popleft()
+            if not self._move(waiter):
+                self._places.release()
+                waiter.refuse(error)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, here or in the exchange."""
+        return not self._waiting and (self._exchange is None or self._exchange.oldest() is None)
+
+    def _is_late(self, arrival: float, now: float) -> bool:
+        return arrival + self._timeout <= now
+
+    def _pop(self) -> Waiter:
+        self._places.release()
+        return self._waiting.popleft()
+
+    def _serve(self, waiter: Waiter) -> None:
+        if self._executors.is_inline:
+            waiter.serve()  # and nothing after it: somebody else may run the loop by then
+            return
+        waiter.serve()
+        if self._executors.busy:
+            self.ignore()
+
+    def _serve_waiting(self) -> None:
+        if self._executors.is_inline:
+            if self._waiting:
+                self._serve(self._pop())
+            return
+        while not self._executors.busy:
+            if self._waiting:
+                self._serve(self._pop())
+            elif not self._takes or self._exchange is None or not self._take(self._exchange):
+                self.watch()
+                return
+
+    # the exchange
+
+    def _move(self, waiter: Waiter) -> bool:
+        is_worth_it = self.has_peers and self._executors.average >= SHORT
+        return is_worth_it and self._exchange is not None and waiter.move(self._exchange)
+
+    def _take(self, exchange: Exchange) -> bool:
+        """Go on with the first parcel, if there is one; nothing may follow where it is inline."""
+        try:
+            parcel = exchange.take()
+        except OSError as error:
+            logger.warning("cannot take a connection from another worker: %s", error.strerror)
+            self.ignore()
+            return False
+        if parcel is None:
+            return False
+        if parcel.received:
+            self._places.release()
+        self._accept(parcel)
+        return True
+
+    def watch(self) -> None:
+        """Take what other workers put into the exchange, for as long as an executor is free."""
+        if self._exchange is not None and self._takes and not self._is_watching:
+            self._is_watching = True
+            self._reactor.watch(self._exchange.fileno(), READ_EXCLUSIVELY, self._parcel_waits)
+
+    def ignore(self) -> None:
+        """Leave the exchange to others."""
+        if self._exchange is not None and self._is_watching:
+            self._is_watching = False
+            self._reactor.forget(self._exchange.fileno())
+
+    def _parcel_waits(self, _events: int) -> None:
+        assert self._exchange is not None
+        if self._executors.busy:
+            self.ignore()
+        else:
+            self._take(self._exchange)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from email.utils import formatdate
 from enum import Enum, auto
 from functools import lru_cache
@@ -124,15 +125,24 @@ def content_length(headers: Headers) -> int | None:
 
 
 def error_response(
-    status: int, reason: str, message: str, *, method: str, version: str, date: str
+    status: int,
+    reason: str,
+    message: str,
+    *,
+    method: str,
+    version: str,
+    date: str,
+    keep_alive: bool = False,
+    fields: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """Write a whole response for an error of the server's own; the connection closes after it.
+    """Write a whole response for an error of the server's own.
 
-    `method` is empty where the request was not understood.
+    `method` is empty where the request was not understood; `fields` are added to the header.
     """
     body = json.dumps({"error": message}, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     if status == 503:
         headers.append(("Retry-After", "1"))
-    first = head(f"{status} {reason}", headers, keep_alive=False, version=version, date=date)
+    headers.extend(fields)
+    first = head(f"{status} {reason}", headers, keep_alive=keep_alive, version=version, date=date)
     return first if method == "HEAD" else first + body

@@ -1,24 +1,33 @@
-"""Accepts connections from a listener that other workers share, and ends without losing one."""
+"""Accepts connections from listeners that other workers share, and ends without losing one."""
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 import logging
 import math
+import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from obworker.http.connection import Connection
+from obworker.errors import ServiceUnavailable
+from obworker.http.connection import ENDING, Connection, State
+from obworker.http.executors import Executors
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
-from obworker.http.queue import Executors
+from obworker.http.queue import OwnPlaces, RequestQueue
+from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.service import Service, Timeouts
 from obworker.log import AccessLog
 
 if TYPE_CHECKING:
+    import ssl
+
     from obworker.http.cycle import Application, Cycle
+    from obworker.http.exchange import Exchange, Parcel
     from obworker.settings import Settings
 
 logger = logging.getLogger("obworker.http")
@@ -30,6 +39,11 @@ YIELD_TIME = 0.005
 ACCEPT_RETRY_TIME = 0.5
 # From the moment a stop is asked for, a handshake that is under way has this long to complete.
 ACCEPT_GRACE = 0.2
+# Descriptors for everything that is no connection: the predictor's files, for one.
+SPARED_DESCRIPTORS = 64
+# Where every place is taken, this part of them is made free at once: to find the oldest takes time.
+MADE_FREE = 0.01
+DEFAULT_PLACES = 100
 
 
 def _always(_method: str, _path: str) -> bool:
@@ -37,168 +51,264 @@ def _always(_method: str, _path: str) -> bool:
 
 
 class Server:
-    """Serves `application` on `listener`; all methods run in the event loop's thread.
+    """Serves `application` on `listeners`; all methods are for the event loop's thread.
 
     A request for which `must_queue` is false, given its method and path, is answered at once, on
     that thread too: it must not take time, nor have more than one part of body to wait with; it is
-    for questions such as "are you there?".
+    for questions such as "are you there?". What waits for an executor waits in `exchange`, where
+    there is one. `on_drained` is called once.
     """
 
     def __init__(
         self,
         application: Application,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         settings: Settings,
         *,
         threads: int | None = None,
+        inline: bool = True,
         must_queue: Callable[[str, str], bool] = _always,
+        exchange: Exchange | None = None,
+        tls: ssl.SSLContext | None = None,
         monitor: Monitor = UNWATCHED,
         on_overdue: Callable[[Cycle], None],
+        on_drained: Callable[[], None],
     ) -> None:
-        self.executors = Executors(threads or settings.threads, on_free=self._end_yield)
-        self._yielding: asyncio.TimerHandle | None = None
-        self.drained = asyncio.Event()
+        self.reactor = Reactor()
+        self.executors = Executors(
+            self.reactor,
+            threads or settings.threads,
+            on_free=self._on_free,
+            on_relieved=self._on_relieved,
+            inline=inline,
+        )
+        self.queue = RequestQueue(
+            self.reactor,
+            self.executors,
+            exchange,
+            exchange or OwnPlaces(_places(settings)),
+            timeout=settings.queue_timeout,
+            accept=self._take_in,
+        )
+        self._yielding: Timer | None = None
+        self._is_accepting = False
         self._tick_due = math.inf
-        self._loop = asyncio.get_running_loop()
-        self._listener: socket.socket | None = listener
+        self._listeners = list(listeners)
         self._backlog = settings.backlog
-        self._connections: set[Connection] = set()
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._most = _most_connections(settings.max_connections)
+        self._on_drained: Callable[[], None] | None = on_drained
         self._service = Service(
             application=application,
+            reactor=self.reactor,
             executors=self.executors,
+            queue=self.queue,
+            exchange=exchange,
+            tls=tls,
             limits=Limits.of(settings),
             timeouts=Timeouts.of(settings),
+            min_body_rate=settings.min_body_rate,
             must_queue=must_queue,
-            loop=self._loop,
             monitor=monitor,
             access_log=AccessLog(settings.access_log_file) if settings.access_log else None,
             on_overdue=on_overdue,
-            on_opened=self._connections.add,
             on_closed=self._forget,
         )
 
     @property
     def active(self) -> int:
         """How many connections are open, or have a request at work whose client has left."""
-        return len(self._connections)
+        return len(self._service.connections)
 
     def start(self) -> None:
         """Listen and accept: until the first worker does, the bound port refuses clients."""
-        assert self._listener is not None
-        self._listener.setblocking(False)
-        self._listener.listen(self._backlog)
-        self._watch_listener()
+        for listener in self._listeners:
+            listener.setblocking(False)
+            listener.listen(self._backlog)
+        self._watch_listeners()
+        self.queue.watch()
         self._tick()
 
-    def drain(self, *, empty_queue: bool) -> None:
-        """Stop accepting, answer what has come, then set `drained`.
+    def drain(self, *, empty_queue: bool, final: bool) -> None:
+        """Stop accepting, answer what has come, then call `on_drained`.
 
-        `empty_queue` says that nobody else will accept what waits in the listener's queue.
+        `empty_queue` says that nobody else will accept what waits in the listeners' queues. Where
+        it is `final`, nobody will take what is in the exchange either, and connections end;
+        otherwise they move there.
         """
-        if self._service.draining:
+        service = self._service
+        if service.draining:
             return
-        self._service.draining = True
+        service.draining = True
+        service.is_closing = final or service.exchange is None
+        if not service.is_closing:
+            self.queue.retire()
         now = time.monotonic()
-        for connection in self._connections:
+        for connection in list(service.connections):
             connection.drain(now)
         if empty_queue:
-            self._loop.call_later(ACCEPT_GRACE, self._empty_listener)
+            self.reactor.call_later(ACCEPT_GRACE, self._empty_listeners)
         else:
-            self._leave_listener()
+            self._leave_listeners()
 
     def refuse_queued(self) -> None:
-        """Answer 503 to what waits for a thread, and to what comes: nothing more is begun."""
+        """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
         self._service.refusing = True
-        for connection in list(self._connections):
-            connection.refuse_queued()
-
-    # accepting
-
-    def _watch_listener(self) -> None:
-        if self._listener is not None:
-            self._loop.add_reader(self._listener.fileno(), self._connection_waits)
-
-    def _pause_accepting(self, seconds: float, resume: Callable[[], None]) -> asyncio.TimerHandle:
-        assert self._listener is not None
-        self._loop.remove_reader(self._listener.fileno())
-        return self._loop.call_later(seconds, resume)
-
-    def _connection_waits(self) -> None:
-        if self.executors.busy and not self._service.draining:
-            self._yielding = self._pause_accepting(YIELD_TIME, self._end_yield)
-        else:
-            self._accept()
-
-    def _end_yield(self) -> None:
-        """Accept again: nobody else took the connection, or an executor is free before that."""
-        if self._yielding is not None:
-            self._yielding.cancel()
-            self._yielding = None
-            self._watch_listener()
-            self._accept()
-
-    def _accept(self) -> bool:
-        """Accept one connection, so that workers take turns; return whether there was one."""
-        if self._listener is None:
-            return False
-        try:
-            client, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False
-        except OSError as error:
-            logger.warning("cannot accept a connection: %s", error.strerror)
-            self._pause_accepting(ACCEPT_RETRY_TIME, self._watch_listener)
-            return False
-        task = self._loop.create_task(self._attach(client))
-        self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
-        return True
-
-    async def _attach(self, client: socket.socket) -> None:
-        client.setblocking(False)
-        try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self._service), client)
-        except OSError as error:  # the client left already
-            logger.debug("a connection ended before it began: %s", error)
-
-    def _empty_listener(self) -> None:
-        """Take what the kernel has accepted for us, then let go of the listener."""
-        while self._accept():
-            pass
-        self._leave_listener()
-
-    def _leave_listener(self) -> None:
-        """Accept no more. Never shutdown(): the queue belongs to all workers."""
-        if self._listener is None:
-            return
-        self._loop.remove_reader(self._listener.fileno())
-        self._listener.close()
-        self._listener = None
-        self._note_drained()
+        self.queue.refuse_all(ServiceUnavailable(ENDING))
 
     def reopen_access_log(self) -> None:
         """Go on in a new file, where there is one and it was renamed."""
         if self._service.access_log is not None:
             self._service.access_log.reopen()
 
+    # accepting
+
+    def _watch_listeners(self) -> None:
+        if not self._is_accepting:
+            self._is_accepting = True
+            for listener in self._listeners:
+                self.reactor.watch(listener.fileno(), READ, partial(self._waits, listener))
+
+    def _ignore_listeners(self) -> None:
+        if self._is_accepting:
+            self._is_accepting = False
+            for listener in self._listeners:
+                self.reactor.forget(listener.fileno())
+
+    def _pause_accepting(self, seconds: float) -> Timer:
+        self._ignore_listeners()
+        return self.reactor.call_later(seconds, self._end_yield)
+
+    def _waits(self, listener: socket.socket, _events: int) -> None:
+        if self.executors.busy and not self._service.draining:
+            self._yielding = self._pause_accepting(YIELD_TIME)
+        else:
+            self._accept(listener)
+
+    def _end_yield(self) -> None:
+        """Accept again: nobody else took the connection, or an executor is free before that."""
+        if self._yielding is not None:
+            self._yielding.cancel()
+            self._yielding = None
+        if not self._is_accepting:
+            self._watch_listeners()
+            for listener in self._listeners:
+                self._accept(listener)
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept one connection, so that workers take turns; return whether there was one."""
+        if self.active >= self._most and not self._make_free():
+            self._pause_accepting(ACCEPT_RETRY_TIME)
+            return False
+        try:
+            client, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            logger.warning("cannot accept a connection: %s", error.strerror)
+            self._make_free()
+            self._pause_accepting(ACCEPT_RETRY_TIME)
+            return False
+        client.setblocking(False)
+        if client.family != socket.AF_UNIX:
+            # without it, the second part of a response waits for the first to be acknowledged
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        Connection(self._service, client)
+        return True
+
+    def _make_free(self) -> bool:
+        """Close the connections that are idle longest; return whether there were any."""
+        idle = [one for one in self._service.connections if one.state is State.IDLE]
+        for connection in heapq.nsmallest(
+            max(1, int(self._most * MADE_FREE)), idle, key=attrgetter("deadline")
+        ):
+            connection.close()
+        return bool(idle)
+
+    def _empty_listeners(self) -> None:
+        """Take what the kernel has accepted for us, then let go of the listeners."""
+        for listener in self._listeners:
+            while self._accept(listener):
+                pass
+        self._leave_listeners()
+
+    def _leave_listeners(self) -> None:
+        """Accept no more. Never shutdown(): the queues belong to all workers."""
+        self._ignore_listeners()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._note_drained()
+
+    # the queue
+
+    def _on_free(self) -> None:
+        self.queue.serve_next()
+        if self._yielding is not None:
+            self._end_yield()
+
+    def _on_relieved(self) -> None:
+        self.queue.ignore()
+
+    def _take_in(self, parcel: Parcel) -> None:
+        """Go on with a connection that was another worker's."""
+        if _has_left(parcel.client):
+            parcel.client.close()
+        elif parcel.received:
+            connection = Connection(
+                self._service,
+                parcel.client,
+                arrival=parcel.arrival,
+                attempt=parcel.attempt + 1,
+            )
+            connection.feed(parcel.received)
+        else:
+            Connection(self._service, parcel.client)
+
     # time
 
     def _tick(self) -> None:
         now = time.monotonic()
         is_late, self._tick_due = now > self._tick_due + TICK, now + TICK
-        self._loop.call_later(TICK, self._tick)
+        self.reactor.call_later(TICK, self._tick)
         self._service.monitor.beat(now)
         if not is_late:  # else what came meanwhile is yet to be read: timers run before that
-            for connection in list(self._connections):
+            for connection in list(self._service.connections):
                 connection.check(now)
         self._note_drained()
+        self.queue.check(now)
 
     def _forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._service.connections.discard(connection)
         self._note_drained()
 
     def _note_drained(self) -> None:
-        accepts = not self._service.draining or self._listener is not None
-        if not accepts and not self._connections and not self._arriving:
-            self.drained.set()
+        service = self._service
+        if not service.draining or self._listeners or service.connections:
+            return
+        if service.is_closing and not self.queue.is_empty:
+            return
+        on_drained, self._on_drained = self._on_drained, None
+        if on_drained is not None:
+            on_drained()
+
+
+def _places(settings: Settings) -> int:
+    """Return how many requests may wait where there is one worker."""
+    return DEFAULT_PLACES if settings.max_queue is None else settings.max_queue
+
+
+def _most_connections(wanted: int) -> int:
+    """Return how many connections there can be, for each takes a descriptor."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit - SPARED_DESCRIPTORS)
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether a client has reset its connection; one that closed its half waits for an answer."""
+    try:
+        client.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from obworker.http import response
@@ -15,9 +14,14 @@ from obworker.http.parser import Limits
 from obworker.log import AccessLog, access_line
 
 if TYPE_CHECKING:
+    import ssl
+
     from obworker.http.connection import Connection
+    from obworker.http.exchange import Exchange
+    from obworker.http.executors import Executors
     from obworker.http.monitor import Monitor
-    from obworker.http.queue import Executors
+    from obworker.http.queue import RequestQueue
+    from obworker.http.reactor import Reactor
     from obworker.settings import Settings
 
 
@@ -43,21 +47,29 @@ class Timeouts:
 
 @dataclass
 class Service:
-    """What all connections of a server share."""
+    """What all connections of a server share.
+
+    While it drains, `is_closing` says that connections end; otherwise they move to other workers.
+    """
 
     application: Application
+    reactor: Reactor
     executors: Executors
+    queue: RequestQueue
+    exchange: Exchange | None
+    tls: ssl.SSLContext | None
     limits: Limits
     timeouts: Timeouts
-    loop: asyncio.AbstractEventLoop
+    min_body_rate: int
     must_queue: Callable[[str, str], bool]
     monitor: Monitor
     access_log: AccessLog | None
     on_overdue: Callable[[Cycle], None]
-    on_opened: Callable[[Connection], None]
     on_closed: Callable[[Connection], None]
     draining: bool = False
+    is_closing: bool = False
     refusing: bool = False
+    connections: set[Connection] = field(default_factory=set)
     _second: int = 0
     _date: str = ""
 

@@ -10,7 +10,6 @@ for ever, so nothing is gained by waiting for two more.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING
 from obworker.errors import Unhealthy
 
 if TYPE_CHECKING:
-    from obworker.http.queue import Executors
+    from obworker.http.executors import Executors
+    from obworker.http.reactor import Reactor, Timer
 
 logger = logging.getLogger("obworker.worker")
 
@@ -30,85 +30,81 @@ class HealthChecks:
 
     By then `holds_thread` says whether a check goes on: its executor thread serves nobody.
     `check` raises Unhealthy and nothing else. Without one, or with an interval of 0, nothing runs.
+    All methods are for the event loop's thread.
     """
 
     def __init__(
         self,
         check: Callable[[], None] | None,
         executors: Executors,
+        reactor: Reactor,
         *,
         interval: float,
         timeout: float,
         on_unhealthy: Callable[[str], None],
     ) -> None:
+        self.holds_thread = False
         self._check = check
         self._executors = executors
+        self._reactor = reactor
         self._interval = interval
         self._timeout = timeout
         self._on_unhealthy = on_unhealthy
         self._failures = 0
-        self.holds_thread = False
+        self._timer: Timer | None = None
+        self._is_over = check is None or not interval
 
-    async def run(self) -> None:
-        """Check until the predictor is unhealthy, in the event loop; cancel it to stop."""
-        if self._check is None or not self._interval:
-            return
-        reason = None
-        while reason is None:
-            await asyncio.sleep(self._interval)
-            reason = await self._judge(_Check(self._check, self._executors))
-        self._on_unhealthy(reason)
+    def start(self) -> None:
+        """Check an interval from now, and so on."""
+        if not self._is_over:
+            self._timer = self._reactor.call_later(self._interval, self._submit)
 
-    async def _judge(self, check: _Check) -> str | None:
-        """Return why the predictor is unhealthy, if it is."""
+    def stop(self) -> None:
+        """Begin no other check, and judge none."""
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _submit(self) -> None:
+        self._executors.submit(self._run, self._end)
+
+    def _run(self) -> Unhealthy | None:
+        """Run on an executor's thread; return what it raised."""
+        assert self._check is not None
+        self._reactor.post(self._begin)
         try:
-            failure = await check.outcome(self._timeout)
-        except TimeoutError:
+            self._check()
+        except Unhealthy as failure:
+            return failure
+        return None
+
+    def _begin(self) -> None:
+        self._timer = self._reactor.call_later(self._timeout, self._time_out)
+
+    def _end(self, failure: Unhealthy | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._is_over:
+            self._judge(failure)
+            self.start()
+        self._executors.finished()
+
+    def _judge(self, failure: Unhealthy | None) -> None:
+        if failure is None:
+            self._failures = 0
+            return
+        self._failures += 1
+        logger.warning("health check failed (%d of %d): %s", self._failures, MOST_FAILURES, failure)
+        if self._failures == MOST_FAILURES:
+            self._give_up(f"health check: {failure}")
+
+    def _time_out(self) -> None:
+        if not self._is_over:
             self.holds_thread = True
             reason = f"it did not end within {self._timeout:g} s"
             logger.warning("health check failed: %s", reason)
-            return f"health check: {reason}"
-        if failure is None:
-            self._failures = 0
-            return None
-        self._failures += 1
-        logger.warning("health check failed (%d of %d): %s", self._failures, MOST_FAILURES, failure)
-        return f"health check: {failure}" if self._failures == MOST_FAILURES else None
+            self._give_up(f"health check: {reason}")
 
-
-class _Check:
-    """One check on its way through the queue; its thread counts as free only when it is."""
-
-    def __init__(self, check: Callable[[], None], executors: Executors) -> None:
-        self._check = check
-        self._executors = executors
-        self._loop = asyncio.get_running_loop()
-        self._begun = asyncio.Event()
-        self._ended: asyncio.Future[Unhealthy | None] = self._loop.create_future()
-
-    async def outcome(self, timeout: float) -> Unhealthy | None:
-        """Queue the check and return what it raised, at most `timeout` seconds after it began.
-
-        Raises:
-            TimeoutError: it has not ended.
-        """
-        self._executors.submit(self._run)
-        await self._begun.wait()
-        ended, _ = await asyncio.wait([self._ended], timeout=timeout)
-        if not ended:
-            raise TimeoutError
-        return self._ended.result()
-
-    def _run(self) -> None:
-        """Run on an executor's thread."""
-        failure = None
-        self._loop.call_soon_threadsafe(self._begun.set)
-        try:
-            self._check()
-        except Unhealthy as error:
-            failure = error
-        self._loop.call_soon_threadsafe(self._end, failure)
-
-    def _end(self, failure: Unhealthy | None) -> None:
-        self._executors.finished()
-        self._ended.set_result(failure)
+    def _give_up(self, reason: str) -> None:
+        self.stop()
+        self._on_unhealthy(reason)

@@ -6,23 +6,17 @@ the event loop has a thread of its own.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
 import sys
-import threading
-from collections.abc import Coroutine
-from typing import Any
-
-import uvloop
 
 from obworker.http.cycle import Cycle
-from obworker.http.queue import Executors
+from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, refusal, signals
-from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
+from obworker.supervisor.blueprint import Blueprint, threads_for
 from obworker.supervisor.listeners import Address
 
 logger = logging.getLogger("obworker.worker")
@@ -38,7 +32,17 @@ def serve(
         logger.info("%-10s %s", label, text)
     threads = len(os.sched_getaffinity(0))
     application = blueprint.boot(threads, lambda: linux.leave(1))
-    server = _start(blueprint, application, listener, settings)
+    server = Server(
+        application,
+        [listener],
+        settings,
+        threads=threads_for(application, settings),
+        inline=False,
+        must_queue=blueprint.reaches_predict,
+        on_overdue=_report_overdue,
+        on_drained=_never,
+    )
+    _start(server, listener)
     logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.url)
     logger.info("%-10s %s", "try", address.curl(blueprint.body_kind))
     try:
@@ -50,45 +54,26 @@ def serve(
     return EXIT_INTERRUPTED
 
 
-def _start(
-    blueprint: Blueprint, application: Predictions, listener: socket.socket, settings: Settings
-) -> Server:
-    """Start the event loop on a thread of its own; return the server once it listens."""
-    loop = uvloop.new_event_loop()
-    woken = signals.open_wakeup()
-    threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
+def _start(server: Server, listener: socket.socket) -> None:
+    """Listen, and start the event loop on a thread of its own.
 
-    async def start() -> Server:
-        server = Server(
-            application,
-            listener,
-            settings,
-            threads=threads_for(application, settings),
-            must_queue=blueprint.reaches_predict,
-            on_overdue=_report_overdue,
-        )
-        for _ in range(server.executors.threads - 1):
-            server.executors.add_thread()
-        listeners.claim(listener, alone=False)
-        server.start()
-        loop.add_reader(woken, _wake, woken, server.executors)
-        return server
-
-    return _call(loop, start())
-
-
-def _wake(woken: socket.socket, executors: Executors) -> None:
-    """Let the main thread run its signal handler.
-
-    The system interrupts a thread that waits, but not one that is about to: that one would notice
-    Ctrl-C with the next request.
+    The system interrupts a thread that waits, but not one that is about to: without a job to wake
+    it, that one would notice Ctrl-C with the next request.
     """
-    woken.recv(4096)
-    executors.wake()
+    woken = signals.open_wakeup()
+
+    def wake(_events: int) -> None:
+        woken.recv(4096)
+        server.executors.wake()
+
+    listeners.claim(listener, alone=False)
+    server.start()
+    server.reactor.watch(woken.fileno(), READ, wake)
+    server.executors.start()
 
 
-def _call(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Server]) -> Server:
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+def _never() -> None:
+    """Do nothing: it is not drained, it ends with Ctrl-C."""
 
 
 def _report_overdue(cycle: Cycle) -> None:

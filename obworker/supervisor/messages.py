@@ -128,10 +128,12 @@ class Leaving:
 class Drain:
     """Accept nothing more, answer what has come, exit.
 
-    `empty_queue` says to take first what waits in the listener's queue: nobody else will.
+    `empty_queue` says to take first what waits in the listener's queue: nobody else will. Where it
+    is `final` connections end; otherwise those that are idle go to other workers.
     """
 
     empty_queue: bool
+    final: bool
 
 
 Message = (

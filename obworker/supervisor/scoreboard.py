@@ -201,6 +201,15 @@ class Scoreboard:
         """Return the rows of all seats of a slot."""
         return tuple(self.seat(slot, seat) for seat in range(SEATS_PER_SLOT))
 
+    def serves_beside(self, row: SeatRow) -> bool:
+        """Whether a process serves that is not the one of `row`."""
+        mine = ctypes.addressof(row)
+        return any(
+            other.state in SERVING and ctypes.addressof(other) != mine
+            for slot in range(self.header.slots)
+            for other in self.seats(slot)
+        )
+
     def count_serving(self) -> int:
         """Return how many slots have a process that serves."""
         return sum(

@@ -13,24 +13,28 @@ A worker that has served enough asks to be recycled, and serves on until it is t
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import logging
 import random
 import signal
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
 
 import psutil
 
 from obworker import log
 from obworker.errors import BootError
 from obworker.http.cycle import Cycle
+from obworker.http.exchange import Exchange
+from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners
+from obworker.supervisor import linux, listeners, signals
 from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
 from obworker.supervisor.health_checks import HealthChecks
 from obworker.supervisor.messages import Channel, Drain, Leaving, Ready, Recycle, Serve, Spawn
@@ -51,7 +55,7 @@ REFUSING_AFTER = 0.9
 # The master kills a worker that is late. One that drains without the master's knowledge ends by
 # itself so much later, so that of the two it is always the master who says why.
 UNNOTICED_MARGIN = 1.0
-RECYCLING_INTERVAL = 0.25
+LOOK_INTERVAL = 0.25
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Context:
     blueprint: Blueprint
     settings: Settings
     master: int
+    exchange: Exchange | None = None
 
 
 class Serving:
@@ -78,6 +83,7 @@ class Serving:
         # Done when the predictor cannot go on: from any thread, maybe before there is a loop.
         self._fatal: Future[None] = Future()
         self._row = context.board.seat(order.slot, order.seat)
+        self._asks_to_leave = False
 
     def boot(self) -> Predictions:
         """Build the predictor."""
@@ -85,34 +91,46 @@ class Serving:
         application = context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
         return Probes(application, context.board)
 
-    async def serve(self, application: Predictions) -> int:
-        """Serve until drained; return the exit code."""
-        loop = asyncio.get_running_loop()
+    def serve(self, application: Predictions) -> NoReturn:
+        """Serve until drained, and end the process."""
         context, settings = self._context, self._context.settings
-        self._server = Server(
+        self._server = server = Server(
             application,
-            context.listener,
+            [context.listener],
             settings,
             threads=threads_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
+            exchange=context.exchange,
             on_overdue=self._overdue,
+            on_drained=self._end,
             monitor=RowMonitor(self._row),
         )
-        self._server.executors.start()
+        self._health = HealthChecks(
+            application.check_health,
+            server.executors,
+            server.reactor,
+            interval=settings.health_interval,
+            timeout=settings.health_timeout,
+            on_unhealthy=self._unhealthy,
+        )
+        self._recycling = Recycling.draw(
+            settings.max_requests,
+            settings.max_requests_jitter,
+            settings.max_worker_memory,
+            chance=random.random,
+        )
+        self._process, self._serving_since = psutil.Process(), time.monotonic()
         self._listen()
-        loop.add_signal_handler(signal.SIGTERM, self._leave, "was told to stop by SIGTERM")
-        loop.add_signal_handler(signal.SIGQUIT, linux.leave, EXIT_DRAINED)
-        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
-        loop.add_reader(self._channel.fileno(), self._read_order, loop)
+        self._signals = signals.open_wakeup(signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
+        server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
+        server.reactor.watch(self._channel.fileno(), READ, self._read_order)
         self._channel.send(Ready())
-        self._fatal.add_done_callback(lambda _: loop.call_soon_threadsafe(self._run_failed))
-        self._watches = [
-            loop.create_task(self._check_health(application)),
-            loop.create_task(self._watch_limits(time.monotonic())),
-        ]
-        await self._server.drained.wait()
-        context.blueprint.wind_up(WIND_UP_TIMEOUT)
-        return self._code
+        self._fatal.add_done_callback(lambda _: server.reactor.post(self._run_failed))
+        self._health.start()
+        self._look_out()
+        server.executors.start()
+        server.executors.run_here()
+        linux.leave(EXIT_LOST)
 
     def _listen(self) -> None:
         """Listen, so that whoever is told of us finds the port open; accept when told to."""
@@ -126,58 +144,54 @@ class Serving:
         log.reopen_files(self._context.settings)
         self._server.reopen_access_log()
 
+    def _look_out(self) -> None:
+        """See now and then whether there are others, and whether it is time to leave."""
+        self._server.queue.has_peers = self._context.board.serves_beside(self._row)
+        if not self._asks_to_leave:
+            self._ask_to_leave()
+        self._server.reactor.call_later(LOOK_INTERVAL, self._look_out)
+
+    def _ask_to_leave(self) -> None:
+        """Ask to be replaced when there is a reason to, and serve on until then."""
+        reason = self._recycling.why(
+            requests=self._row.requests,
+            memory=self._process.memory_info().rss,
+            served_for=time.monotonic() - self._serving_since,
+        )
+        if reason:
+            self._asks_to_leave = True
+            self._channel.send(Recycle(reason))
+
     # what may end it
 
-    def _read_order(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _read_signals(self, _events: int) -> None:
+        reactions: dict[int, Callable[[], object]] = {
+            signal.SIGTERM: partial(self._leave, "was told to stop by SIGTERM"),
+            signal.SIGQUIT: partial(linux.leave, EXIT_DRAINED),
+            signal.SIGUSR1: self._reopen_logs,
+        }
+        for number in self._signals.recv(4096):
+            reactions.get(number, _do_nothing)()
+
+    def _read_order(self, _events: int) -> None:
         """Do as the master says; drain, too, when it is gone."""
         message, _ = self._channel.receive()
         if isinstance(message, Serve):
             self._server.start()
             return
-        loop.remove_reader(self._channel.fileno())
+        self._server.reactor.forget(self._channel.fileno())
         self._channel.send(Leaving("was told to drain"))
-        self._drain(empty_queue=message.empty_queue if isinstance(message, Drain) else True)
+        self._drain(message if isinstance(message, Drain) else Drain(empty_queue=True, final=True))
 
     def _run_failed(self) -> None:
         self._code = EXIT_LOST
         self._leave("run() failed")
-
-    async def _check_health(self, application: Predictions) -> None:
-        settings = self._context.settings
-        self._health = HealthChecks(
-            application.check_health,
-            self._server.executors,
-            interval=settings.health_interval,
-            timeout=settings.health_timeout,
-            on_unhealthy=self._unhealthy,
-        )
-        await self._health.run()
 
     def _unhealthy(self, reason: str) -> None:
         if self._health.holds_thread:
             self._lose_thread()
         self._code = EXIT_LOST
         self._leave(reason)
-
-    async def _watch_limits(self, since: float) -> None:
-        """Ask to be replaced when there is a reason to, and serve on until then."""
-        settings = self._context.settings
-        recycling = Recycling.draw(
-            settings.max_requests,
-            settings.max_requests_jitter,
-            settings.max_worker_memory,
-            chance=random.random,
-        )
-        process = psutil.Process()
-        while not (
-            reason := recycling.why(
-                requests=self._row.requests,
-                memory=process.memory_info().rss,
-                served_for=time.monotonic() - since,
-            )
-        ):
-            await asyncio.sleep(RECYCLING_INTERVAL)
-        self._channel.send(Recycle(reason))
 
     def _overdue(self, cycle: Cycle) -> None:
         """Say what a predict is that never came back, and make room for a worker that works."""
@@ -202,17 +216,25 @@ class Serving:
     def _leave(self, reason: str) -> None:
         """Answer what has come, and make room for another worker."""
         self._channel.send(Leaving(reason))
-        self._drain(empty_queue=False)
+        self._drain(Drain(empty_queue=False, final=False))
 
-    def _drain(self, *, empty_queue: bool) -> None:
+    def _drain(self, order: Drain) -> None:
         """Answer what has come, but not for ever: nobody else may know that this worker leaves.
 
         What is still queued near the end gets a 503: it is nobody's fault but the time's.
         """
-        for watch in self._watches:
-            watch.cancel()
-        loop = asyncio.get_running_loop()
+        self._health.stop()
+        reactor = self._server.reactor
         graceful = self._context.settings.graceful_timeout
-        loop.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
-        loop.call_later(graceful + UNNOTICED_MARGIN, linux.leave, EXIT_LOST)
-        self._server.drain(empty_queue=empty_queue)
+        reactor.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
+        reactor.call_later(graceful + UNNOTICED_MARGIN, linux.leave, EXIT_LOST)
+        self._server.drain(empty_queue=order.empty_queue, final=order.final)
+
+    def _end(self) -> None:
+        """End the process, also where a thread is in a predict that never comes back."""
+        self._context.blueprint.wind_up(WIND_UP_TIMEOUT)
+        linux.leave(self._code)
+
+
+def _do_nothing() -> None:
+    """React to a signal that is somebody else's."""

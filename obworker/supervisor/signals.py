@@ -56,15 +56,18 @@ def on_rotation(reopen: Callable[[], None]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # see Descriptors.execute
 
 
-def open_wakeup() -> socket.socket:
+def open_wakeup(*numbers: signal.Signals) -> socket.socket:
     """Return a socket that becomes readable with every signal that has a handler in Python.
 
-    For the main thread only; it stays open for the life of the process.
+    `numbers` get one that does nothing. What is read are the numbers of signals, a byte each. For
+    the main thread only; it stays open for the life of the process.
     """
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, _do_nothing)
     return reader
 
 

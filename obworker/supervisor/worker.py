@@ -14,7 +14,6 @@ import sys
 import time
 
 import threadpoolctl
-import uvloop
 
 from obworker.errors import ObworkerError
 from obworker.supervisor import linux, signals
@@ -32,8 +31,7 @@ def main(order: Spawn, channel: Channel, context: Context) -> None:
     try:
         _take_slot(order, context.master)
         serving = Serving(order, channel, context)
-        application = serving.boot()
-        code = uvloop.new_event_loop().run_until_complete(serving.serve(application))
+        serving.serve(serving.boot())
     except ObworkerError as error:
         channel.send(BootFailed(str(error), error.hint, error.traceback))
         code = error.exit_code

@@ -171,8 +171,11 @@ class Workers:
 
     def _drain(self, seat: Seat) -> None:
         self._table.drain(seat, time.monotonic())
-        is_last = self._table.stopping and not self._descriptors.lent
-        self._links[_key(seat)].channel.send(Drain(empty_queue=is_last))
+        self._links[_key(seat)].channel.send(self._order_to_drain())
+
+    def _order_to_drain(self) -> Drain:
+        final = self._table.stopping
+        return Drain(empty_queue=final and not self._descriptors.lent, final=final)
 
     def _dump(self, seat: Seat) -> None:
         """Have a worker that does not do its work show where it is, and end it.
@@ -184,7 +187,7 @@ class Workers:
         logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
         link = self._links[_key(seat)]
         link.reason = f"{reason}, and "
-        link.channel.send(Drain(empty_queue=False))
+        link.channel.send(Drain(empty_queue=False, final=self._table.stopping))
         self._table.dump(seat, time.monotonic())
         if seat.pid is not None:
             linux.signal_process(seat.pid, linux.DUMP_SIGNAL)

@@ -77,13 +77,20 @@ def make_cycle(
     return Cycle(app, environ, request, outlet, **more)
 
 
+def serve(cycle: Cycle) -> None:
+    """Run a cycle, and finish its response as its connection would."""
+    outlet = cycle._outlet
+    assert isinstance(outlet, Outlet)
+    outlet.finish(cycle, cycle.run())
+
+
 def run(
     app: Application, start: str = "GET / HTTP/1.1", *, may_persist: bool = True, **more: Any
 ) -> tuple[Outlet, Cycle]:
     """Run a whole cycle, which must finish once."""
     outlet = Outlet(may_persist=may_persist)
     cycle = make_cycle(app, outlet, start, **more)
-    cycle.run()
+    serve(cycle)
     assert outlet.finished == 1
     return outlet, cycle
 
@@ -159,7 +166,7 @@ class TestBody:
                 seen.append(len(outlet.parts))
                 yield b"%d" % i
 
-        make_cycle(answering(parts()), outlet).run()
+        serve(make_cycle(answering(parts()), outlet))
         assert seen == [0, 1, 2]
 
     def test_a_declared_length_is_kept_to(self) -> None:
@@ -287,7 +294,7 @@ class TestStartResponse:
             assert outlet.body == b"2\r\nab\r\n"
             return [b"c"]
 
-        make_cycle(app, outlet).run()
+        serve(make_cycle(app, outlet))
         assert outlet.body == b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
         assert outlet.sent.count(b"HTTP/1.1 200 OK") == 1
 
@@ -355,7 +362,7 @@ class TestFailure:
         ended = []
 
         def run_here() -> None:
-            cycle.run()
+            serve(cycle)
             ended.append(True)
 
         thread = threading.Thread(target=run_here)
@@ -371,8 +378,7 @@ class TestFailure:
 
         outlet = Outlet()
         with pytest.raises(KeyboardInterrupt):
-            make_cycle(app, outlet).run()
-        assert outlet.finished == 1
+            serve(make_cycle(app, outlet))
 
     def test_before_the_first_part_it_is_a_500(self) -> None:
         body = Body(error=ValueError("early"))
@@ -444,7 +450,7 @@ class TestClose:
             def close(self) -> None:
                 finished_then.append(outlet.finished)
 
-        make_cycle(answering(Watching(b"a")), outlet).run()
+        serve(make_cycle(answering(Watching(b"a")), outlet))
         assert finished_then == [0]
 
     def test_one_that_fails_changes_nothing(self, errors: Callable[[], str]) -> None:
@@ -471,7 +477,7 @@ class TestClose:
                 cycle.lose_client()
 
         outlet.write = leave_after_two  # type: ignore[method-assign]
-        cycle.run()
+        serve(cycle)
         assert outlet.finished == 1
         assert body.produced == 3
         assert body.closed == 1
@@ -490,7 +496,7 @@ class TestClientGone:
 
         outlet = Outlet(stalls=True)
         cycle = make_cycle(answering(parts()), outlet)
-        thread = threading.Thread(target=cycle.run)
+        thread = threading.Thread(target=serve, args=(cycle,))
         thread.start()
         eventually(lambda: len(outlet.parts) == 1)
         cycle.lose_client()
@@ -508,7 +514,7 @@ class TestClientGone:
             yield from body
 
         cycle._application = answering(parts())
-        cycle.run()
+        serve(cycle)
         assert body.produced == 1
 
     def test_a_request_that_was_not_begun_is_dropped(self) -> None:
@@ -516,7 +522,7 @@ class TestClientGone:
         outlet = Outlet()
         cycle = make_cycle(lambda environ, start_response: called.append(1), outlet)  # type: ignore[arg-type,return-value]
         cycle.lose_client()
-        cycle.run()
+        serve(cycle)
         assert not called
         assert (outlet.finished, outlet.sent) == (1, b"")
         assert cycle.status == CLIENT_CLOSED_REQUEST
@@ -525,7 +531,7 @@ class TestClientGone:
         outlet = Outlet()
         cycle = make_cycle(answering(iter([b"a"])), outlet)
         cycle.lose_client()
-        cycle.run()
+        serve(cycle)
         assert errors() == ""
 
 
@@ -540,14 +546,14 @@ class TestBackPressure:
                 yield b"x"
 
         cycle = make_cycle(answering(parts()), outlet, timeout=5.0)
-        cycle.run()
+        serve(cycle)
         assert sorted(set(deadlines)) == deadlines
 
     def test_the_next_part_waits_for_room(self) -> None:
         body = Body(*[b"x"] * 100)
         outlet = Outlet(stalls=True)
         cycle = make_cycle(answering(body), outlet)
-        thread = threading.Thread(target=cycle.run)
+        thread = threading.Thread(target=serve, args=(cycle,))
         thread.start()
         for sent in range(1, 5):
             # one is on its way, the next one is produced, and no more
@@ -560,7 +566,7 @@ class TestBackPressure:
 
     def test_the_last_bytes_wait_for_nothing(self) -> None:
         outlet = Outlet(stalls=True)
-        make_cycle(answering(iter([b"a"])), outlet).run()
+        serve(make_cycle(answering(iter([b"a"])), outlet))
         assert outlet.finished == 1
 
     def test_time_the_client_took_is_no_time_of_the_application(self) -> None:
@@ -574,7 +580,7 @@ class TestBackPressure:
         cycle = make_cycle(app, outlet, timeout=5.0)
         cycle.excuse(5.0)  # it has not begun
         assert cycle.deadline == math.inf
-        cycle.run()
+        serve(cycle)
         assert outlet.status == 200
 
 
@@ -599,7 +605,7 @@ class TestDeadline:
             return [b""]
 
         cycle = make_cycle(app, Outlet(), timeout=timeout)
-        cycle.run()
+        serve(cycle)
         assert (seen[1] > seen[0] + 50) is moves
         assert seen[1] >= seen[0]
 
@@ -611,7 +617,7 @@ class TestDeadline:
             return [b""]
 
         cycle = make_cycle(app, Outlet(), monitor=monitor)
-        cycle.run()
+        serve(cycle)
         assert cycle.deadline == math.inf
         assert monitor.heard == ["begun", "ended"]
 
@@ -624,7 +630,7 @@ class TestDeadline:
 
         monitor = Recorded()
         cycle = make_cycle(app, Outlet(), timeout=5.0, monitor=monitor)
-        cycle.run()
+        serve(cycle)
         before = cycle.deadline
         kept[0](60.0)
         assert cycle.deadline == before
@@ -636,7 +642,7 @@ class TestDeadline:
         freed = weakref.ref(cycle)
         gc.disable()
         try:
-            cycle.run()
+            serve(cycle)
             del cycle
             assert freed() is None
         finally:
@@ -668,7 +674,7 @@ class TestMonitor:
 
     def heard(self, app: Application) -> list[str]:
         monitor = Recorded()
-        make_cycle(app, Outlet(), timeout=5.0, monitor=monitor).run()
+        serve(make_cycle(app, Outlet(), timeout=5.0, monitor=monitor))
         return monitor.heard
 
     def test_an_answer(self) -> None:
@@ -688,7 +694,7 @@ class TestMonitor:
         monitor = Recorded()
         cycle = make_cycle(answering([b"a"]), Outlet(), monitor=monitor)
         cycle.lose_client()
-        cycle.run()
+        serve(cycle)
         assert monitor.heard == []
 
     def test_the_end_only_once_where_it_was_given_up(self) -> None:
@@ -698,7 +704,7 @@ class TestMonitor:
 
         monitor = Recorded()
         cycle = make_cycle(app, Outlet(), monitor=monitor)
-        cycle.run()
+        serve(cycle)
         assert monitor.heard == ["begun", "ended"]
 
     @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_what_waits_for_a_thread_is_not_in_predict(start: StartServer) -> None:
     first.get("/1")
     app.wait_until_begun()
     second.get("/2")
-    eventually(lambda: server.server.executors._unfinished == 2)
+    eventually(lambda: server.pending == 2)
     assert monitor.heard == [("begun", b"/1")]
     app.release.set()
     second.read_reply()

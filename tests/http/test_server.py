@@ -85,7 +85,7 @@ class TestDrain:
         clients = [server.connect() for _ in range(5)]
         for client in clients:
             client.get()
-        eventually(lambda: server.server.executors._unfinished == 5)
+        eventually(lambda: server.pending == 5)
         server.drain()
         app.release.set()
         assert [client.read_reply().status for client in clients] == [200] * 5
@@ -109,7 +109,7 @@ class TestDrain:
             for i in range(20):
                 clients.append(server.connect())
                 clients[-1].get(f"/{i}")
-            server.server.drain(empty_queue=True)
+            server.server.drain(empty_queue=True, final=True)
 
         server.call(connect_while_the_loop_cannot_accept)
         for i, client in enumerate(clients):
@@ -402,7 +402,7 @@ def test_what_waits_for_a_thread_gets_503_where_none_will_be_free(start: StartSe
     app.wait_until_begun()
     for client in waiting:
         client.get("/waiting")
-    eventually(lambda: server.server.executors._unfinished == 4)
+    eventually(lambda: server.pending == 4)
     server.call(server.server.refuse_queued)
     for client in waiting:
         reply = client.read_reply()
@@ -413,4 +413,4 @@ def test_what_waits_for_a_thread_gets_503_where_none_will_be_free(start: StartSe
     assert late.read_reply().status == 503
     app.release.set()
     assert running.read_reply().status == 200
-    eventually(lambda: server.server.executors._unfinished == 0)
+    eventually(lambda: server.pending == 0)

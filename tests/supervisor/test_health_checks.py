@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from obworker.errors import Unhealthy
-from obworker.http.queue import Executors
+from obworker.http.executors import Executors
 from obworker.supervisor.health_checks import HealthChecks
 
 TIMEOUT = 10.0

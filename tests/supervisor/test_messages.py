@@ -39,7 +39,7 @@ MESSAGES: list[Message] = [
     BootFailed("数字 \udcff", None, "…"),
     Recycle("has served 7 requests"),
     Leaving("run() failed"),
-    Drain(empty_queue=True),
+    Drain(empty_queue=True, final=True),
 ]
 
 
@@ -99,13 +99,13 @@ def test_the_end_of_the_other_side_comes_after_its_last_message() -> None:
     ours.close()
     assert theirs.receive() == (Ready(), None)
     assert theirs.receive() == (None, None)
-    assert not theirs.send(Drain(empty_queue=False))
+    assert not theirs.send(Drain(empty_queue=False, final=False))
     theirs.close()
 
 
 def test_an_end_with_unread_messages_on_the_other_side_is_an_end() -> None:
     ours, theirs = Channel.pair()
-    theirs.send(Drain(empty_queue=False))
+    theirs.send(Drain(empty_queue=False, final=False))
     ours.close()
     assert theirs.receive() == (None, None)
     theirs.close()

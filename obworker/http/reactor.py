@@ -1,0 +1,175 @@
+"""The event loop: epoll, timers, and calls that other threads post.
+
+Theory of operation. One thread at a time runs the loop, but not always the same: whoever runs it
+passes its own `Turn`, and goes on for as long as that turn `steers`. A callback may end the turn in
+the middle of a batch of events. The rest of the batch is then dropped, and nothing is lost by it:
+epoll is level-triggered and tells whoever runs the loop next; posted calls and timers stay where
+they are until they are called.
+
+Everything but `post` is for the thread that runs the loop, or for before anybody does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+# Of those who wait for a descriptor that processes share, one is woken (epoll_ctl(2)).
+READ_EXCLUSIVELY = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+logger = logging.getLogger("obworker.http")
+
+OnEvent = Callable[[int], object]
+
+
+class Turn:
+    """One thread's time at the loop."""
+
+    __slots__ = ("steers",)
+
+    def __init__(self, *, steers: bool = False) -> None:
+        self.steers = steers
+
+    def end(self) -> None:
+        """Leave the loop."""
+        self.steers = False
+
+
+class Timer:
+    """A call that is due at an instant of the monotonic clock."""
+
+    __slots__ = ("arguments", "call", "due", "number")
+
+    def __init__(
+        self, due: float, number: int, call: Callable[..., object], arguments: tuple[Any, ...]
+    ) -> None:
+        self.due = due
+        self.number = number
+        self.call: Callable[..., object] | None = call
+        self.arguments = arguments
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.due, self.number) < (other.due, other.number)
+
+    def cancel(self) -> None:
+        """Do not call; too late or again does nothing."""
+        self.call = None
+
+
+class Reactor:
+    """Calls what waits for descriptors, for time, or for the loop's thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, OnEvent] = {}
+        self._timers: list[Timer] = []
+        self._numbers = itertools.count()
+        self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rung = False
+        self.watch(self._bell, READ, self._answer_bell)
+
+    # descriptors
+
+    def watch(self, descriptor: int, events: int, on_event: OnEvent) -> None:
+        """Call `on_event` with the events of a descriptor, as often as there are any."""
+        self._watched[descriptor] = on_event
+        self._epoll.register(descriptor, events)
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Watch for other events; errors and hang-ups are always told."""
+        self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Watch a descriptor no more; before it is closed."""
+        if self._watched.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    # calls
+
+    @property
+    def has_posted(self) -> bool:
+        """Whether a posted call has not been made yet."""
+        return bool(self._posted)
+
+    def post(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Have the loop's thread make a call; from any thread, in the order of posting."""
+        self._posted.append((call, arguments))
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
+
+    def call_later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> Timer:
+        """Make a call once some time has passed."""
+        timer = Timer(time.monotonic() + seconds, next(self._numbers), call, arguments)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    # the loop
+
+    def run(self, turn: Turn) -> None:
+        """Run the loop for as long as `turn` steers."""
+        while turn.steers:
+            try:
+                self._turn(turn)
+            except Exception:  # the worker's seam
+                logger.exception("a bug in obworker, which goes on")
+
+    def _turn(self, turn: Turn) -> None:
+        self._dispatch(turn, self._epoll.poll(self._patience()))
+        if self._posted:
+            self._make_posted(turn)
+        if self._timers:
+            self._make_due(turn)
+
+    def close(self) -> None:
+        """Let go of what the loop itself has opened."""
+        self._epoll.close()
+        os.close(self._bell)
+
+    def _patience(self) -> float | None:
+        if self._posted:
+            return 0
+        return max(0.0, self._timers[0].due - time.monotonic()) if self._timers else None
+
+    def _dispatch(self, turn: Turn, happened: list[tuple[int, int]]) -> None:
+        watched = self._watched
+        for descriptor, events in happened:
+            on_event = watched.get(descriptor)
+            if on_event is None:
+                continue  # an earlier one of the batch has closed it
+            try:
+                on_event(events)
+            except Exception:
+                self.forget(descriptor)  # or it would come again, and again
+                raise
+            if not turn.steers:
+                return
+
+    def _make_posted(self, turn: Turn) -> None:
+        for _ in range(len(self._posted)):
+            if not turn.steers:
+                return
+            call, arguments = self._posted.popleft()
+            call(*arguments)
+
+    def _make_due(self, turn: Turn) -> None:
+        now = time.monotonic()
+        while turn.steers and self._timers and self._timers[0].due <= now:
+            timer = heapq.heappop(self._timers)
+            if timer.call is not None:
+                timer.call(*timer.arguments)
+
+    def _answer_bell(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        self._rung = False

@@ -1,0 +1,25 @@
+"""A whole request as bytes again, for another worker to read as if they came from the client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from obworker.http.parser import Request
+
+# The body is whole and plain by now, and the client was told to continue.
+OF_THE_TRANSFER = frozenset((b"content-length", b"transfer-encoding", b"expect"))
+
+
+def rewrite(request: Request) -> bytes:
+    """Write a request, its body framed by Content-Length where it has one."""
+    lines = [b"%s %s HTTP/%s" % (request.method.encode(), request.target, request.version.encode())]
+    framed = False
+    for name, value in request.headers:
+        if name in OF_THE_TRANSFER:
+            framed = framed or name != b"expect"
+        else:
+            lines.append(b"%s: %s" % (name, value))
+    if framed:
+        lines.append(b"content-length: %d" % len(request.body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + request.body

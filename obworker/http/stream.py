@@ -1,0 +1,208 @@
+"""A client's socket: what comes from it, what is yet to be sent to it, and how it ends.
+
+Nothing here waits. What the kernel does not take at once is kept and sent when it does; who
+produces more is to look at `is_clogged` first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+import termios
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from obworker.http.reactor import READ, WRITE, Reactor
+
+if TYPE_CHECKING:
+    from obworker.http.tls import TlsSocket
+
+READ_SIZE = 64 << 10
+# More than this unsent, and the next part has to wait.
+CLOGGED_AT = 64 << 10
+
+
+class Owner(Protocol):
+    """Who is told of what happens to a stream."""
+
+    def on_readable(self) -> None:
+        """Learn that something has come, or the end of what the client sends."""
+
+    def on_flushed(self) -> None:
+        """Learn that what had to wait was sent."""
+
+    def on_lost(self) -> None:
+        """Learn that the connection is no more; told once at most, and not after `close`."""
+
+
+class Stream:
+    """A client's socket, which it owns.
+
+    `unsent` is how many bytes wait to be sent, `kept` how many ever had to.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_events",
+        "_half_closing",
+        "_owner",
+        "_reactor",
+        "_unsent",
+        "is_closed",
+        "kept",
+        "socket",
+        "unsent",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        client: socket.socket | TlsSocket,
+        owner: Owner,
+    ) -> None:
+        self.socket = client
+        self.unsent = self.kept = 0
+        self.is_closed = False
+        self._reactor = reactor
+        self._owner = owner
+        self._unsent: deque[memoryview] = deque()
+        self._half_closing = self._closing = False
+        self._events = READ
+        reactor.watch(client.fileno(), READ, self._happened)
+
+    def receive(self) -> bytes | None:
+        """Return what has come, None where nothing has; nothing comes after an empty one."""
+        try:
+            return self.socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            self._lose()
+            return None
+
+    def send(self, part: bytes) -> None:
+        """Send a part, or keep what the kernel does not take."""
+        if self._unsent:
+            self._keep(memoryview(part))
+            return
+        try:
+            sent = self.socket.send(part)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._lose()
+            return
+        if sent < len(part):
+            self._keep(memoryview(part)[sent:])
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether so much waits to be sent that the next part must wait, too."""
+        return self.unsent > CLOGGED_AT
+
+    def count_unsent(self) -> int:
+        """Return how many bytes wait for the client, or 0 once the kernel has taken them all.
+
+        Those in the kernel count, too (SIOCOUTQ, tcp(7)): it takes more only when a third of its
+        buffer is free, which is megabytes, and until then a slow client would seem to read nothing.
+        """
+        if not self.unsent:
+            return 0
+        kernels = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        return self.unsent + int.from_bytes(kernels, sys.byteorder)
+
+    def pause_reading(self) -> None:
+        """Read no more for now; the loss of the connection is noticed all the same."""
+        self._watch(self._events & ~READ)
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._watch(self._events | READ)
+
+    def close_half(self) -> None:
+        """Send no more, once what waits is sent; reading goes on."""
+        self._half_closing = True
+        if not self._unsent:
+            self._shut_down()
+
+    def close_when_flushed(self) -> None:
+        """Close once what waits is sent, and tell the owner."""
+        self._closing = True
+        if not self._unsent:
+            self._lose()
+
+    def close(self) -> None:
+        """Close, and drop what waits to be sent; again does nothing."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._unsent.clear()
+            self.unsent = 0
+            self._reactor.forget(self.socket.fileno())
+            self.socket.close()
+
+    def reset(self) -> None:
+        """Close with a reset: to close in the usual way would look like an ordinary end."""
+        if not self.is_closed:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close()
+
+    def _watch(self, events: int) -> None:
+        if events != self._events and not self.is_closed:
+            self._events = events
+            self._reactor.change(self.socket.fileno(), events)
+
+    def _happened(self, events: int) -> None:
+        if events & WRITE:
+            self._flush()
+        if self.is_closed or not events & ~WRITE:
+            return
+        if self._events & READ:
+            self._owner.on_readable()
+        else:  # a hang-up or an error: nothing else is told of a stream that is not read
+            self._lose()
+
+    def _lose(self) -> None:
+        if not self.is_closed:
+            self.close()
+            self._owner.on_lost()
+
+    def _keep(self, part: memoryview) -> None:
+        self._unsent.append(part)
+        self.unsent += len(part)
+        self.kept += len(part)
+        self._watch(self._events | WRITE)
+
+    def _flush(self) -> None:
+        """Send what waits."""
+        try:
+            while self._unsent:
+                self._send_first()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._lose()
+            return
+        self._watch(self._events & ~WRITE)
+        if self._closing:
+            self._lose()
+            return
+        if self._half_closing:
+            self._shut_down()
+        self._owner.on_flushed()
+
+    def _send_first(self) -> None:
+        part = self._unsent[0]
+        sent = self.socket.send(part)
+        self.unsent -= sent
+        if sent == len(part):
+            self._unsent.popleft()
+        else:
+            self._unsent[0] = part[sent:]
+
+    def _shut_down(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._lose()
