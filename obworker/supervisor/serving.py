@@ -28,6 +28,7 @@ import psutil
 from obworker import log
 from obworker.errors import BootError
 from obworker.http.cycle import Cycle
+from obworker.http.exchange import Exchange
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners
@@ -60,6 +61,7 @@ class Context:
 
     listener: socket.socket
     board: Scoreboard
+    exchange: Exchange
     blueprint: Blueprint
     settings: Settings
     master: int
