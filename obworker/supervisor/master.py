@@ -30,6 +30,7 @@ from collections.abc import Callable
 
 from obworker import log
 from obworker.errors import ObworkerError
+from obworker.http.exchange import Exchange
 from obworker.supervisor import linux, refusal
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
@@ -50,6 +51,7 @@ TICK = 1.0
 LATE = 5 * TICK
 LEAST_FROZEN = 1.0
 MOST_FROZEN = 30.0
+PLACES_PER_WORKER = 100
 
 
 class Master:
@@ -83,7 +85,8 @@ class Master:
             random.random,
             Strategy(plan.settings.reload_strategy),
         )
-        descriptors = Descriptors(listener, self._board.descriptor, lent)
+        self._exchange = Exchange.create(self._places)
+        descriptors = Descriptors(listener, self._board.descriptor, self._exchange, lent)
         self._generations = Generations(
             plan,
             self._table,
@@ -136,6 +139,7 @@ class Master:
         while not self._outside.is_gone:
             self._turn()
         self._listener.close()
+        self._exchange.close()
         linux.kill_descendants(spare=others)
         logger.info("stopped")
         self._outside.close()
@@ -202,6 +206,7 @@ class Master:
         if now >= self._resume_due:
             self._generations.tend(now)
             self._workers.act(now)
+        self._exchange.resize(self._places)
         self._workers.publish()
         self._publish()
         self._outside.tend(now)
@@ -213,6 +218,12 @@ class Master:
         header.mold_pid = 0 if mold is None else mold.pid
         header.wanted = self._table.wanted
         header.min_ready = min(self._plan.settings.min_ready, max(1, self._table.wanted))
+
+    @property
+    def _places(self) -> int:
+        """How many requests may wait: with no worker at all, as many as for one."""
+        limit = self._plan.settings.max_queue
+        return PLACES_PER_WORKER * max(1, self._table.wanted) if limit is None else limit
 
     @property
     def _phase(self) -> Phase:

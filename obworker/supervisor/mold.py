@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from obworker import log
 from obworker.errors import LoadError, ObworkerError
+from obworker.http.exchange import Exchange
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.messages import (
@@ -58,12 +59,13 @@ class Inherited:
     channel: Channel
     listener: socket.socket
     board: Scoreboard
+    exchange: Exchange
     master: int
 
     @classmethod
-    def take(cls, channel: int, listener: int, scoreboard: int) -> Inherited:
+    def take(cls, channel: int, listener: int, scoreboard: int, *exchange: int) -> Inherited:
         """Take the descriptors over; what the user's code runs has no need of them."""
-        for descriptor in (channel, listener, scoreboard):
+        for descriptor in (channel, listener, scoreboard, *exchange):
             os.set_inheritable(descriptor, False)
         master = os.getppid()
         linux.die_with_parent(master)
@@ -73,17 +75,18 @@ class Inherited:
             Channel(socket.socket(fileno=channel)),
             socket.socket(fileno=listener),
             Scoreboard(scoreboard),
+            Exchange(*exchange),
             master,
         )
 
     def context(self, blueprint: Blueprint, settings: Settings) -> Context:
         """Return what a worker of this process needs to know."""
-        return Context(self.listener, self.board, blueprint, settings, self.master)
+        return Context(self.listener, self.board, self.exchange, blueprint, settings, self.master)
 
 
-def main(channel: int, listener: int, scoreboard: int) -> None:
-    """Run the mold; arguments are descriptors."""
-    inherited = Inherited.take(channel, listener, scoreboard)
+def main(*descriptors: int) -> None:
+    """Run the mold; the arguments are those of Inherited.take."""
+    inherited = Inherited.take(*descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
@@ -96,9 +99,9 @@ def main(channel: int, listener: int, scoreboard: int) -> None:
         _fork(spawn, end, inherited.channel, context)
 
 
-def direct(channel: int, listener: int, scoreboard: int) -> None:
+def direct(*descriptors: int) -> None:
     """Run a worker that imports the code by itself; its slot's environment is set already."""
-    inherited = Inherited.take(channel, listener, scoreboard)
+    inherited = Inherited.take(*descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     spawn = _await(inherited.channel, Spawn)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from obworker.http.exchange import Exchange
 from obworker.supervisor import bootstrap, linux
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
@@ -49,6 +50,7 @@ class Descriptors:
 
     listener: socket.socket
     scoreboard: int
+    exchange: Exchange
     lent: bool = False
 
     def execute(self, entry: str, end: Channel, environ: dict[str, str]) -> int:
@@ -57,7 +59,10 @@ class Descriptors:
         Raises:
             OSError: the process cannot be made.
         """
-        shared = (end.fileno(), self.listener.fileno(), self.scoreboard)
+        shared = (
+            *(end.fileno(), self.listener.fileno(), self.scoreboard),
+            *self.exchange.descriptors,
+        )
         numbers = ", ".join(map(str, shared))
         command = bootstrap.python(
             f"from obworker.supervisor.mold import {entry}; {entry}({numbers})"

@@ -64,10 +64,10 @@ class Context:
 
     listener: socket.socket
     board: Scoreboard
+    exchange: Exchange
     blueprint: Blueprint
     settings: Settings
     master: int
-    exchange: Exchange | None = None
 
 
 class Serving:
