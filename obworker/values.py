@@ -92,9 +92,35 @@ def address(text: str) -> str:
     if text.startswith("unix:") and len(text) > len("unix:"):
         return text
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not _is_host(host) or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     return text
+
+
+def _is_host(text: str) -> bool:
+    if not text.startswith("["):
+        return bool(text) and ":" not in text
+    try:
+        ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return text.endswith("]")
+
+
+def addresses(text: str) -> str:
+    """Check a list of addresses, or of inherited descriptors: fd:N."""
+    tokens = [token.strip() for token in text.split(",")]
+    inherited = [token for token in tokens if token.startswith("fd:")]
+    for token in tokens:
+        if tokens.count(token) > 1:
+            raise ValueError(f"{token!r} is there twice")
+        if token not in inherited:
+            address(token)
+        elif not re.fullmatch(r"fd:\d{1,7}", token, re.ASCII):
+            raise ValueError(f"{token!r} is not fd:N, the number of an inherited descriptor")
+    if inherited and len(inherited) < len(tokens):
+        raise ValueError(f"{text!r}: either all are fd:N or none is")
+    return ",".join(tokens)
 
 
 def address_or_off(text: str) -> str:

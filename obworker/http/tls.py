@@ -15,13 +15,10 @@ import socket
 import ssl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from obworker.errors import UsageError
 from obworker.http.response import error_response, http_date
-
-if TYPE_CHECKING:
-    from obworker.settings import Settings
 
 PROTOCOLS = ["http/1.1"]
 # Most plain text in a record (RFC 8446 5.1).
@@ -30,22 +27,6 @@ RECORD_SIZE = 1 << 14
 SEND_SIZE = 4 * RECORD_SIZE
 # What OpenSSL says of a key that is another's, the second where it is of another kind as well.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
-
-
-def context_of(settings: Settings) -> ssl.SSLContext | None:
-    """Return the context that the settings ask for; none where they say nothing of TLS.
-
-    Raises:
-        UsageError: a file cannot be used, or one is given without a certificate.
-    """
-    for option, path in (("--keyfile", settings.keyfile), ("--ca-certs", settings.ca_certs)):
-        if path and not settings.certfile:
-            raise UsageError(
-                f"{option}: there is no --certfile", hint="without one there is no TLS"
-            )
-    if not settings.certfile:
-        return None
-    return context(settings.certfile, settings.keyfile, settings.ca_certs)
 
 
 def context(certfile: str, keyfile: str | None, ca_certs: str | None) -> ssl.SSLContext:

@@ -21,37 +21,36 @@ from obworker.http.cycle import Cycle
 from obworker.http.queue import Executors
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners, refusal, signals
+from obworker.supervisor import linux, signals
 from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
-from obworker.supervisor.listeners import Address
+from obworker.supervisor.listeners import Listeners, claim
 
 logger = logging.getLogger("obworker.worker")
 
 EXIT_INTERRUPTED = 130
 
 
-def serve(
-    blueprint: Blueprint, listener: socket.socket, address: Address, settings: Settings
-) -> int:
+def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int:
     """Serve until Ctrl-C; return the exit code."""
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
     threads = len(os.sched_getaffinity(0))
     application = blueprint.boot(threads, lambda: linux.leave(1))
-    server = _start(blueprint, application, listener, settings)
-    logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.url)
-    logger.info("%-10s %s", "try", address.curl(blueprint.body_kind))
+    server = _start(blueprint, application, listeners, settings)
+    for address in listeners.addresses:
+        logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.shown)
+    logger.info("%-10s %s", "try", listeners.addresses[0].curl(blueprint.body_kind))
     try:
         server.executors.run_here()
     except KeyboardInterrupt:
-        refusal.refuse_new_connections(listener)
+        listeners.refuse_new_connections()
         logger.info("stopped")
     sys.stdout.flush()
     return EXIT_INTERRUPTED
 
 
 def _start(
-    blueprint: Blueprint, application: Predictions, listener: socket.socket, settings: Settings
+    blueprint: Blueprint, application: Predictions, listeners: Listeners, settings: Settings
 ) -> Server:
     """Start the event loop on a thread of its own; return the server once it listens."""
     loop = uvloop.new_event_loop()
@@ -61,7 +60,7 @@ def _start(
     async def start() -> Server:
         server = Server(
             application,
-            listener,
+            listeners.sockets[0],
             settings,
             threads=threads_for(application, settings),
             must_queue=blueprint.reaches_predict,
@@ -69,7 +68,8 @@ def _start(
         )
         for _ in range(server.executors.threads - 1):
             server.executors.add_thread()
-        listeners.claim(listener, alone=False)
+        for listener in listeners.sockets:
+            claim(listener, alone=False)
         server.start()
         loop.add_reader(woken, _wake, woken, server.executors)
         return server

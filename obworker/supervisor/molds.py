@@ -10,12 +10,12 @@ import dataclasses
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.supervisor import bootstrap, linux
+from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
 
@@ -42,14 +42,10 @@ class Mold:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What every process that imports or serves inherits.
+    """What every process that imports or serves inherits."""
 
-    A `lent` listener is systemd's: what waits in its queue is left for the next obworker.
-    """
-
-    listener: socket.socket
+    listeners: Listeners
     scoreboard: int
-    lent: bool = False
 
     def execute(self, entry: str, end: Channel, environ: dict[str, str]) -> int:
         """Run an entry point of mold.py in a fresh Python, in a session of its own.
@@ -57,10 +53,11 @@ class Descriptors:
         Raises:
             OSError: the process cannot be made.
         """
-        shared = (end.fileno(), self.listener.fileno(), self.scoreboard)
-        numbers = ", ".join(map(str, shared))
+        served = [listener.fileno() for listener in self.listeners.sockets]
+        shared = (end.fileno(), *served, self.scoreboard)
+        arguments = f"{end.fileno()}, {served}, {self.scoreboard}"
         command = bootstrap.python(
-            f"from obworker.supervisor.mold import {entry}; {entry}({numbers})"
+            f"from obworker.supervisor.mold import {entry}; {entry}({arguments})"
         )
         for descriptor in shared:
             os.set_inheritable(descriptor, True)

@@ -22,6 +22,7 @@ import socket
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -38,6 +39,9 @@ from obworker.supervisor.probes import Probes
 from obworker.supervisor.recycling import Recycling
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = logging.getLogger("obworker.worker")
 
@@ -58,11 +62,12 @@ RECYCLING_INTERVAL = 0.25
 class Context:
     """What a worker has from its mold."""
 
-    listener: socket.socket
+    listeners: tuple[socket.socket, ...]
     board: Scoreboard
     blueprint: Blueprint
     settings: Settings
     master: int
+    tls: ssl.SSLContext | None = None
 
 
 class Serving:
@@ -91,7 +96,7 @@ class Serving:
         context, settings = self._context, self._context.settings
         self._server = Server(
             application,
-            context.listener,
+            context.listeners[0],
             settings,
             threads=threads_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
@@ -116,9 +121,10 @@ class Serving:
 
     def _listen(self) -> None:
         """Listen, so that whoever is told of us finds the port open; accept when told to."""
-        listeners.claim(self._context.listener, alone=False)
         try:
-            self._context.listener.listen(self._context.settings.backlog)
+            for listener in self._context.listeners:
+                listeners.claim(listener, alone=False)
+                listener.listen(self._context.settings.backlog)
         except OSError as error:
             raise BootError(f"cannot listen: {error.strerror}") from error
 

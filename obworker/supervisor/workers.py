@@ -171,7 +171,7 @@ class Workers:
 
     def _drain(self, seat: Seat) -> None:
         self._table.drain(seat, time.monotonic())
-        is_last = self._table.stopping and not self._descriptors.lent
+        is_last = self._table.stopping and not self._descriptors.listeners.lent
         self._links[_key(seat)].channel.send(Drain(empty_queue=is_last))
 
     def _dump(self, seat: Seat) -> None:

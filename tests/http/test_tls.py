@@ -17,8 +17,7 @@ import pytest
 from certificates import HOST, Authority, Certificate, openssl
 
 from obworker.errors import UsageError
-from obworker.http.tls import TlsSocket, context, context_of
-from obworker.settings import Settings
+from obworker.http.tls import TlsSocket, context
 
 TIMEOUT = 10.0
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -44,25 +43,10 @@ def made(certificate: Certificate, ca_certs: Path | None = None) -> ssl.SSLConte
     )
 
 
-def test_without_a_certificate_there_is_no_tls() -> None:
-    assert context_of(Settings()) is None
-
-
 def test_certificate_and_key_may_share_a_file(server: Certificate, tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(server.cert.read_bytes() + server.key.read_bytes())
-    assert context_of(Settings(certfile=str(both)))
-
-
-@pytest.mark.parametrize(
-    ("settings", "option"),
-    [(Settings(keyfile="/a"), "--keyfile"), (Settings(ca_certs="/a"), "--ca-certs")],
-)
-def test_what_goes_with_a_certificate_is_nothing_without_one(
-    settings: Settings, option: str
-) -> None:
-    with pytest.raises(UsageError, match=f"^{option}: there is no --certfile$"):
-        context_of(settings)
+    context(str(both), None, None)
 
 
 class Files(NamedTuple):
