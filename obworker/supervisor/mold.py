@@ -83,7 +83,7 @@ class Inherited:
         self, blueprint: Blueprint, settings: Settings, tls: ssl.SSLContext | None
     ) -> Context:
         """Return what a worker of this process needs to know."""
-        return Context(self.listeners, self.board, blueprint, settings, self.master, tls)
+        return Context(self.listeners, self.board, blueprint, settings, self.master, tls=tls)
 
 
 def main(channel: int, listeners: list[int], scoreboard: int) -> None:
