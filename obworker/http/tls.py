@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ PROTOCOLS = ["http/1.1"]
 RECORD_SIZE = 1 << 14
 # So much is encrypted at once; it has left as a whole or not at all.
 SEND_SIZE = 4 * RECORD_SIZE
+LINGER = struct.Struct("ii")
 # What OpenSSL says of a key that is another's, the second where it is of another kind as well.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
@@ -109,7 +111,7 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = b""
         self._owed = 0
-        self._ended = False
+        self._ended = self._said_goodbye = False
 
     @property
     def wants_write(self) -> bool:
@@ -163,18 +165,21 @@ class TlsSocket:
     def shutdown(self, how: int) -> None:
         """End our half of the connection and, before that, of the encrypted one (RFC 8446 6.1)."""
         if how != socket.SHUT_RD:
-            with contextlib.suppress(ssl.SSLError):  # it waits for the client's: we do not
-                self._tls.unwrap()
-            self._flush()
+            self._say_goodbye()
         self._socket.shutdown(how)
+
+    def close(self) -> None:
+        """Close the socket: with a goodbye, unless it is set up to be reset (SO_LINGER).
+
+        A client takes an end without one for what it is, a response that was cut off.
+        """
+        if self.fileno() != -1 and not self._is_to_be_reset:
+            self._say_goodbye()
+        self._socket.close()
 
     def fileno(self) -> int:
         """Return the descriptor of the socket."""
         return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
 
     def getpeername(self) -> Any:
         """Return the client's address."""
@@ -191,6 +196,19 @@ class TlsSocket:
     def getsockopt(self, level: int, name: int) -> int:
         """Return an option of the socket."""
         return self._socket.getsockopt(level, name)
+
+    @property
+    def _is_to_be_reset(self) -> bool:
+        linger = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size)
+        return LINGER.unpack(linger) == (1, 0)
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # the client's we do not wait for
+            if not self._said_goodbye:
+                self._said_goodbye = True
+                self._tls.unwrap()
+        with contextlib.suppress(OSError):
+            self._flush()
 
     def _decrypt(self) -> bytes:
         parts = []

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -353,6 +354,25 @@ def test_our_half_ends_and_the_clients_goes_on(
     assert (client.recv(100), client.recv(100)) == (b"last", b"")
     client.close()
     assert receive(ours, 1) == b""
+
+
+def test_a_close_is_an_end_in_good_order(
+    authority: Authority, server: Certificate, connect: Connect
+) -> None:
+    ends = connect(made(server)).join(trusting(authority))
+    ends.server.send(b"last")
+    ends.server.close()
+    assert (ends.client.recv(100), ends.client.recv(100)) == (b"last", b"")
+
+
+def test_a_reset_is_not(authority: Authority, server: Certificate, connect: Connect) -> None:
+    ends = connect(made(server)).join(trusting(authority))
+    ends.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ends.server.send(b"cut off")
+    ends.server.close()
+    assert ends.client.recv(100) == b"cut off"
+    with pytest.raises(OSError, match=r"EOF|reset"):
+        ends.client.recv(100)
 
 
 def test_a_session_is_resumed_by_whoever_shares_the_context(
