@@ -110,16 +110,17 @@ def _is_host(text: str) -> bool:
 def addresses(text: str) -> str:
     """Check a list of addresses, or of inherited descriptors: fd:N."""
     tokens = [token.strip() for token in text.split(",")]
-    inherited = [token for token in tokens if token.startswith("fd:")]
+    inherited = [token.startswith("fd:") for token in tokens]
     for token in tokens:
-        if tokens.count(token) > 1:
-            raise ValueError(f"{token!r} is there twice")
-        if token not in inherited:
+        if not token.startswith("fd:"):
             address(token)
         elif not re.fullmatch(r"fd:\d{1,7}", token, re.ASCII):
             raise ValueError(f"{token!r} is not fd:N, the number of an inherited descriptor")
-    if inherited and len(inherited) < len(tokens):
+    if any(inherited) and not all(inherited):
         raise ValueError(f"{text!r}: either all are fd:N or none is")
+    named = [token for token in tokens if not token.endswith(":0")]  # each port 0 is another one
+    if len(set(named)) < len(named):
+        raise ValueError(f"{text!r} has one of them twice")
     return ",".join(tokens)
 
 

@@ -166,6 +166,7 @@ def test_variables_that_name_no_option_are_known(
         ("access_log = false", "access_log", False),
         ("bind = ['a:1', 'unix:/b']", "bind", "a:1,unix:/b"),
         ("bind = ['fd:3', 'fd:4']", "bind", "fd:3,fd:4"),
+        ("bind = ['a:0', 'a:0']", "bind", "a:0,a:0"),
         ("log_level = 'Error'", "log_level", "error"),
     ],
 )
