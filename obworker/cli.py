@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import bootstrap, listeners
-from obworker.supervisor.listeners import Address
+from obworker.supervisor import bootstrap, lent, listeners
+from obworker.supervisor.listeners import Address, Listeners
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import Signals
@@ -183,20 +184,20 @@ def _start_logging(given: Settings) -> None:
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
     signals = Signals()
     signals.install()
-    lent = listeners.inherited(environ)
-    if lent.main is not None:
+    sockets = lent.from_systemd(environ)
+    if sockets.main:
         raise UsageError(
             f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
             hint="stop and disable the .socket unit",
         )
     port = _script_port(given, environ)
-    surroundings = Surroundings(environ, lent.admin)
+    surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()
 
 
 def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     """Return the port that a start.sh will serve on: it is told, and only that."""
-    if given.bind is not None and given.bind.startswith("unix:"):
+    if given.bind is not None and ("," in given.bind or given.bind.startswith(("unix:", "fd:"))):
         raise UsageError(f"--bind: {given.bind!r}: a {SCRIPT} can only be told a port")
     wanted = given.port if given.bind is None else Address.parse(given.bind).port
     if wanted is not None:
@@ -214,28 +215,35 @@ def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Reso
     signals = Signals()
     signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
     plan = Plan.make(given, environ, FACTORY)
-    lent = listeners.inherited(environ)
-    if lent.main is not None:
-        listener, address = lent.main, Address.of(lent.main)
-    else:
-        listener, address = listeners.bind(_address(given, environ))
+    sockets = lent.from_systemd(environ)
     Master(
         plan,
         lambda: Plan.make(*resolve(), FACTORY),
-        listener,
-        address,
+        _listeners(given, environ, sockets.main),
         signals,
-        Surroundings(environ, lent.admin),
-        lent=lent.main is not None,
+        Surroundings(environ, sockets.admin),
     ).run()
     return 0
 
 
-def _address(given: Settings, environ: Mapping[str, str]) -> Address:
+def _listeners(
+    given: Settings, environ: Mapping[str, str], passed: Sequence[socket.socket] = ()
+) -> Listeners:
+    """Take the sockets that systemd passed, or those of --bind, or bind addresses of our own."""
+    if not passed and given.bind is not None and given.bind.startswith("fd:"):
+        passed = lent.from_starter(given.bind)
+    if passed:
+        made = Listeners.of_lent(passed)
+    else:
+        made = listeners.bind_all(_addresses(given, environ), given.unix_mode)
+    return made.secured() if given.certfile else made
+
+
+def _addresses(given: Settings, environ: Mapping[str, str]) -> list[Address]:
     if given.bind is not None:
-        return Address.parse(given.bind)
+        return [Address.parse(text) for text in given.bind.split(",")]
     port = default_port(environ)[0] if given.port is None else given.port
-    return Address(host=given.host, port=port)
+    return [Address(host=given.host, port=port)]
 
 
 # python predictor.py
@@ -279,5 +287,4 @@ def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> in
         chosen = gpus.select(given.gpus, environ, gpus.enumerate_gpus)
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     blueprint = adopt(predictor, given.model_path, detect(environ).value)
-    listener, address = listeners.bind(_address(given, environ))
-    return inprocess.serve(blueprint, listener, address, given)
+    return inprocess.serve(blueprint, _listeners(given, environ), given)

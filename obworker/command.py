@@ -60,7 +60,14 @@ class _Option(click.Option):
             help=f"{option.help}  [default: {option.default}]",
             metavar=option.metavar,
             type=bool if option.is_flag else str,
+            multiple=option.is_repeatable,
+            callback=_join if option.is_repeatable else None,
         )
+
+
+def _join(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Any:
+    """Make one list of what was given several times, as the environment and the file write it."""
+    return ",".join(texts) if texts else None
 
 
 def make_command(name: str, *, takes_model: bool) -> click.Command:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from obworker.values import Parse, flag
+from obworker.values import Parse, addresses, flag
 
 ENVIRONMENT_PREFIX = "OBWORKER_"
 
@@ -57,6 +57,11 @@ class Option(NamedTuple):
     def is_flag(self) -> bool:
         """Whether the command line gives it without a value."""
         return self.parse is flag
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the command line may give it several times, for a list."""
+        return self.parse is addresses
 
 
 def options_of(settings: Any) -> Iterator[Option]:

@@ -14,8 +14,8 @@ import dataclasses
 from obworker.options import option, options_of
 from obworker.values import (
     absolute_path,
-    address,
     address_or_off,
+    addresses,
     choice,
     devices,
     file_mode,
@@ -52,9 +52,10 @@ class Settings:
         help="ONNX file, or the directory to look for it in.",
     )
     bind: str | None = option(
-        "-b", "--bind", metavar="ADDRESS", parse=address, group="Server",
+        "-b", "--bind", metavar="ADDRESS", parse=addresses, group="Server",
         shown="HOST:PORT from --host and --port",
-        help="Address to serve on: HOST:PORT, [IPV6]:PORT or unix:PATH.",
+        help="Address to serve on: HOST:PORT, [IPV6]:PORT, unix:PATH or, inherited, fd:N. A list"
+        " serves on all; the option may be repeated.",
     )
     host: str = option(
         "--host", metavar="HOST", parse=nonempty, group="Server",
@@ -72,7 +73,7 @@ class Settings:
     )
     unix_mode: str | None = option(
         "--unix-mode", metavar="MODE", parse=file_mode, group="Server", shown="as the umask says",
-        help="Permissions of the files of unix sockets, in octal, such as 660.",
+        help="Permissions of the unix sockets of --bind and --admin-bind, in octal, such as 660.",
     )
     certfile: str | None = option(
         "--certfile", metavar="PATH", parse=absolute_path, group="Server", shown="no TLS",

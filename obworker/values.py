@@ -92,9 +92,36 @@ def address(text: str) -> str:
     if text.startswith("unix:") and len(text) > len("unix:"):
         return text
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not _is_host(host) or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     return text
+
+
+def _is_host(text: str) -> bool:
+    if not text.startswith("["):
+        return bool(text) and ":" not in text
+    try:
+        ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return text.endswith("]")
+
+
+def addresses(text: str) -> str:
+    """Check a list of addresses, or of inherited descriptors: fd:N."""
+    tokens = [token.strip() for token in text.split(",")]
+    inherited = [token.startswith("fd:") for token in tokens]
+    for token in tokens:
+        if not token.startswith("fd:"):
+            address(token)
+        elif not re.fullmatch(r"fd:\d{1,7}", token, re.ASCII):
+            raise ValueError(f"{token!r} is not fd:N, the number of an inherited descriptor")
+    if any(inherited) and not all(inherited):
+        raise ValueError(f"{text!r}: either all are fd:N or none is")
+    named = [token for token in tokens if not token.endswith(":0")]  # each port 0 is another one
+    if len(set(named)) < len(named):
+        raise ValueError(f"{text!r} has one of them twice")
+    return ",".join(tokens)
 
 
 def address_or_off(text: str) -> str:

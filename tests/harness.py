@@ -20,7 +20,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 # Every process that a server starts inherits this variable: that is how leftovers are found.
 MARK = "TEST_SERVER_MARK"
-SERVING = re.compile(r"serving +http://\S+?:(\d+)/")
+SERVING = re.compile(r"serving +https?://\S+?:(\d+)/")
 
 # Servers that run at once must not want the same address; tests of the admin process give one.
 QUIET = {"OBWORKER_ADMIN_BIND": "off", "OBWORKER_CONTROL_SOCKET": "off"}
@@ -79,6 +79,7 @@ class Server:
         *,
         cwd: Path | None = None,
         environ: Mapping[str, str | None] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.log_path = log_path
         self._mark = uuid.uuid4().hex
@@ -92,6 +93,7 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
 
     @property

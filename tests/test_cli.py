@@ -166,11 +166,16 @@ def test_what_is_printed_is_a_file_that_gives_the_same_settings(tmp_path: Path) 
     }
 
 
-def test_an_address_is_printed_so_that_it_can_be_read_back(tmp_path: Path) -> None:
-    printed = print_config("--bind", "127.0.0.1:81")
+@pytest.mark.parametrize(
+    "argv", [("--bind", "127.0.0.1:81", "-b", "unix:/a"), ("--bind=127.0.0.1:81,unix:/a",)]
+)
+def test_addresses_are_printed_so_that_they_can_be_read_back(
+    argv: tuple[str, ...], tmp_path: Path
+) -> None:
+    printed = print_config(*argv)
     (tmp_path / "c.toml").write_text(printed)
     again = print_config("--config", str(tmp_path / "c.toml"))
-    assert values_in(again)["bind"] == '"127.0.0.1:81"'
+    assert values_in(again)["bind"] == '"127.0.0.1:81,unix:/a"'
 
 
 def test_a_default_that_is_read_back_does_not_stick_to_the_place(tmp_path: Path) -> None:

@@ -90,8 +90,10 @@ class Connection:
         self.arrival = 0.0
         self._brought, self._attempt = arrival, attempt
         self._service = service
-        self._base = base_environ(*_ends_of(client))
+        self._base = base_environ(*_ends_of(client), is_encrypted=service.tls is not None)
         self.client: str = self._base["REMOTE_ADDR"]
+        proxies = service.proxies
+        self._proxies = proxies if proxies and proxies.trusts(self.client) else None
         self._stream = Stream(service.reactor, client, self)
         self._parser = RequestParser(service.limits, self)
         timeouts = service.timeouts
@@ -319,6 +321,9 @@ class Connection:
         self._request = request
         self.arrival = self._brought or time.monotonic()
         self._environ = environ = make_environ(self._base, request)
+        if self._proxies is not None:
+            self._proxies.apply(environ)
+            self.client = environ["REMOTE_ADDR"]
         if not service.must_queue(request.method, environ["PATH_INFO"]):
             self._run(service.executors.run_now, UNWATCHED)
         elif service.refusing:

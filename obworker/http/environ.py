@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 Environ = dict[str, Any]
 
 
-def base_environ(server: Sequence[Any] | str, client: Sequence[Any] | str) -> Environ:
+def base_environ(
+    server: Sequence[Any] | str, client: Sequence[Any] | str, *, is_encrypted: bool = False
+) -> Environ:
     """Make what all requests of a connection share; addresses as sockets give them."""
     server_name, server_port = _host_and_port(server)
     client_name, client_port = _host_and_port(client)
@@ -27,7 +29,7 @@ def base_environ(server: Sequence[Any] | str, client: Sequence[Any] | str) -> En
         "REMOTE_PORT": client_port,
         "SCRIPT_NAME": "",
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
+        "wsgi.url_scheme": "https" if is_encrypted else "http",
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,

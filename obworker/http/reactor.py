@@ -119,17 +119,17 @@ class Reactor:
     def run(self, turn: Turn) -> None:
         """Run the loop for as long as `turn` steers."""
         while turn.steers:
-            try:
-                self._turn(turn)
-            except Exception:  # the worker's seam
-                logger.exception("a bug in obworker, which goes on")
+            self._go_round(turn)
 
-    def _turn(self, turn: Turn) -> None:
-        self._dispatch(turn, self._epoll.poll(self._patience()))
-        if self._posted:
-            self._make_posted(turn)
-        if self._timers:
-            self._make_due(turn)
+    def _go_round(self, turn: Turn) -> None:
+        try:
+            self._dispatch(turn, self._epoll.poll(self._patience()))
+            if self._posted:
+                self._make_posted(turn)
+            if self._timers:
+                self._make_due(turn)
+        except Exception:  # the worker's seam
+            logger.exception("a bug in obworker, which goes on")
 
     def close(self) -> None:
         """Let go of what the loop itself has opened."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from obworker.errors import ServiceUnavailable
 from obworker.http.connection import ENDING, Connection, State
 from obworker.http.executors import Executors
+from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.queue import OwnPlaces, RequestQueue
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from obworker.http.cycle import Application, Cycle
     from obworker.http.exchange import Exchange, Parcel
+    from obworker.http.tls import TlsSocket
     from obworker.settings import Settings
 
 logger = logging.getLogger("obworker.http")
@@ -106,6 +108,7 @@ class Server:
             tls=tls,
             limits=Limits.of(settings),
             timeouts=Timeouts.of(settings),
+            proxies=Proxies.of(settings),
             min_body_rate=settings.min_body_rate,
             must_queue=must_queue,
             monitor=monitor,
@@ -212,7 +215,8 @@ class Server:
         if client.family != socket.AF_UNIX:
             # without it, the second part of a response waits for the first to be acknowledged
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        Connection(self._service, client)
+        tls = self._service.tls
+        Connection(self._service, client if tls is None else _encrypted(tls, client))
         return True
 
     def _make_free(self) -> bool:
@@ -312,3 +316,9 @@ def _has_left(client: socket.socket) -> bool:
     except OSError:
         return True
     return False
+
+
+def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:
+    from obworker.http.tls import TlsSocket  # with OpenSSL, which nobody else needs
+
+    return TlsSocket(context, client)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from obworker.http.connection import Connection
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
+    from obworker.http.forwarded import Proxies
     from obworker.http.monitor import Monitor
     from obworker.http.queue import RequestQueue
     from obworker.http.reactor import Reactor
@@ -58,6 +59,7 @@ class Service:
     queue: RequestQueue
     exchange: Exchange | None
     tls: ssl.SSLContext | None
+    proxies: Proxies | None
     limits: Limits
     timeouts: Timeouts
     min_body_rate: int

@@ -49,6 +49,7 @@ class Stream:
         "_half_closing",
         "_owner",
         "_reactor",
+        "_tls",
         "_unsent",
         "is_closed",
         "kept",
@@ -67,6 +68,7 @@ class Stream:
         self.is_closed = False
         self._reactor = reactor
         self._owner = owner
+        self._tls = None if isinstance(client, socket.socket) else client
         self._unsent: deque[memoryview] = deque()
         self._half_closing = self._closing = False
         self._events = READ
@@ -77,6 +79,8 @@ class Stream:
         try:
             return self.socket.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
+            if self._tls is not None and self._tls.wants_write:  # a part of the handshake
+                self._watch(self._events | WRITE)
             return None
         except OSError:
             self._lose()
@@ -177,6 +181,8 @@ class Stream:
     def _flush(self) -> None:
         """Send what waits."""
         try:
+            if self._tls is not None:
+                self._tls.send(b"")
             while self._unsent:
                 self._send_first()
         except (BlockingIOError, InterruptedError):

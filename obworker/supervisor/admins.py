@@ -15,7 +15,6 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from obworker.errors import ListenError
 from obworker.settings import Settings
@@ -41,7 +40,7 @@ def bind_admin(settings: Settings) -> tuple[socket.socket | None, Address | None
         return None, None
     wanted = Address.parse(settings.admin_bind) if settings.admin_bind else DEFAULT_ADDRESS
     try:
-        return listeners.bind(wanted)
+        return listeners.bind(wanted, settings.unix_mode)
     except ListenError as error:
         if settings.admin_bind:
             raise ListenError(
@@ -134,7 +133,7 @@ class Admin:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._process.channel.send(GOOD_BYE)
         if self._listener is not None:
-            _close(self._listener)
+            listeners.close(self._listener)
             self._listener = None
 
     def _make(self, now: float) -> Process:
@@ -164,10 +163,3 @@ class Admin:
         wait = self._restarts.ended(ready_for=lived)
         self._due = now + wait
         logger.error("the admin process %s; it starts again in %.1f s", what, wait)
-
-
-def _close(listener: socket.socket) -> None:
-    """Close a listener, and remove the file of a unix socket."""
-    if listener.family == socket.AF_UNIX:
-        Path(listener.getsockname()).unlink(missing_ok=True)
-    listener.close()

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners, refusal, signals
+from obworker.supervisor import linux, signals
 from obworker.supervisor.blueprint import Blueprint, threads_for
-from obworker.supervisor.listeners import Address
+from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.listeners import Listeners, claim
 
 logger = logging.getLogger("obworker.worker")
 
 EXIT_INTERRUPTED = 130
 
 
-def serve(
-    blueprint: Blueprint, listener: socket.socket, address: Address, settings: Settings
-) -> int:
+def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int:
     """Serve until Ctrl-C; return the exit code."""
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
@@ -34,27 +32,29 @@ def serve(
     application = blueprint.boot(threads, lambda: linux.leave(1))
     server = Server(
         application,
-        [listener],
+        listeners.sockets,
         settings,
         threads=threads_for(application, settings),
         inline=False,
         must_queue=blueprint.reaches_predict,
+        tls=tls_context(settings),
         on_overdue=_report_overdue,
         on_drained=_never,
     )
-    _start(server, listener)
-    logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.url)
-    logger.info("%-10s %s", "try", address.curl(blueprint.body_kind))
+    _start(server, listeners)
+    for address in listeners.addresses:
+        logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.shown)
+    logger.info("%-10s %s", "try", listeners.addresses[0].curl(blueprint.body_kind))
     try:
         server.executors.run_here()
     except KeyboardInterrupt:
-        refusal.refuse_new_connections(listener)
+        listeners.refuse_new_connections()
         logger.info("stopped")
     sys.stdout.flush()
     return EXIT_INTERRUPTED
 
 
-def _start(server: Server, listener: socket.socket) -> None:
+def _start(server: Server, listeners: Listeners) -> None:
     """Listen, and start the event loop on a thread of its own.
 
     The system interrupts a thread that waits, but not one that is about to: without a job to wake
@@ -66,7 +66,8 @@ def _start(server: Server, listener: socket.socket) -> None:
         woken.recv(4096)
         server.executors.wake()
 
-    listeners.claim(listener, alone=False)
+    for listener in listeners.sockets:
+        claim(listener, alone=False)
     server.start()
     server.reactor.watch(woken.fileno(), READ, wake)
     server.executors.start()

@@ -1,9 +1,8 @@
-"""Addresses and listening sockets: bind or inherit, name, and close without losing a connection.
+"""Addresses and listening sockets: bind, name, and close without losing a connection.
 
-A socket that systemd made (socket activation, sd_listen_fds(3)) is only lent. It listens before we
-start and goes on when we have stopped, so nobody is refused in between and what waits in its queue
-is for whoever starts next. So with a lent listener nothing is done at a stop that lasts: no filter,
-no unlink, and no worker empties the queue that it stops accepting from.
+A listener that is only lent (lent.py) goes on when we have stopped, so at a stop it is left as it
+is: nobody is refused, no file is removed, and no worker empties the queue that it stops accepting
+from.
 """
 
 from __future__ import annotations
@@ -13,27 +12,25 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from obworker.errors import ListenError
+from obworker.supervisor import refusal
 
 # Where a wildcard address is served, a person reaches it by this name.
 WILDCARDS = {"0.0.0.0": "localhost", "::": "localhost", "": "localhost"}  # noqa: S104
 
-SD_LISTEN_FDS_START = 3
-MAIN, ADMIN = "main", "admin"
-
 
 @dataclass(frozen=True)
 class Address:
-    """Where to serve: a host and port, or the path of a unix socket."""
+    """Where to serve: a host and port, or the path of a unix socket; `secure` says, by TLS."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    secure: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -50,11 +47,21 @@ class Address:
 
     @property
     def url(self) -> str:
-        """What a person on this machine opens."""
+        """What a person on this machine opens; a zone is escaped (RFC 6874 2)."""
+        scheme = "https" if self.secure else "http"
         if self.path:
-            return "http://localhost/"
-        host = WILDCARDS.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
+            return f"{scheme}://localhost/"
+        host = WILDCARDS.get(self.host, self.host).replace("%", "%25")
+        return (
+            f"{scheme}://[{host}]:{self.port}/"
+            if ":" in host
+            else f"{scheme}://{host}:{self.port}/"
+        )
+
+    @property
+    def shown(self) -> str:
+        """How a person is told of it."""
+        return str(self) if self.path else self.url
 
     def curl(self, body_kind: str) -> str:
         """Return a request to try, for a predictor that takes that kind of body."""
@@ -69,86 +76,86 @@ class Address:
     def of(cls, listener: socket.socket) -> Address:
         """Return where a socket is bound; an abstract unix socket is written with an @."""
         name = listener.getsockname()
-        if listener.family != socket.AF_UNIX:
-            return cls(host=name[0], port=name[1])
-        return cls(path="@" + name[1:].decode() if isinstance(name, bytes) else name)
+        if listener.family == socket.AF_UNIX:
+            return cls(path="@" + name[1:].decode() if isinstance(name, bytes) else name)
+        zone = name[3] if listener.family == socket.AF_INET6 else 0
+        return cls(
+            host=f"{name[0]}%{socket.if_indextoname(zone)}" if zone else name[0], port=name[1]
+        )
 
 
-def bind(address: Address) -> tuple[socket.socket, Address]:
+@dataclass(frozen=True)
+class Listeners:
+    """The sockets that are served on, and where each is bound."""
+
+    sockets: tuple[socket.socket, ...]
+    addresses: tuple[Address, ...]
+    lent: bool = False
+
+    @classmethod
+    def of_lent(cls, sockets: Sequence[socket.socket]) -> Listeners:
+        """Describe sockets that somebody else has made."""
+        return cls(tuple(sockets), tuple(map(Address.of, sockets)), lent=True)
+
+    def secured(self) -> Listeners:
+        """Say that clients are to speak TLS."""
+        return replace(self, addresses=tuple(replace(one, secure=True) for one in self.addresses))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.addresses))
+
+    def refuse_new_connections(self) -> None:
+        """Let no new connection begin; a lent socket is only left."""
+        if not self.lent:
+            for listener in self.sockets:
+                refusal.refuse_new_connections(listener)
+
+    def close(self) -> None:
+        """Close all sockets of this process."""
+        for listener in self.sockets:
+            listener.close()
+
+
+def bind_all(addresses: Iterable[Address], unix_mode: str | None = None) -> Listeners:
+    """Bind all addresses, or none.
+
+    An IPv6 wildcard takes IPv4, too, unless its port is also asked for by IPv4.
+
+    Raises:
+        ListenError: one of them cannot be had.
+    """
+    wanted = list(addresses)
+    ipv4_ports = {one.port for one in wanted if one.host and ":" not in one.host}
+    bound = []
+    with contextlib.ExitStack() as undo:
+        for address in wanted:
+            made = bind(address, unix_mode, dual_stack=address.port not in ipv4_ports)
+            undo.callback(close, made[0])
+            bound.append(made)
+        undo.pop_all()
+    return Listeners(tuple(made[0] for made in bound), tuple(made[1] for made in bound))
+
+
+def bind(
+    address: Address, unix_mode: str | None = None, *, dual_stack: bool = True
+) -> tuple[socket.socket, Address]:
     """Bind a socket, and return it with the address it has: port 0 becomes a real one.
 
     It does not listen yet: until a worker does, clients are refused, which is the truth.
+    `unix_mode` is for the file of a unix socket, in octal; `dual_stack` says that an IPv6 wildcard
+    takes IPv4, too, whatever the system's default (ipv6(7)).
 
     Raises:
         ListenError: the address is in use, not ours, or not allowed.
     """
     try:
-        return _bind_unix(address) if address.path else _bind_tcp(address)
+        if address.path:
+            return _bind_unix(address, unix_mode), address
+        return _bind_tcp(address, dual_stack=dual_stack)
     except OSError as error:
         raise _explain(error, address) from error
     except UnicodeError as error:
         raise ListenError(f"cannot listen on {address}: {address.host!r} is no host") from error
-
-
-class Inherited(NamedTuple):
-    """The listeners that systemd lends us: for predictions, and for the admin process."""
-
-    main: socket.socket | None = None
-    admin: socket.socket | None = None
-
-
-def inherited(environ: Mapping[str, str], first: int = SD_LISTEN_FDS_START) -> Inherited:
-    """Take the sockets that systemd passed: one named ``admin``, and one of any other name.
-
-    Where LISTEN_PID is not this process, they were meant for another one.
-
-    Raises:
-        ListenError: what was passed is not that.
-    """
-    if environ.get("LISTEN_PID") != str(os.getpid()):
-        return Inherited()
-    found: dict[str, socket.socket] = {}
-    with contextlib.ExitStack() as undo:
-        for name, descriptor in _descriptors(environ, first):
-            role = ADMIN if name == ADMIN else MAIN
-            listener = undo.enter_context(_take(descriptor, name))
-            if role in found:
-                raise ListenError(
-                    f"systemd passed several {role} sockets; one can be served",
-                    hint=f"one ListenStream=, and one with FileDescriptorName={ADMIN} if need be",
-                )
-            found[role] = listener
-        undo.pop_all()
-    return Inherited(**found)
-
-
-def _descriptors(environ: Mapping[str, str], first: int) -> Iterator[tuple[str, int]]:
-    text = environ.get("LISTEN_FDS", "")
-    if not text.isdecimal():
-        raise ListenError(f"LISTEN_FDS: {text!r} is not a number")
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    for position in range(int(text)):
-        yield names[position] if position < len(names) else "", first + position
-
-
-def _take(descriptor: int, name: str) -> socket.socket:
-    """Own an inherited descriptor, which must be a stream socket that listens."""
-    try:
-        os.set_inheritable(descriptor, False)
-        listener = socket.socket(fileno=descriptor)
-    except OSError as error:
-        raise ListenError(
-            f"systemd passed descriptor {descriptor} ({name or 'no name'}): {error.strerror}"
-        ) from error
-    if listener.type == socket.SOCK_STREAM and listener.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
-        return listener
-    listener.close()
-    raise ListenError(
-        f"systemd passed descriptor {descriptor} ({name or 'no name'}): not a listening socket",
-        hint="the .socket unit needs ListenStream= and Accept=no",
-    )
 
 
 def free_port() -> int:
@@ -158,7 +165,14 @@ def free_port() -> int:
         return port
 
 
-def _bind_tcp(address: Address) -> tuple[socket.socket, Address]:
+def close(listener: socket.socket) -> None:
+    """Close a listener, and remove the file of a unix socket."""
+    if listener.family == socket.AF_UNIX:
+        Path(listener.getsockname()).unlink(missing_ok=True)
+    listener.close()
+
+
+def _bind_tcp(address: Address, *, dual_stack: bool) -> tuple[socket.socket, Address]:
     found = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -166,12 +180,14 @@ def _bind_tcp(address: Address) -> tuple[socket.socket, Address]:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         listener.bind(where)
         claim(listener, alone=True)
     except OSError:
         listener.close()
         raise
-    return listener, Address(host=address.host, port=listener.getsockname()[1])
+    return listener, replace(address, port=listener.getsockname()[1])
 
 
 def claim(listener: socket.socket, *, alone: bool) -> None:
@@ -185,7 +201,7 @@ def claim(listener: socket.socket, *, alone: bool) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if alone else 1)
 
 
-def _bind_unix(address: Address) -> tuple[socket.socket, Address]:
+def _bind_unix(address: Address, mode: str | None) -> socket.socket:
     path = Path(address.path)
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise ListenError(f"cannot listen on {address}: {path} is a file, not a socket")
@@ -195,10 +211,12 @@ def _bind_unix(address: Address) -> tuple[socket.socket, Address]:
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(address.path)
+        if mode is not None:  # nobody can have connected: it does not listen
+            path.chmod(int(mode, 8))
     except OSError:
         listener.close()
         raise
-    return listener, address
+    return listener
 
 
 def _is_bound(path: Path) -> bool:

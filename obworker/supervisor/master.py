@@ -24,17 +24,16 @@ import logging
 import random
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import Exchange
-from obworker.supervisor import linux, refusal
+from obworker.supervisor import linux
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
-from obworker.supervisor.listeners import Address
+from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Loaded
 from obworker.supervisor.molds import Descriptors, Molds
 from obworker.supervisor.outside import Outside, Surroundings
@@ -61,20 +60,15 @@ class Master:
         self,
         plan: Plan,
         replan: Callable[[], Plan],
-        listener: socket.socket,
-        address: Address,
+        listeners: Listeners,
         signals: Signals,
         surroundings: Surroundings,
-        *,
-        lent: bool = False,
     ) -> None:
         self._plan = plan
         self._replan = replan
-        self._listener = listener
-        self._address = address
+        self._listeners = listeners
         self._signals = signals
         self._selector = selectors.DefaultSelector()
-        self._lent = lent
         self._board = Scoreboard.create()
         self._outside = Outside.open(
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
@@ -86,7 +80,7 @@ class Master:
             Strategy(plan.settings.reload_strategy),
         )
         self._exchange = Exchange.create(self._places)
-        descriptors = Descriptors(listener, self._board.descriptor, self._exchange, lent)
+        descriptors = Descriptors(listeners, self._board.descriptor, self._exchange)
         self._generations = Generations(
             plan,
             self._table,
@@ -131,14 +125,14 @@ class Master:
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
         now = time.monotonic()
         self._publish()
-        self._outside.start(self._plan.label, str(self._address), now)
+        self._outside.start(self._plan.label, str(self._listeners), now)
         self._generations.start(now)
         while not (self._table.stopping and self._table.is_over and self._molds.is_gone):
             self._turn()
         self._outside.stop(time.monotonic())
         while not self._outside.is_gone:
             self._turn()
-        self._listener.close()
+        self._listeners.close()
         self._exchange.close()
         linux.kill_descendants(spare=others)
         logger.info("stopped")
@@ -247,9 +241,10 @@ class Master:
         """Say where it serves, once."""
         if not self._is_announced:
             self._is_announced = True
-            where = self._address if self._address.path else self._address.url
-            logger.info("%-10s %s", "serving", where)
-            logger.info("%-10s %s", "try", self._address.curl(self._body_kind))
+            for address in self._listeners.addresses:
+                logger.info("%-10s %s", "serving", address.shown)
+            first = self._listeners.addresses[0]
+            logger.info("%-10s %s", "try", first.curl(self._body_kind))
             if self._outside.address is not None:
                 logger.info("%-10s %s", "admin", self._outside.address.url)
 
@@ -346,8 +341,7 @@ class Master:
     def _stop(self) -> None:
         """Let no connection begin, keep no process alive; the table knows how to go on."""
         if not self._table.stopping:
-            if not self._lent:
-                refusal.refuse_new_connections(self._listener)
+            self._listeners.refuse_new_connections()
             self._table.stop()
             self._generations.stop()
 

@@ -1,6 +1,6 @@
 """The process that imports the user's code once, and from which workers are forked.
 
-Executed afresh for every generation, with nothing but a channel to the master and the listener.
+Executed afresh for every generation, with nothing but a channel to the master and the listeners.
 It has no threads of its own. It forks twice for each worker: the process in between tells the
 master the worker's pid and ends, so the worker becomes the master's own child, and the master knows
 of every pid before it can possibly reap it.
@@ -21,13 +21,14 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from obworker import log
 from obworker.errors import LoadError, ObworkerError
 from obworker.http.exchange import Exchange
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
+from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.messages import (
     Channel,
     Load,
@@ -42,6 +43,8 @@ from obworker.supervisor.serving import Context
 from obworker.supervisor.sources import fingerprint
 
 if TYPE_CHECKING:
+    import ssl
+
     from obworker.supervisor.blueprint import Blueprint
 
 
@@ -57,15 +60,17 @@ class Inherited:
     """What was passed through the exec."""
 
     channel: Channel
-    listener: socket.socket
+    listeners: tuple[socket.socket, ...]
     board: Scoreboard
     exchange: Exchange
     master: int
 
     @classmethod
-    def take(cls, channel: int, listener: int, scoreboard: int, *exchange: int) -> Inherited:
+    def take(
+        cls, channel: int, listeners: list[int], scoreboard: int, exchange: list[int]
+    ) -> Inherited:
         """Take the descriptors over; what the user's code runs has no need of them."""
-        for descriptor in (channel, listener, scoreboard, *exchange):
+        for descriptor in (channel, *listeners, scoreboard, *exchange):
             os.set_inheritable(descriptor, False)
         master = os.getppid()
         linux.die_with_parent(master)
@@ -73,25 +78,29 @@ class Inherited:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return cls(
             Channel(socket.socket(fileno=channel)),
-            socket.socket(fileno=listener),
+            tuple(socket.socket(fileno=listener) for listener in listeners),
             Scoreboard(scoreboard),
             Exchange(*exchange),
             master,
         )
 
-    def context(self, blueprint: Blueprint, settings: Settings) -> Context:
+    def context(
+        self, blueprint: Blueprint, settings: Settings, tls: ssl.SSLContext | None
+    ) -> Context:
         """Return what a worker of this process needs to know."""
-        return Context(self.listener, self.board, self.exchange, blueprint, settings, self.master)
+        return Context(
+            self.listeners, self.board, self.exchange, blueprint, settings, self.master, tls=tls
+        )
 
 
-def main(*descriptors: int) -> None:
+def main(channel: int, *descriptors: Any) -> None:
     """Run the mold; the arguments are those of Inherited.take."""
-    inherited = Inherited.take(*descriptors)
+    inherited = Inherited.take(channel, *descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
-    blueprint = _load(order, inherited.channel, is_mold=True)
-    context = inherited.context(blueprint, settings)
+    blueprint, tls = _load(order, settings, inherited.channel, is_mold=True)
+    context = inherited.context(blueprint, settings, tls)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -99,15 +108,15 @@ def main(*descriptors: int) -> None:
         _fork(spawn, end, inherited.channel, context)
 
 
-def direct(*descriptors: int) -> None:
+def direct(channel: int, *descriptors: Any) -> None:
     """Run a worker that imports the code by itself; its slot's environment is set already."""
-    inherited = Inherited.take(*descriptors)
+    inherited = Inherited.take(channel, *descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
-    blueprint = _load(order, inherited.channel, is_mold=False)
-    worker.main(spawn, inherited.channel, inherited.context(blueprint, settings))
+    blueprint, tls = _load(order, settings, inherited.channel, is_mold=False)
+    worker.main(spawn, inherited.channel, inherited.context(blueprint, settings, tls))
 
 
 Kind = TypeVar("Kind", bound=Message)
@@ -128,11 +137,14 @@ def _configure(order: Load) -> Settings:
     return settings
 
 
-def _load(order: Load, channel: Channel, *, is_mold: bool) -> Blueprint:
-    """Import the user's code, or say why it cannot be and exit."""
+def _load(
+    order: Load, settings: Settings, channel: Channel, *, is_mold: bool
+) -> tuple[Blueprint, ssl.SSLContext | None]:
+    """Read the certificate and import the user's code, or say why it cannot be and exit."""
     started = time.monotonic()
     gc.disable()
     try:
+        tls = tls_context(settings)
         factory: Factory = pkgutil.resolve_name(order.factory)
         blueprint = factory(**order.arguments)
     except ObworkerError as error:
@@ -153,7 +165,7 @@ def _load(order: Load, channel: Channel, *, is_mold: bool) -> Blueprint:
             fingerprint=fingerprint(list(sys.modules.values()), Path.cwd()),
         )
     )
-    return blueprint
+    return blueprint, tls
 
 
 def _fail(channel: Channel, error: ObworkerError, text: str) -> None:

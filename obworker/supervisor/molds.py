@@ -10,13 +10,13 @@ import dataclasses
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.http.exchange import Exchange
 from obworker.supervisor import bootstrap, linux
+from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
 
@@ -43,15 +43,11 @@ class Mold:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What every process that imports or serves inherits.
+    """What every process that imports or serves inherits."""
 
-    A `lent` listener is systemd's: what waits in its queue is left for the next obworker.
-    """
-
-    listener: socket.socket
+    listeners: Listeners
     scoreboard: int
     exchange: Exchange
-    lent: bool = False
 
     def execute(self, entry: str, end: Channel, environ: dict[str, str]) -> int:
         """Run an entry point of mold.py in a fresh Python, in a session of its own.
@@ -59,13 +55,12 @@ class Descriptors:
         Raises:
             OSError: the process cannot be made.
         """
-        shared = (
-            *(end.fileno(), self.listener.fileno(), self.scoreboard),
-            *self.exchange.descriptors,
-        )
-        numbers = ", ".join(map(str, shared))
+        served = [listener.fileno() for listener in self.listeners.sockets]
+        exchange = list(self.exchange.descriptors)
+        shared = (end.fileno(), *served, self.scoreboard, *exchange)
+        arguments = f"{end.fileno()}, {served}, {self.scoreboard}, {exchange}"
         command = bootstrap.python(
-            f"from obworker.supervisor.mold import {entry}; {entry}({numbers})"
+            f"from obworker.supervisor.mold import {entry}; {entry}({arguments})"
         )
         for descriptor in shared:
             os.set_inheritable(descriptor, True)

@@ -10,6 +10,7 @@ from typing import Any
 from obworker.environment import detect
 from obworker.settings import Settings
 from obworker.supervisor import gpus, threads
+from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.gpus import Device
 from obworker.supervisor.systemd import without_systemd
 
@@ -38,8 +39,9 @@ class Plan:
         """Work out what the settings come to on this machine, with `environ` as environment.
 
         Raises:
-            UsageError: a GPU that is asked for is not there.
+            UsageError: a GPU that is asked for is not there, or a certificate cannot be used.
         """
+        tls_context(settings)
         chosen = gpus.select(settings.gpus, environ, gpus.enumerate_gpus)
         devices = gpus.assign(chosen, settings.workers, settings.workers_per_gpu)
         budget = threads.budget(environ, len(devices))

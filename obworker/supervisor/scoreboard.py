@@ -89,7 +89,7 @@ class Header(_Record):
         ("started_at", ctypes.c_double),
         ("reloads", ctypes.c_uint32),
         ("reload_failure", ctypes.c_char * 512),  # why the last reload failed; empty: it did not
-        ("address", ctypes.c_char * 256),
+        ("address", ctypes.c_char * 1024),
         ("label", ctypes.c_char * 256),
     )
 

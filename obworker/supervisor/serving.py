@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 
@@ -42,6 +42,9 @@ from obworker.supervisor.probes import Probes
 from obworker.supervisor.recycling import Recycling
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = logging.getLogger("obworker.worker")
 
@@ -62,12 +65,13 @@ LOOK_INTERVAL = 0.25
 class Context:
     """What a worker has from its mold."""
 
-    listener: socket.socket
+    listeners: tuple[socket.socket, ...]
     board: Scoreboard
     exchange: Exchange
     blueprint: Blueprint
     settings: Settings
     master: int
+    tls: ssl.SSLContext | None = None
 
 
 class Serving:
@@ -96,11 +100,12 @@ class Serving:
         context, settings = self._context, self._context.settings
         self._server = server = Server(
             application,
-            [context.listener],
+            context.listeners,
             settings,
             threads=threads_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
             exchange=context.exchange,
+            tls=context.tls,
             on_overdue=self._overdue,
             on_drained=self._end,
             monitor=RowMonitor(self._row),
@@ -134,9 +139,10 @@ class Serving:
 
     def _listen(self) -> None:
         """Listen, so that whoever is told of us finds the port open; accept when told to."""
-        listeners.claim(self._context.listener, alone=False)
         try:
-            self._context.listener.listen(self._context.settings.backlog)
+            for listener in self._context.listeners:
+                listeners.claim(listener, alone=False)
+                listener.listen(self._context.settings.backlog)
         except OSError as error:
             raise BootError(f"cannot listen: {error.strerror}") from error
 

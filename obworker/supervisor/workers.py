@@ -175,7 +175,7 @@ class Workers:
 
     def _order_to_drain(self) -> Drain:
         final = self._table.stopping
-        return Drain(empty_queue=final and not self._descriptors.lent, final=final)
+        return Drain(empty_queue=final and not self._descriptors.listeners.lent, final=final)
 
     def _dump(self, seat: Seat) -> None:
         """Have a worker that does not do its work show where it is, and end it.

@@ -24,10 +24,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         environ: Mapping[str, str | None] | None = None,
         listen: tuple[str, ...] = ("--host", "127.0.0.1", "--port", "0"),
         under: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
     ) -> Server:
         log_path = tmp_path_factory.mktemp("server") / "log"
         program = [*under, *command(*listen, *argv, script=script)]
-        server = Server(program, log_path, cwd=cwd, environ=environ)
+        server = Server(program, log_path, cwd=cwd, environ=environ, pass_fds=pass_fds)
         servers.append(server)
         return server
 

@@ -497,6 +497,32 @@ OPTIONS = {
         files={"start.sh": "exit 0\n"},
         argv=("--bind", "unix:/tmp/s"),
     ),
+    "start.sh with two ports": Case(
+        USAGE,
+        r"--bind: '0\.0\.0\.0:1,0\.0\.0\.0:2': a start\.sh can only be told a port",
+        files={"start.sh": "exit 0\n"},
+        argv=("--bind", "0.0.0.0:1", "--bind", "0.0.0.0:2"),
+    ),
+    "start.sh with a descriptor": Case(
+        USAGE,
+        r"--bind: 'fd:3': a start\.sh can only be told a port",
+        files={"start.sh": "exit 0\n"},
+        argv=("--bind", "fd:3"),
+    ),
+    "descriptor that nobody passed": Case(
+        USAGE,
+        r"--bind fd:77: Bad file descriptor",
+        r"the program that starts obworker must pass a socket that is bound or listens",
+        argv=("--bind", "fd:77"),
+    ),
+    "certificate that is not there": Case(
+        USAGE,
+        r"--certfile: cannot read /nowhere/cert\.pem: No such file or directory",
+        argv=("--certfile", "/nowhere/cert.pem"),
+    ),
+    "key without a certificate": Case(
+        USAGE, r"--keyfile: there is no --certfile", "it is for TLS", argv=("--keyfile", "/k")
+    ),
     "no process to fork a worker": Case(
         BOOT,
         r"no worker became ready: the last one ended before it could say so while it was forked",
@@ -529,6 +555,9 @@ SAYS_WHERE = {
     "host that is no host",
     "socket file with a name too long",
     "start.sh with a socket file",
+    "start.sh with two ports",
+    "start.sh with a descriptor",
+    "descriptor that nobody passed",
 }
 CASES = {**LOADING, **BOOTING, **OPTIONS}
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
-import resource
 import socket
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from obworker.errors import ListenError
-from obworker.supervisor.listeners import (
-    Address,
-    Inherited,
-    bind,
-    claim,
-    inherited,
-)
+from obworker.supervisor.listeners import Address, Listeners, bind, bind_all, claim
 
 
 @pytest.mark.parametrize(
@@ -31,6 +24,12 @@ from obworker.supervisor.listeners import (
         ("example:1", Address("example", 1), "example:1", "http://example:1/"),
         ("[::]:80", Address("::", 80), "[::]:80", "http://localhost:80/"),
         ("[::1]:80", Address("::1", 80), "[::1]:80", "http://[::1]:80/"),
+        (
+            "[fe80::1%lo]:80",
+            Address("fe80::1%lo", 80),
+            "[fe80::1%lo]:80",
+            "http://[fe80::1%25lo]:80/",
+        ),
         ("unix:/run/a.sock", Address(path="/run/a.sock"), "unix:/run/a.sock", "http://localhost/"),
         ("unix:a:b", Address(path="a:b"), "unix:a:b", "http://localhost/"),
     ],
@@ -115,7 +114,131 @@ def test_a_listener_is_not_inherited_by_programs(bound: Bound) -> None:
     assert not bound[0].get_inheritable()
 
 
+def accepts(family: socket.AddressFamily, host: str, port: int) -> bool:
+    """Whether somebody listens there; nothing else of the machine's is asked."""
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        return client.connect_ex((host, port)) == 0
+
+
+def needs_ipv6() -> None:
+    try:
+        bind(Address("::1", 0))[0].close()
+    except ListenError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+
+
+def test_an_ipv6_wildcard_takes_ipv4_too() -> None:
+    needs_ipv6()
+    listener, address = bind(Address("::", 0))
+    with listener:
+        listener.listen()
+        assert accepts(socket.AF_INET, "127.0.0.1", address.port)
+        assert accepts(socket.AF_INET6, "::1", address.port)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("hosts", [("0.0.0.0", "::"), ("::", "0.0.0.0"), ("127.0.0.1", "::")])
+def test_an_ipv6_wildcard_leaves_ipv4_to_an_address_of_its_own(hosts: tuple[str, str]) -> None:
+    needs_ipv6()
+    port = free_port()
+    opened = bind_all([Address(host, port) for host in hosts])
+    six = opened.sockets[hosts.index("::")]
+    six.listen()
+    assert accepts(socket.AF_INET6, "::1", port)
+    assert not accepts(socket.AF_INET, "127.0.0.1", port)
+    opened.close()
+
+
+def test_a_zone_is_part_of_the_address() -> None:
+    needs_ipv6()
+    local = next((line for line in ipv6_addresses() if line[0].startswith("fe80")), None)
+    if local is None:
+        pytest.skip("no link-local address here")
+    host, interface = local
+    listener, address = bind(Address(f"{host}%{interface}", 0))
+    with listener:
+        assert address.url == f"http://[{host}%25{interface}]:{address.port}/"
+        assert Address.of(listener) == address
+
+
+def ipv6_addresses() -> list[tuple[str, str]]:
+    """Return every IPv6 address of this machine, and its interface."""
+    lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    return [(str(ipaddress.IPv6Address(bytes.fromhex(line[0]))), line[5]) for line in lines]
+
+
+# several
+
+
+def test_all_addresses_are_bound(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    opened = bind_all([Address("127.0.0.1", 0), Address("127.0.0.1", 0), Address(path=str(path))])
+    ports = [one.port for one in opened.addresses[:2]]
+    assert str(opened) == f"127.0.0.1:{ports[0]},127.0.0.1:{ports[1]},unix:{path}"
+    assert [Address.of(listener) for listener in opened.sockets] == list(opened.addresses)
+    assert not opened.lent
+    opened.close()
+
+
+def test_where_one_address_cannot_be_had_none_is_kept(bound: Bound, tmp_path: Path) -> None:
+    path, port = tmp_path / "socket", free_port()
+    with pytest.raises(ListenError, match="Address already in use"):
+        bind_all([Address("127.0.0.1", port), Address(path=str(path)), bound[1]])
+    assert not path.exists()
+    bind(Address("127.0.0.1", port))[0].close()
+
+
+def test_nobody_is_let_in_anywhere_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    opened = bind_all([Address("127.0.0.1", 0), Address("127.0.0.1", 0), Address(path=str(path))])
+    for listener in opened.sockets:
+        claim(listener, alone=False)
+        listener.listen()
+    ports = [one.port for one in opened.addresses[:2]]
+    assert [accepts(socket.AF_INET, "127.0.0.1", port) for port in ports] == [True, True]
+    opened.refuse_new_connections()
+    assert [accepts(socket.AF_INET, "127.0.0.1", port) for port in ports] == [False, False]
+    assert not path.exists()
+    opened.close()
+
+
+def test_a_lent_socket_is_only_left(bound: Bound, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    file, _ = bind(Address(path=str(path)))
+    claim(bound[0], alone=False)
+    bound[0].listen()
+    Listeners.of_lent([bound[0], file]).refuse_new_connections()
+    assert accepts(socket.AF_INET, "127.0.0.1", bound[1].port)
+    assert path.exists()
+    file.close()
+
+
+def test_where_tls_is_spoken_people_are_told() -> None:
+    opened = bind_all([Address("127.0.0.1", 0)]).secured()
+    port = opened.addresses[0].port
+    assert opened.addresses[0].url == f"https://127.0.0.1:{port}/"
+    assert opened.addresses[0].curl("none") == f"curl -X POST https://127.0.0.1:{port}/"
+    assert Address(path="/a", secure=True).curl("none").endswith("https://localhost/")
+    opened.close()
+
+
 # unix sockets
+
+
+@pytest.mark.parametrize(("mode", "umask"), [("660", 0o077), ("0600", 0o000), ("777", 0o022)])
+def test_a_socket_file_has_the_mode_asked_for(mode: str, umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        listener, _ = bind(Address(path=str(tmp_path / "socket")), mode)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "socket").stat().st_mode) == int(mode, 8)
+    listener.close()
 
 
 def test_a_socket_file_is_made(tmp_path: Path) -> None:
@@ -161,119 +284,3 @@ def test_a_file_is_never_replaced_by_a_socket(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_bound_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ListenError, match="cannot listen on unix:"):
         bind(Address(path=str(tmp_path / name)))
-
-
-# the end of a listener
-
-
-# sockets that systemd lends
-
-Pass = Callable[..., Inherited]
-
-
-@pytest.fixture
-def passed() -> Iterator[Pass]:
-    """Pass sockets by descriptors in a row, as systemd does, and inherit them."""
-    first = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 10
-    kept: list[socket.socket] = []
-    descriptors: list[int] = []
-
-    def inherit(*sockets: socket.socket, **variables: str) -> Inherited:
-        kept.extend(sockets)
-        for number, given in enumerate(sockets, first):
-            descriptors.append(os.dup2(given.fileno(), number, inheritable=True))
-        environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
-        return inherited(environ | variables, first)
-
-    yield inherit
-    for given in kept:
-        given.close()
-    for descriptor in descriptors:
-        with suppress(OSError):  # whoever inherited it may have closed it
-            os.close(descriptor)
-
-
-def listening() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0))
-
-
-def test_without_systemd_nothing_is_inherited() -> None:
-    assert inherited({}) == Inherited(None, None)
-
-
-def test_sockets_for_another_process_are_left_alone(passed: Pass) -> None:
-    assert passed(listening(), LISTEN_PID="1") == Inherited(None, None)
-
-
-def test_a_socket_is_served_on_whatever_its_name(passed: Pass) -> None:
-    given = listening()
-    main, admin = passed(given, LISTEN_FDNAMES="obworker.socket")
-    assert main
-    assert Address.of(main) == Address("127.0.0.1", given.getsockname()[1])
-    assert admin is None
-    assert not main.get_inheritable()
-    main.close()
-
-
-@pytest.mark.parametrize(("names", "first"), [("admin:main", "admin"), ("x:admin", "main")])
-def test_one_named_admin_is_for_the_admin_process(passed: Pass, names: str, first: str) -> None:
-    one, other = listening(), listening()
-    found = passed(one, other, LISTEN_FDNAMES=names)
-    assert found.main
-    assert found.admin
-    by_role = {"main": found.main, "admin": found.admin}
-    assert by_role[first].getsockname() == one.getsockname()
-    found.main.close()
-    found.admin.close()
-
-
-def test_a_unix_socket_may_be_lent(passed: Pass, tmp_path: Path) -> None:
-    given, address = bind(Address(path=str(tmp_path / "socket")))
-    given.listen()
-    main = passed(given).main
-    assert main
-    assert Address.of(main) == address
-    main.close()
-
-
-def test_an_abstract_unix_socket_has_an_address(passed: Pass) -> None:
-    given = socket.socket(socket.AF_UNIX)
-    given.bind("")
-    given.listen()
-    main = passed(given).main
-    assert main
-    assert Address.of(main).path == "@" + given.getsockname()[1:].decode()
-    main.close()
-
-
-def not_listening() -> socket.socket:
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    return bound
-
-
-def datagrams() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-
-@pytest.mark.parametrize("make", [not_listening, datagrams])
-def test_what_does_not_listen_is_refused(passed: Pass, make: Callable[[], socket.socket]) -> None:
-    with pytest.raises(ListenError, match="not a listening socket") as error:
-        passed(make(), LISTEN_FDNAMES="main")
-    assert error.value.hint == "the .socket unit needs ListenStream= and Accept=no"
-
-
-def test_two_to_serve_on_are_refused(passed: Pass) -> None:
-    with pytest.raises(ListenError, match="several main sockets; one can be served"):
-        passed(listening(), listening(), LISTEN_FDNAMES="a:b")
-
-
-@pytest.mark.parametrize("count", ["", "many", "-1"])
-def test_a_count_that_is_none_is_refused(passed: Pass, count: str) -> None:
-    with pytest.raises(ListenError, match=f"LISTEN_FDS: '{count}' is not a number"):
-        passed(LISTEN_FDS=count)
-
-
-def test_a_descriptor_that_is_not_there_is_refused(passed: Pass) -> None:
-    with pytest.raises(ListenError, match="Bad file descriptor"):
-        passed(LISTEN_FDS="1", LISTEN_FDNAMES="main")

@@ -1,0 +1,129 @@
+"""What proxies in front say of the client: who it is, and how it came.
+
+A client can send X-Forwarded-* as well, so only what a trusted proxy has written counts. Each proxy
+appends to X-Forwarded-For the address that it was reached from. Read from the right, the first
+address that is no trusted proxy's is the client's: whatever stands left of it, the client may have
+made up.
+
+X-Forwarded-Host is not believed: a proxy that means it can send Host, and one that does not mean it
+passes on what a client invented.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from obworker.settings import Settings
+
+Environ = dict[str, Any]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ANY = "*"
+# Nobody has so many proxies in a row, and to parse a header full of addresses takes milliseconds.
+MOST_HOPS = 32
+SCHEMES = ("http", "https")
+# An address with a port; an IPv6 address has brackets then (RFC 7239 6).
+NODE = re.compile(r"\[(?P<v6>[^]]*)\](?::(?P<v6_port>\d+))?|(?P<v4>[^:]*)(?::(?P<v4_port>\d+))?")
+MOST_PORT = 65535
+
+
+class Node(NamedTuple):
+    """One element of X-Forwarded-For; the port is empty where there is none."""
+
+    address: str
+    port: str
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """The proxies that are trusted; `networks` is none where any is."""
+
+    networks: tuple[Network, ...] | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Proxies | None:
+        """Return the proxies of --forwarded-allow-ips; none where --proxy-headers is off."""
+        if not settings.proxy_headers:
+            return None
+        if settings.forwarded_allow_ips == ANY:
+            return cls(None)
+        tokens = settings.forwarded_allow_ips.split(",")
+        return cls(tuple(ipaddress.ip_network(token) for token in tokens))
+
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer is a trusted proxy, by its address; that of a unix socket is empty."""
+        if self.networks is None or not peer:
+            return True
+        address = _address(peer)
+        return address is not None and any(address in network for network in self.networks)
+
+    def apply(self, environ: Environ) -> None:
+        """Let the environ of a request that a trusted proxy sent speak of the proxy's client.
+
+        What cannot be understood changes nothing.
+        """
+        client = self._client(environ.get("HTTP_X_FORWARDED_FOR", ""))
+        if client is not None:
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
+        scheme = _last(environ.get("HTTP_X_FORWARDED_PROTO", "")).lower()
+        if scheme in SCHEMES:
+            environ["wsgi.url_scheme"] = scheme
+        port = _last(environ.get("HTTP_X_FORWARDED_PORT", ""))
+        if _is_port(port):
+            environ["SERVER_PORT"] = port
+
+    def _client(self, field: str) -> Node | None:
+        """Return the first node from the right that is no proxy's, else the last understood."""
+        client = None
+        for node in islice(_from_the_right(field), MOST_HOPS):
+            client = node
+            if not self.trusts(node.address):
+                break
+        return client
+
+
+def _from_the_right(field: str) -> Iterator[Node]:
+    """Take elements apart until one is no address: nobody vouches for what is left of it."""
+    for element in reversed(field.split(",")):
+        if element := element.strip():
+            node = _node(element)
+            if node is None:
+                return
+            yield node
+
+
+def _node(element: str) -> Node | None:
+    if "%" in element:  # a zone means something on one host only (RFC 4007 6)
+        return None
+    if _address(element) is not None:  # IPv6 without brackets, too, which has no port
+        return Node(element, "")
+    match = NODE.fullmatch(element)
+    if match is None:
+        return None
+    host, port = match["v6"] or match["v4"] or "", match["v6_port"] or match["v4_port"] or ""
+    is_sound = _address(host) is not None and (not port or _is_port(port))
+    return Node(host, port) if is_sound else None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Parse an address; IPv4 in IPv6, as a socket for both names its peers, becomes IPv4."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _last(field: str) -> str:
+    """Return the last element of a list: the one that the proxy next to us has written."""
+    return field.rpartition(",")[2].strip()
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= MOST_PORT

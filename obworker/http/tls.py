@@ -1,0 +1,257 @@
+"""TLS for accepted connections, by the standard library: a context, and a socket that encrypts.
+
+Theory of operation. OpenSSL never sees the socket: what arrives is fed to it from memory and what
+it writes is sent from memory (ssl.MemoryBIO). So one system call moves many records, nothing is
+ever left undecrypted where an event loop cannot see it, and how much has really left is known.
+
+A context is made once for each generation, before workers are forked: they share the key with which
+session tickets are sealed, so a client resumes its session with any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from obworker.errors import UsageError
+from obworker.http.response import error_response, http_date
+
+PROTOCOLS = ["http/1.1"]
+# Most plain text in a record (RFC 8446 5.1).
+RECORD_SIZE = 1 << 14
+# So much is encrypted at once; it has left as a whole or not at all.
+SEND_SIZE = 4 * RECORD_SIZE
+LINGER = struct.Struct("ii")
+# What OpenSSL says of a key that is another's, the second where it is of another kind as well.
+MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
+
+
+def context(certfile: str, keyfile: str | None, ca_certs: str | None) -> ssl.SSLContext:
+    """Make the context of a server from files in PEM form; without `keyfile`, `certfile` has both.
+
+    With `ca_certs` clients must have a certificate of one of these authorities.
+
+    Raises:
+        UsageError: a file cannot be read, is not what it should be, or they do not fit.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.options |= ssl.OP_NO_RENEGOTIATION
+    made.set_alpn_protocols(PROTOCOLS)
+    _load_certificate(made, certfile, keyfile)
+    if ca_certs:
+        _load_authorities(made, ca_certs)
+    return made
+
+
+def _load_certificate(made: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
+    key_option = "--keyfile" if keyfile else "--certfile"
+    _check_pem("--certfile", certfile, "CERTIFICATE", hint="it begins with -----BEGIN CERTIFICATE")
+    _check_pem(key_option, keyfile or certfile, "PRIVATE KEY", hint="--keyfile names its file")
+
+    def refuse_to_ask() -> NoReturn:
+        raise UsageError(
+            f"{key_option}: {keyfile or certfile}: the key is encrypted, and nobody is there to ask"
+            " for its passphrase",
+            hint="openssl pkey -in KEY -out PLAIN_KEY, readable by obworker alone",
+        )
+
+    try:
+        made.load_cert_chain(certfile, keyfile, refuse_to_ask)
+    except ssl.SSLError as error:
+        if error.reason in MISMATCHES:
+            raise UsageError(
+                f"{key_option}: {keyfile or certfile}: the key is not that of the certificate",
+                hint=f"the first certificate in {certfile} must be the server's own",
+            ) from error
+        raise _unusable("--certfile", certfile, error) from error
+
+
+def _load_authorities(made: ssl.SSLContext, ca_certs: str) -> None:
+    _check_pem("--ca-certs", ca_certs, "CERTIFICATE", hint="it begins with -----BEGIN CERTIFICATE")
+    try:
+        made.load_verify_locations(ca_certs)
+    except ssl.SSLError as error:
+        raise _unusable("--ca-certs", ca_certs, error) from error
+    made.verify_mode = ssl.CERT_REQUIRED
+
+
+def _check_pem(option: str, path: str, label: str, *, hint: str) -> None:
+    """Say which file it is and what is wrong with it: OpenSSL does not."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{option}: cannot read {path}: {error.strerror}") from error
+    if f"{label}-----".encode() not in content:
+        raise UsageError(f"{option}: {path}: has no {label.lower()} in PEM form", hint=hint)
+
+
+def _unusable(option: str, path: str, error: ssl.SSLError) -> UsageError:
+    return UsageError(f"{option}: {path}: OpenSSL cannot use it: {_reason(error)}")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "unknown error").replace("_", " ").lower()
+
+
+class TlsSocket:
+    """An accepted socket that is to be encrypted; its methods behave as those of a plain one.
+
+    The socket must not block. The handshake happens while data is received.
+    """
+
+    def __init__(self, context: ssl.SSLContext, accepted: socket.socket) -> None:
+        self._socket = accepted
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._unsent = b""
+        self._owed = 0
+        self._ended = self._said_goodbye = False
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something of TLS itself waits for the socket to be writable: then send(b"")."""
+        return bool(self._unsent)
+
+    def recv(self, size: int) -> bytes:
+        """Take up to `size` bytes from the socket, and return all that they decrypt to.
+
+        It is empty where the client has ended its half.
+
+        Raises:
+            BlockingIOError: there is nothing, or not a whole record.
+            ConnectionError: what came is not TLS, or the client is not let in.
+        """
+        if self._ended:
+            return b""
+        arrived = self._socket.recv(size)
+        if not arrived:
+            return b""
+        self._incoming.write(arrived)
+        try:
+            data = self._decrypt()
+        except ssl.SSLError as error:
+            self._give_up(error)
+        self._flush()
+        if not data and not self._ended:
+            raise BlockingIOError
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send the beginning of `data`, and return how much has left.
+
+        What has not left must be given again, as with a plain socket, but unchanged: a part of it
+        may be encrypted already.
+
+        Raises:
+            BlockingIOError: nothing has left.
+            ConnectionError: the connection is broken.
+        """
+        view, sent = memoryview(data), 0
+        while self._flush():
+            sent, self._owed = sent + self._owed, 0
+            if sent >= len(view):
+                return sent
+            self._owed = self._encrypt(view[sent : sent + SEND_SIZE])
+        if not sent:
+            raise BlockingIOError
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """End our half of the connection and, before that, of the encrypted one (RFC 8446 6.1)."""
+        if how != socket.SHUT_RD:
+            self._say_goodbye()
+        self._socket.shutdown(how)
+
+    def close(self) -> None:
+        """Close the socket: with a goodbye, unless it is set up to be reset (SO_LINGER).
+
+        A client takes an end without one for what it is, a response that was cut off.
+        """
+        if self.fileno() != -1 and not self._is_to_be_reset:
+            self._say_goodbye()
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
+
+    def getpeername(self) -> Any:
+        """Return the client's address."""
+        return self._socket.getpeername()
+
+    def getsockname(self) -> Any:
+        """Return our own address."""
+        return self._socket.getsockname()
+
+    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
+        """Set an option of the socket."""
+        self._socket.setsockopt(level, name, value)
+
+    def getsockopt(self, level: int, name: int) -> int:
+        """Return an option of the socket."""
+        return self._socket.getsockopt(level, name)
+
+    @property
+    def _is_to_be_reset(self) -> bool:
+        linger = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size)
+        return LINGER.unpack(linger) == (1, 0)
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # the client's we do not wait for
+            if not self._said_goodbye:
+                self._said_goodbye = True
+                self._tls.unwrap()
+        with contextlib.suppress(OSError):
+            self._flush()
+
+    def _decrypt(self) -> bytes:
+        parts = []
+        while not self._ended and (self._incoming.pending or self._tls.pending()):
+            try:
+                part = self._tls.read(RECORD_SIZE)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                part = b""
+            self._ended = not part
+            parts.append(part)
+        return b"".join(parts)
+
+    def _encrypt(self, part: memoryview) -> int:
+        try:
+            return self._tls.write(part)
+        except ssl.SSLWantReadError:  # the handshake is not over
+            raise BlockingIOError from None
+        except ssl.SSLError as error:
+            raise ConnectionError(f"TLS: {_reason(error)}") from error
+
+    def _flush(self) -> bool:
+        """Send what is encrypted; return whether all of it has left."""
+        if self._outgoing.pending:
+            self._unsent += self._outgoing.read()
+        if self._unsent:
+            with contextlib.suppress(BlockingIOError):
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        return not self._unsent
+
+    def _give_up(self, error: ssl.SSLError) -> NoReturn:
+        """Send the client TLS's own answer, or a plain one where it speaks plain HTTP."""
+        if error.reason == "HTTP_REQUEST":
+            self._outgoing.read()
+            self._unsent = error_response(
+                400,
+                "Bad Request",
+                "this port speaks TLS: use https://",
+                method="",
+                version="1.1",
+                date=http_date(time.time()),
+            )
+        with contextlib.suppress(OSError):
+            self._flush()
+        raise ConnectionError(f"TLS: {_reason(error)}") from error
