@@ -115,7 +115,7 @@ class Executors:
     @property
     def is_inline(self) -> bool:
         """Whether a job submitted now would keep the loop until it is over."""
-        return self._home.steers
+        return self._home.steers and not self._relief.steers
 
     @property
     def busy(self) -> bool:
@@ -125,7 +125,7 @@ class Executors:
     def submit(self, job: Job, done: Done) -> None:
         """Run a job on an executor's thread; this very one, where it is inline."""
         self._unfinished += 1
-        if self._home.steers:
+        if self.is_inline:
             self._run_inline(job, done)
         else:
             self._jobs.put((job, done))
@@ -148,7 +148,7 @@ class Executors:
 
         From the thread of that call: it waits for something that the loop does.
         """
-        if self._home.steers:
+        if self.is_inline:
             self._need.set()
             self._alarm.set()
 

@@ -15,7 +15,7 @@ from clients import Client, Outcome, in_parallel
 from harness import Serve, Server, eventually
 
 PREDICTOR = """
-import ctypes, os, time
+import ctypes, os, signal, time
 import obworker
 
 class Predictor:
@@ -26,9 +26,12 @@ class Predictor:
             while True:
                 pass
         elif what == "hold the lock":
+            # what computes is not interrupted by a signal, as sleep(3) is
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             ctypes.PyDLL(None).sleep(600)
         elif what == "hold for a while":
             open("held", "w").close()
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             ctypes.PyDLL(None).usleep(2500000)
         elif what == "sleep":
             time.sleep(600)

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from harness import eventually
 
 from obworker.errors import Unhealthy
 from obworker.http.executors import Executors
+from obworker.http.reactor import Reactor
 from obworker.supervisor.health_checks import HealthChecks
 
 TIMEOUT = 10.0
@@ -20,29 +20,48 @@ LONG, SHORT = TIMEOUT, 0.05
 
 @dataclass
 class Worker:
-    """An executor thread, and what was heard of the predictor's health."""
+    """An executor thread and the loop beside it, and what was heard of the predictor's health."""
 
+    reactor: Reactor
     executors: Executors
     reasons: list[str] = field(default_factory=list)
 
-    def checks(
+    def check(
         self, check: Callable[[], None] | None, interval: float = 0.001, timeout: float = LONG
     ) -> HealthChecks:
-        return HealthChecks(
+        """Start to check."""
+        checks = HealthChecks(
             check,
             self.executors,
+            self.reactor,
             interval=interval,
             timeout=timeout,
             on_unhealthy=self.reasons.append,
         )
+        self.call(checks.start)
+        return checks
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop's thread and wait for it."""
+        done = threading.Event()
+        self.reactor.post(function)
+        self.reactor.post(done.set)
+        assert done.wait(TIMEOUT)
 
 
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    executors = Executors(1, on_free=lambda: None)
+@pytest.fixture(params=[True, False], ids=["inline", "beside"])
+def worker(request: pytest.FixtureRequest) -> Iterator[Worker]:
+    reactor = Reactor()
+    executors = Executors(
+        reactor, 1, on_free=lambda: None, on_relieved=lambda: None, inline=request.param
+    )
     executors.start()
-    yield Worker(executors)
-    executors.stop()
+    thread = threading.Thread(target=executors.run_here, name="executor")
+    thread.start()
+    yield Worker(reactor, executors)
+    reactor.post(executors.stop)
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
 
 
 class Answers:
@@ -61,26 +80,13 @@ class Answers:
             raise Unhealthy(answer)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something is true: eventually() would hold it up."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
-def run(checks: HealthChecks) -> None:
-    """Check until the predictor is found to be unhealthy."""
-    asyncio.run(asyncio.wait_for(checks.run(), TIMEOUT))
-
-
 def test_three_failures_in_a_row_are_enough(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "obworker.worker")
     check = Answers("no", "still no", "out of memory")
-    checks = worker.checks(check)
-    run(checks)
+    checks = worker.check(check)
+    eventually(lambda: worker.reasons)
     assert worker.reasons == ["health check: out of memory"]
     assert [record.getMessage() for record in caplog.records] == [
         "health check failed (1 of 3): no",
@@ -89,12 +95,14 @@ def test_three_failures_in_a_row_are_enough(
     ]
     assert check.threads == {"executor"}
     assert not checks.holds_thread
-    assert not worker.executors.busy
+    eventually(lambda: not worker.executors.busy)
+    assert check.calls == 3
 
 
 def test_a_success_between_them_starts_the_count_again(worker: Worker) -> None:
     check = Answers("1", "2", None, "1", "2", "3")
-    run(worker.checks(check))
+    worker.check(check)
+    eventually(lambda: worker.reasons)
     assert check.calls == 6
     assert worker.reasons == ["health check: 3"]
 
@@ -108,42 +116,36 @@ def test_one_that_does_not_end_needs_no_second(
         calls.append(1)
         assert release.wait(TIMEOUT)
 
-    async def check_and_come_back() -> None:
-        checks = worker.checks(hang, timeout=SHORT)
-        await checks.run()
-        assert worker.reasons == ["health check: it did not end within 0.05 s"]
-        assert checks.holds_thread
-        assert worker.executors.busy  # a connection had better go to another worker
-        release.set()
-        await until(lambda: not worker.executors.busy)
-
-    asyncio.run(check_and_come_back())
+    checks = worker.check(hang, timeout=SHORT)
+    eventually(lambda: worker.reasons)
+    assert worker.reasons == ["health check: it did not end within 0.05 s"]
+    assert checks.holds_thread
+    assert worker.executors.busy  # a connection had better go to another worker
+    release.set()
+    eventually(lambda: not worker.executors.busy)
     assert calls == [1]
     assert "did not end" in caplog.text
 
 
 def test_one_that_waits_behind_a_request_has_not_failed(worker: Worker) -> None:
-    release, begun = threading.Event(), threading.Event()
+    release, begun, waited = threading.Event(), threading.Event(), threading.Event()
     check = Answers(None)
 
     def predict() -> None:
         begun.set()
         assert release.wait(TIMEOUT)
 
-    async def check_while_predict_runs() -> None:
-        worker.executors.submit(predict)
-        task = asyncio.create_task(worker.checks(check, timeout=SHORT).run())
-        await until(lambda: worker.executors._unfinished == 2)
-        await asyncio.wait([task], timeout=3 * SHORT)
-        assert begun.is_set()
-        assert not check.calls
-        assert worker.executors._unfinished == 2  # no other check has joined the queue
-        release.set()
-        worker.executors.finished()
-        await until(lambda: check.calls >= 2)
-        await stop(task, worker)
-
-    asyncio.run(check_while_predict_runs())
+    worker.reactor.post(worker.executors.submit, predict, lambda _: worker.executors.finished())
+    assert begun.wait(TIMEOUT)
+    checks = worker.check(check, timeout=SHORT)
+    eventually(lambda: worker.executors._unfinished == 2)
+    worker.reactor.post(worker.reactor.call_later, 3 * SHORT, waited.set)
+    assert waited.wait(TIMEOUT)
+    assert not check.calls
+    assert worker.executors._unfinished == 2  # no other check has joined the queue
+    release.set()
+    eventually(lambda: check.calls >= 2)
+    worker.call(checks.stop)
     assert worker.reasons == []
 
 
@@ -155,14 +157,11 @@ def test_one_that_is_under_way_when_they_stop_gives_its_thread_back(worker: Work
         assert release.wait(TIMEOUT)
         raise Unhealthy("too late to matter")
 
-    async def stop_in_the_middle() -> None:
-        task = asyncio.create_task(worker.checks(check).run())
-        await until(begun.is_set)
-        task.cancel()
-        release.set()
-        await until(lambda: not worker.executors.busy)
-
-    asyncio.run(stop_in_the_middle())
+    checks = worker.check(check)
+    assert begun.wait(TIMEOUT)
+    worker.call(checks.stop)
+    release.set()
+    eventually(lambda: not worker.executors.busy)
     assert worker.reasons == []
 
 
@@ -172,12 +171,9 @@ def test_one_that_is_under_way_when_they_stop_gives_its_thread_back(worker: Work
 def test_nothing_runs_where_nothing_is_to_be_asked(
     worker: Worker, check: Answers | None, interval: float
 ) -> None:
-    run(worker.checks(check, interval))
+    passed = threading.Event()
+    worker.check(check, interval)
+    worker.reactor.post(worker.reactor.call_later, SHORT, passed.set)
+    assert passed.wait(TIMEOUT)
     assert worker.reasons == []
     assert check is None or not check.calls
-
-
-async def stop(task: asyncio.Task[None], worker: Worker) -> None:
-    """End the checks, the one under way included."""
-    task.cancel()
-    await until(lambda: not worker.executors.busy)
