@@ -40,7 +40,7 @@ REFUSED = [
     (b"GET /" + b"x" * 9000, 414),
     (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431),
     (POST + b"Content-Length: 1025\r\n\r\n", 413),
-    (POST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+    (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
     (POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     (b"GET / HTTP/2.0\r\n\r\n", 505),
     (b"GET / HTTP/1.1\r\nHost: a\r\n", 408),

@@ -1,0 +1,186 @@
+"""What the lines of a request's head mean: where its body ends, what it asks for, of which host.
+
+Whatever two servers might understand differently is refused, even where RFC 9112 would let it pass:
+that is what request smuggling lives on (RFC 9112 11.2).
+
+Clients repeat themselves, so the lines that were read last are remembered: a hit costs a tenth of
+what reading the line does.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from obworker.errors import (
+    BadRequest,
+    ContentTooLarge,
+    ExpectationFailed,
+    HttpVersionNotSupported,
+    NotImplementedCoding,
+)
+
+REMEMBERED = 256
+
+# Clients choose what is matched: no pattern here takes more than linear time to fail.
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# RFC 9112 3: registered methods are in upper case; a target has no control character, space,
+# non-ASCII byte or fragment (3.2).
+REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]*) ([!-\"$-~]+) HTTP/(1\.[01])")
+OTHER_TARGET = re.compile(rb"[A-Z][A-Z-]* .+ HTTP/1\.[01]")
+OTHER_VERSION = re.compile(rb"[^ ]+ (?:/[^ ]*|[^ ]+ HTTP/(?!1\.[01])[0-9]\.[0-9])")
+# RFC 9112 5 and RFC 9110 5.5: no white space before the colon, no line folding, no NUL or other
+# control character. The white space around a value is no part of it.
+FIELD = re.compile(rb"(%s):([^\x00-\x08\x0a-\x1f\x7f]*)" % TOKEN)
+WHITE_SPACE = b" \t"
+
+# RFC 3986 3.2.2 and 3.2.3; userinfo is refused (RFC 9110 4.2.4), and so is a port without a host.
+NAME = rb"[A-Za-z0-9._~!$&'()*+,;=-]"
+HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+\]"
+    rb"|(?=[^:])%s*(?:%%[0-9A-Fa-f]{2}%s*)*)(?::[0-9]*)?" % (NAME, NAME)
+)
+ABSOLUTE_FORM = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(/[^?]*)?(\?.*)?")
+# RFC 9110 8.6: more digits than any length has would only serve to overflow somebody's integer.
+LENGTH = re.compile(rb"[0-9]{1,19}")
+
+# RFC 9110 5.3 and RFC 9112 6.3: a second one of these makes a request mean two things.
+SINGLETONS = frozenset((b"host", b"content-type", b"content-length", b"transfer-encoding"))
+
+Field = tuple[bytes, bytes]
+
+
+class RequestLine(NamedTuple):
+    """A request line; `path` is empty where the target is no path."""
+
+    method: str
+    target: bytes
+    version: str
+    path: bytes
+    query: bytes
+
+
+@lru_cache(REMEMBERED)
+def read_request_line(line: bytes) -> RequestLine:
+    """Take a request line apart (RFC 9112 3).
+
+    Raises:
+        BadRequest: it is none.
+        HttpVersionNotSupported: it is one of another version (RFC 9110 15.6.6).
+    """
+    match = REQUEST_LINE.fullmatch(line)
+    if match:
+        method, target, version = match.groups()
+        path, _, query = target.partition(b"?") if target.startswith(b"/") else (b"", b"", b"")
+        return RequestLine(method.decode(), target, version.decode(), path, query)
+    if OTHER_TARGET.fullmatch(line):
+        raise BadRequest("the request target has a character that must be percent-encoded")
+    if OTHER_VERSION.fullmatch(line):
+        raise HttpVersionNotSupported("only HTTP/1.1 and HTTP/1.0 are served")
+    raise BadRequest("malformed request line")
+
+
+@lru_cache(REMEMBERED)
+def read_field(line: bytes) -> Field:
+    """Take a field line apart, its name in lower case (RFC 9112 5).
+
+    Raises:
+        BadRequest: it is none, or Host or Content-Length are not what they have to be.
+    """
+    match = FIELD.fullmatch(line)
+    if not match:
+        raise BadRequest("malformed header")
+    name, value = match[1].lower(), match[2].strip(WHITE_SPACE)
+    if name == b"content-length" and not LENGTH.fullmatch(value):
+        raise BadRequest("the Content-Length is not a number")
+    if name == b"host" and value and not HOST.fullmatch(value):  # empty: RFC 9110 7.2
+        raise BadRequest("the Host header is not a host")
+    return name, value
+
+
+def by_name(fields: list[Field]) -> dict[bytes, bytes]:
+    """Return the fields by name, those that came several times as one list (RFC 9110 5.3).
+
+    Raises:
+        BadRequest: a field that there can be one of came twice.
+    """
+    found = dict(fields)
+    if len(found) < len(fields):
+        found.clear()
+        for name, value in fields:
+            if name in SINGLETONS and name in found:
+                raise BadRequest(f"there is more than one {name.decode()} header")
+            found[name] = b"%s, %s" % (found[name], value) if name in found else value
+    return found
+
+
+def body_length(fields: dict[bytes, bytes], version: str, limit: int) -> int | None:
+    """Return the length of the body, or None for a chunked one (RFC 9112 6.3).
+
+    Raises:
+        BadRequest: there are two framings, or one that is faulty (RFC 9112 6.1).
+        ContentTooLarge: the body is longer than `limit`.
+        NotImplementedCoding: the body has a coding that only another server would know.
+    """
+    length = fields.get(b"content-length")
+    coding = fields.get(b"transfer-encoding")
+    if coding is not None:
+        if length is not None:
+            raise BadRequest("there are both a Content-Length and a Transfer-Encoding")
+        _check_coding(coding.lower(), version)
+        return None
+    size = int(length or 0)
+    if size > limit:
+        raise ContentTooLarge(f"the body exceeds {limit} bytes")
+    return size
+
+
+def _check_coding(coding: bytes, version: str) -> None:
+    if version == "1.0":  # RFC 9112 6.1: the framing is faulty
+        raise BadRequest("Transfer-Encoding has no meaning in HTTP/1.0")
+    if coding == b"chunked":
+        return
+    *others, last = (part.strip(WHITE_SPACE) for part in coding.split(b","))
+    if last != b"chunked" or last in others:  # RFC 9112 6.3 and 7
+        raise BadRequest("chunked has to be the last transfer coding, and once")
+    if not all(re.fullmatch(TOKEN, other) for other in others):
+        raise BadRequest("malformed Transfer-Encoding")
+    raise NotImplementedCoding("the only transfer coding implemented is chunked")
+
+
+def split_target(method: str, target: bytes, host: bytes | None) -> tuple[bytes, bytes]:
+    """Return path and query of a target that does not begin with a slash (RFC 9112 3.2).
+
+    Raises:
+        BadRequest: it is neither an http URI of this host, nor ``*`` for OPTIONS.
+    """
+    if target == b"*" and method == "OPTIONS":
+        return b"*", b""
+    match = ABSOLUTE_FORM.fullmatch(target)
+    if not match or not HOST.fullmatch(match[1]):
+        raise BadRequest("the request target is neither a path nor an http URI")
+    if host is not None and host.lower() != match[1].lower():
+        raise BadRequest("the Host header differs from the host of the request target")
+    return match[2] or b"/", (match[3] or b"?")[1:]
+
+
+def persists(connection: bytes | None, version: str) -> bool:
+    """Tell whether the connection goes on after this request (RFC 9112 9.3)."""
+    if connection is None:
+        return version == "1.1"
+    options = [option.strip(WHITE_SPACE) for option in connection.lower().split(b",")]
+    return b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+
+
+def expects_continue(expectation: bytes | None, version: str) -> bool:
+    """Tell whether the client waits for 100 Continue (RFC 9110 10.1.1).
+
+    Raises:
+        ExpectationFailed: it expects something else.
+    """
+    if expectation is None or version == "1.0":
+        return False
+    if expectation.lower() != b"100-continue":
+        raise ExpectationFailed("the only expectation met is 100-continue")
+    return True

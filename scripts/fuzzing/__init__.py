@@ -1,0 +1,1 @@
+"""A long run of broken requests over real connections to a real server."""

@@ -1,0 +1,91 @@
+"""Clients that send broken requests, and one that sends good ones, each in a thread of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from corpus.mutation import cut, mutated
+from scorecards.clients import ask
+
+# Longer than any timeout of the server that a client who has said all it will could meet.
+LONGEST_SECONDS = 15.0
+LONGEST_GOOD_SECONDS = 5.0
+GOOD_EVERY_SECONDS = 0.05
+MOST_REQUESTS = 4
+
+
+@dataclass
+class Tally:
+    """What all clients saw; failures say what was sent."""
+
+    connections: int = 0
+    requests: int = 0
+    good: int = 0
+    slowest: float = 0.0
+    slowest_good: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ended(self, took: float, sent: Sequence[bytes]) -> None:
+        """Count a connection of broken requests."""
+        with self.lock:
+            self.connections += 1
+            self.requests += len(sent)
+            self.slowest = max(self.slowest, took)
+
+    def answered(self, took: float) -> None:
+        """Count a good request."""
+        with self.lock:
+            self.good += 1
+            self.slowest_good = max(self.slowest_good, took)
+
+    def fail(self, what: str) -> None:
+        """Note what went wrong."""
+        with self.lock:
+            self.failures.append(what)
+
+
+def send_broken(port: int, tally: Tally, is_over: Callable[[], bool], random: Random) -> None:
+    """Send broken requests over one connection after another."""
+    while not is_over():
+        sent = [mutated(random) for _ in range(random.randint(1, MOST_REQUESTS))]
+        started = time.monotonic()
+        try:
+            with socket.create_connection(("127.0.0.1", port), LONGEST_SECONDS) as connection:
+                _converse(connection, sent, random)
+        except TimeoutError:
+            tally.fail(f"no end after {LONGEST_SECONDS:g} s of {sent!r}")
+        except OSError as error:
+            tally.fail(f"{error} after {sent!r}")
+        tally.ended(time.monotonic() - started, sent)
+
+
+def _converse(connection: socket.socket, sent: Sequence[bytes], random: Random) -> None:
+    """Send it all in pieces, then read to the end, or leave without a word."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    # A server may close a connection, and even reset it, while more is sent than it reads.
+    with suppress(ConnectionResetError, BrokenPipeError):
+        for raw in sent:
+            for piece in cut(raw, random):
+                connection.sendall(piece)
+        if random.random() < 0.1:
+            return
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            pass
+
+
+def send_good(port: int, tally: Tally, is_over: Callable[[], bool]) -> None:
+    """Send good requests one after another."""
+    while not is_over():
+        result = ask(port, timeout=LONGEST_GOOD_SECONDS)
+        if not result.ok:
+            tally.fail(f"a good request: {result}")
+        tally.answered(result.latency)
+        time.sleep(GOOD_EVERY_SECONDS)
