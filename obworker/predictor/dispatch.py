@@ -12,6 +12,7 @@ from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json, identify
+from obworker.predictor.loop import PredictorLoop
 from obworker.predictor.streaming import Continued, Stream
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Application:
     At most `most_calls` are in predict at once: a server that has no more threads than that never
     waits in here. `prepare` is called before predict. `check_health`, where the predictor has an
     opinion on that, raises Unhealthy; it is to be called as predict is, from one of its threads.
+    Where predict `is_async`, a thread that calls does little but wait for `loop`.
     """
 
     def __init__(
@@ -64,14 +66,18 @@ class Application:
         most_calls: int | None = None,
         prepare: Callable[[Call], object] | None = None,
         check_health: Callable[[], None] | None = None,
+        loop: PredictorLoop,
+        is_async: bool = False,
     ) -> None:
         self.most_calls = most_calls
+        self.is_async = is_async
         self.check_health = check_health
         self._predict = predict
         self._binding = binding
         self._prepare = prepare
         self._gate = threading.Semaphore(most_calls) if most_calls else None
         self._failures = failures
+        self._loop = loop
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -106,7 +112,8 @@ class Application:
             call.on_release(self._gate.release)
         if self._prepare is not None:
             self._prepare(call)
-        return self._binding.call(self._predict, call)
+        value = self._binding.call(self._predict, call)
+        return self._loop.settle(value, call.environ.get("obworker.on_lost"))
 
     def _reply(
         self, value: object, context: Context, call: Call, start_response: StartResponse

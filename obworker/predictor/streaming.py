@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from obworker.predictor.accept import EVENT_STREAM, asks_for_events
 from obworker.predictor.encoding import to_json
+from obworker.predictor.errands import Abandoned
 from obworker.predictor.reply import TEXT, recognise
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Stream(Iterator[bytes]):
         except StopIteration:
             self._ended = True
             raise
+        except Abandoned:  # the server has told us itself, and sends nothing
+            self._ended = True
+            raise StopIteration from None
         except Exception as error:
             self._ended = True
             self._on_error(error)
