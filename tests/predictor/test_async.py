@@ -455,20 +455,30 @@ def test_a_cancellation_between_items_reaches_the_generator_where_it_stands(serv
         seen = []
 
         class Predictor:
-            async def predict(self):
-                loop, task = asyncio.get_running_loop(), asyncio.current_task()
-                loop.call_soon(task.cancel)
+            async def predict(self, params):
+                if "turns" not in params:
+                    return self.items()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                return list(seen)
+
+            async def items(self):
+                asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
                 try:
                     yield "a"
                 except asyncio.CancelledError:
                     seen.append("cancelled")
                     yield "b"
+                seen.append("went on")
                 yield "c"
     """
-    body = call(serve(source).app)
+    app = serve(source).app
+    body = call(app)
     assert next(body) == b"a"
     eventually(seen)  # and not only when the next item is asked for
-    assert list(body) == [b"b", b"c"]
+    assert next(body) == b"b"
+    assert list(call(app, "turns=1")) == [b'["cancelled"]']
+    assert list(body) == [b"c"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is newer")
@@ -489,9 +499,12 @@ def test_a_timeout_may_span_items(serve: Serve) -> None:
     assert serve(source).post().chunks == [b"a", b"b", b"late"]
 
 
-def test_a_scope_of_anyio_may_span_items(serve: Serve) -> None:
+@pytest.mark.parametrize("reads_slowly", [True, False])
+def test_a_scope_of_anyio_may_span_items(serve: Serve, reads_slowly: bool) -> None:
     source = """
         import anyio
+
+        seen = []
 
         class Predictor:
             async def predict(self):
@@ -500,10 +513,15 @@ def test_a_scope_of_anyio_may_span_items(serve: Serve) -> None:
                         group.start_soon(anyio.sleep, 10)
                         yield "a"
                         yield "b"
-                yield [scope.cancelled_caught]
+                seen.append(scope.cancelled_caught)
+                yield "late"
     """
-    pytest.importorskip("anyio")
-    assert serve(source).post().chunks == [b"a", b"b", b"[true]\n"]
+    body = call(serve(source).app)
+    assert next(body) == b"a"
+    if reads_slowly:
+        eventually(seen)
+    assert list(body) == ([b"late"] if reads_slowly else [b"b", b"late"])
+    assert seen() == [True]
 
 
 # nobody waits any more
@@ -548,7 +566,7 @@ class Lost:
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[], None]] = []
-        self.environ = {"obworker.on_lost": self.callbacks.append}
+        self.environ: dict[str, Any] = {"obworker.on_lost": self.callbacks.append}
 
     def lose(self) -> None:
         """Tell that nobody waits for the response any more."""
@@ -600,6 +618,32 @@ def test_a_generator_that_nobody_waits_for_is_closed_where_it_stands(
     assert seen() == ["closed"]
     assert client.post().json == 1
     assert not caplog.records
+
+
+def test_the_finally_of_a_generator_that_is_closed_is_not_cancelled(serve: Serve) -> None:
+    source = """
+        import asyncio
+
+        seen = []
+
+        class Predictor:
+            async def predict(self):
+                try:
+                    yield "a"
+                finally:
+                    seen.append("closing")
+                    await asyncio.sleep(0.1)
+                    seen.append("closed")
+    """
+    lost = Lost()
+    body = call(serve(source).app, **lost.environ)
+    next(body)
+    with ThreadPoolExecutor() as pool:
+        closing = pool.submit(body.close)
+        eventually(seen)
+        lost.lose()
+        closing.result(10)
+    assert seen() == ["closing", "closed"]
 
 
 def test_one_that_was_lost_before_it_began_is_cancelled_at_its_first_await(serve: Serve) -> None:
