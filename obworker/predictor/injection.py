@@ -56,9 +56,10 @@ class Binding(Generic[Source]):
 
     def call(self, function: Callable[..., object], source: Source) -> object:
         """Call `function` with every argument found in `source`."""
+        if len(self.keywords) == 1 and not self.positional:  # the usual one, and the fast one
+            ((name, resolve),) = self.keywords
+            return function(**{name: resolve(source)})
         keywords = {name: resolve(source) for name, resolve in self.keywords}
-        if not self.positional:
-            return function(**keywords)
         return function(*[resolve(source) for resolve in self.positional], **keywords)
 
 
