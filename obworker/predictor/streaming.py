@@ -46,11 +46,15 @@ class Stream(Iterator[bytes]):
         self._context = context
         self._on_error = on_error
         self._on_close = on_close
-        first = next(items, _END)
         events = asks_for_events(accept)
-        self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
         self._encode = encode_event if events else encode_item
-        self._ready = None if first is _END else self._encode(first)
+        try:
+            first = next(items, _END)
+            self._ready = None if first is _END else self._encode(first)
+        except BaseException:
+            self._close_items()
+            raise
+        self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
         self._ended = first is _END
 
     def __next__(self) -> bytes:
@@ -65,11 +69,14 @@ class Stream(Iterator[bytes]):
         """Close the user's generator, then let go of what the request held."""
         self._ended = True
         try:
-            close = getattr(self._items, "close", None)
-            if close is not None:
-                self._context.run(close)
+            self._context.run(self._close_items)
         finally:
             self._context.run(self._on_close)
+
+    def _close_items(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
 
     def _produce(self) -> bytes:
         try:

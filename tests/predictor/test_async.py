@@ -409,6 +409,22 @@ def test_closing_a_stream_waits_for_the_finally_of_its_generator(serve: Serve) -
     assert seen() == [0, True]
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_generator_whose_first_item_cannot_be_sent_is_closed(serve: Serve, kind: str) -> None:
+    source = f"""
+        seen = []
+
+        class Predictor:
+            {kind} predict(self):
+                try:
+                    yield object()
+                finally:
+                    seen.append("closed")
+    """
+    assert serve(source).post().status == 500
+    assert seen() == ["closed"]
+
+
 def test_a_generator_that_fails_while_it_is_closed_tells_the_server(serve: Serve) -> None:
     source = """
         class Predictor:
