@@ -27,9 +27,11 @@ from obworker.predictor.injection import (
     Plan,
     has_background_run,
     health_method,
+    is_async,
     plan_init,
     plan_predict,
 )
+from obworker.predictor.loop import PredictorLoop
 from obworker.predictor.onnx import find_model, open_session
 from obworker.predictor.traces import locate, summarise, trim, user_traceback
 
@@ -50,6 +52,7 @@ class Blueprint:
     init: Plan
     predict: Plan
     model: Path | None
+    is_async: bool
     has_run: bool
     health: str | None
     environment: Environment
@@ -59,6 +62,8 @@ class Blueprint:
         """What will be served, as labelled lines for people."""
         name = self.predictor.__name__
         shape = f"{name}({', '.join(self.init.names)}).predict({', '.join(self.predict.names)})"
+        if self.is_async:
+            shape = f"await {shape}"
         lines = [("predictor", f"{self.file.name}: {shape}")]
         if self.model is not None:
             lines.append(("onnx", os.path.relpath(self.model, self.file.parent)))
@@ -95,13 +100,16 @@ class Blueprint:
         directory, names = self.file.parent, self.predict.names
         in_flask = "request" in names or imports_flask(self.predictor)
         make_request = flask_request_maker(directory) if in_flask else plain_request
+        loop = PredictorLoop()
         return Application(
             instance.predict,  # type: ignore[attr-defined]  # plan_predict has seen it
             self.predict.bind(resolvers(make_request)),
             Failures(directory, shows_tracebacks=not in_production),
             most_calls=config.most_calls,
             prepare=make_request if in_flask and "request" not in names else None,
-            check_health=self._health_check(instance),
+            check_health=self._health_check(instance, loop),
+            loop=loop,
+            is_async=self.is_async,
         )
 
     def wind_up(self, timeout: float) -> None:
@@ -123,11 +131,12 @@ class Blueprint:
             return f"{place}: {self.init.title} called sys.exit({error.code!r})"
         return f"{place}: {self.init.title} raised {summarise(error)}"
 
-    def _health_check(self, instance: object) -> HealthCheck | None:
+    def _health_check(self, instance: object, loop: PredictorLoop) -> HealthCheck | None:
         if self.health is None:
             return None
         title = f"{self.predictor.__name__}.{self.health}()"
-        return HealthCheck(getattr(instance, self.health), title, self.file.parent)
+        ask = getattr(instance, self.health)
+        return HealthCheck(lambda: loop.settle(ask()), title, self.file.parent)
 
     def _run(self, run: Callable[[], object], on_fatal: Callable[[], None] | None) -> None:
         try:
@@ -187,6 +196,7 @@ def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> 
         init=init,
         predict=plan_predict(predictor),
         model=find_model(file.parent, model) if "onnx" in init.names else None,
+        is_async=is_async(predictor),
         has_run=has_background_run(predictor),
         health=health_method(predictor),
         environment=Environment(environment),

@@ -12,6 +12,7 @@ from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json, identify
+from obworker.predictor.loop import PredictorLoop
 from obworker.predictor.streaming import Continued, Stream
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
+# Bodies that let go of what the request holds when they are closed, and not before.
+UNFINISHED = {Stream, Continued}
 
 
 def reaches_predict(method: str, path: str) -> bool:
@@ -53,6 +56,7 @@ class Application:
     At most `most_calls` are in predict at once: a server that has no more threads than that never
     waits in here. `prepare` is called before predict. `check_health`, where the predictor has an
     opinion on that, raises Unhealthy; it is to be called as predict is, from one of its threads.
+    Where predict `is_async`, a thread that calls does little but wait for `loop`.
     """
 
     def __init__(
@@ -64,14 +68,18 @@ class Application:
         most_calls: int | None = None,
         prepare: Callable[[Call], object] | None = None,
         check_health: Callable[[], None] | None = None,
+        loop: PredictorLoop,
+        is_async: bool = False,
     ) -> None:
         self.most_calls = most_calls
+        self.is_async = is_async
         self.check_health = check_health
         self._predict = predict
         self._binding = binding
         self._prepare = prepare
         self._gate = threading.Semaphore(most_calls) if most_calls else None
         self._failures = failures
+        self._loop = loop
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -86,8 +94,7 @@ class Application:
     def _answer(
         self, context: Context, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        request_id.set(environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"))
-        extension.set(environ.get("obworker.extend_deadline"))
+        _introduce(environ)
         call = Call(environ)
         body: Iterable[bytes] = ()
         try:
@@ -96,7 +103,7 @@ class Application:
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
             body = self._failures.answer(error, environ, start_response)
         finally:
-            if not isinstance(body, Stream | Continued):
+            if type(body) not in UNFINISHED:
                 call.release()
         return body
 
@@ -111,12 +118,14 @@ class Application:
     def _reply(
         self, value: object, context: Context, call: Call, start_response: StartResponse
     ) -> Iterable[bytes]:
+        if type(value) in reply.PLAIN:
+            return _send(value, call, start_response)
         environ = call.environ
-        accept = environ.get("HTTP_ACCEPT", "")
+        value = self._loop.settle(value, environ.get("obworker.on_lost"))
         if reply.is_stream(value):
             stream = Stream(
                 value,
-                accept,
+                environ.get("HTTP_ACCEPT", ""),
                 context,
                 on_error=lambda error: self._failures.report(error, identify(environ)),
                 on_close=call.release,
@@ -128,10 +137,22 @@ class Application:
             if isinstance(passed, list):
                 return passed
             return Continued(passed, context, call.release)
-        content_type, body = reply.render(value, accept)
-        headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
-        start_response("200 OK", headers)
-        return [body]
+        return _send(value, call, start_response)
+
+
+def _introduce(environ: WSGIEnvironment) -> None:
+    """Put into the request's context what predict may ask it for."""
+    if id_ := environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
+        request_id.set(id_)
+    if extend := environ.get("obworker.extend_deadline"):
+        extension.set(extend)
+
+
+def _send(value: object, call: Call, start_response: StartResponse) -> list[bytes]:
+    content_type, body = reply.render(value, call.environ.get("HTTP_ACCEPT", ""))
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+    start_response("200 OK", headers)
+    return [body]
 
 
 def _describe(

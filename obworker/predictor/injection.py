@@ -56,9 +56,10 @@ class Binding(Generic[Source]):
 
     def call(self, function: Callable[..., object], source: Source) -> object:
         """Call `function` with every argument found in `source`."""
+        if len(self.keywords) == 1 and not self.positional:  # the usual one, and the fast one
+            ((name, resolve),) = self.keywords
+            return function(**{name: resolve(source)})
         keywords = {name: resolve(source) for name, resolve in self.keywords}
-        if not self.positional:
-            return function(**keywords)
         return function(*[resolve(source) for resolve in self.positional], **keywords)
 
 
@@ -75,14 +76,23 @@ def plan_predict(predictor: type) -> Plan:
     title = f"{predictor.__name__}.predict"
     method = _bound(predictor, "predict", title)
     _check_self(predictor, title)
-    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
-        raise InjectionError(f"{title} is async def; it must be a plain function: def predict(…)")
     return _plan(title, method, PREDICT_NAMES)
+
+
+def is_async(predictor: type) -> bool:
+    """Say whether predict of `predictor` is ``async def``, with or without a yield."""
+    method = _bound(predictor, "predict", f"{predictor.__name__}.predict")
+    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
 def has_background_run(predictor: type) -> bool:
     """Say whether `predictor` has a ``run(self)``."""
-    return _takes_nothing(predictor, "run")
+    if not _takes_nothing(predictor, "run"):
+        return False
+    title = f"{predictor.__name__}.run"
+    if inspect.iscoroutinefunction(_bound(predictor, "run", title)):
+        raise InjectionError(f"{title} is async def; it must be a plain function: def run(self)")
+    return True
 
 
 def health_method(predictor: type) -> str | None:
@@ -96,11 +106,7 @@ def _takes_nothing(predictor: type, name: str) -> bool:
         return False
     title = f"{predictor.__name__}.{name}"
     method = _bound(predictor, name, title)
-    if not all(map(_is_optional, _signature(method, title).parameters.values())):
-        return False
-    if inspect.iscoroutinefunction(method):
-        raise InjectionError(f"{title} is async def; it must be a plain function: def {name}(self)")
-    return True
+    return all(map(_is_optional, _signature(method, title).parameters.values()))
 
 
 def _bound(predictor: type, name: str, title: str) -> Callable[..., object]:

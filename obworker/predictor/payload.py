@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import codecs
-import enum
 import functools
 import json
 import re
 from email.message import Message
 from encodings.aliases import aliases
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
 from obworker.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MSGPACK_TYPES = (
     "application/msgpack",
@@ -22,7 +26,7 @@ MSGPACK_TYPES = (
     "application/vnd.messagepack",
 )
 
-UTF8 = "utf-8"
+UTF8 = {"utf-8", "utf8", ""}
 # Python's names of charsets, but for those that take time quadratic in the length of the body.
 KNOWN_CHARSETS = {*aliases, *aliases.values()} - {"idna", "punycode"}
 
@@ -34,23 +38,9 @@ _LONG_RUN = b"0" * 19
 _BIG_INTEGER = re.compile(rb"(?:^|[\s\[,:-])[1-9][0-9]{18,}(?:$|[\s\],}])")
 
 
-class Format(enum.Enum):
-    """What a body can be parsed as."""
-
-    JSON = "JSON"
-    MSGPACK = "MessagePack"
-
-
 def parse(content_type: str, body: bytes) -> object:
     """Return the value `body` holds; BadRequest where it holds none."""
-    format_, charset = recognise(content_type)
-    if format_ is None:
-        raise BadRequest(_unrecognised(content_type))
-    if not body:
-        raise BadRequest(f"the body is empty; it should be {format_.value}")
-    if format_ is Format.MSGPACK:
-        return _parse_msgpack(body)
-    return _parse_json(body if charset == UTF8 else _recode(body, charset))
+    return _parser(content_type)(body)
 
 
 def parse_or_bytes(content_type: str, body: bytes) -> object:
@@ -62,27 +52,31 @@ def parse_or_bytes(content_type: str, body: bytes) -> object:
 
 
 @functools.lru_cache(maxsize=256)  # bounded: a client chooses what is in here
-def recognise(content_type: str) -> tuple[Format | None, str]:
-    """Return the format that `content_type` names, and the charset of its text."""
+def _parser(content_type: str) -> Callable[[bytes], object]:
+    """Return what parses, or refuses, every body of a type."""
     message = Message()
     message["Content-Type"] = content_type
-    charset = str(message.get_param("charset", UTF8)).lower()
+    charset = str(message.get_param("charset", "")).lower()
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
-        return Format.JSON, UTF8 if charset in {"utf8", ""} else charset
+        return _parse_json if charset in UTF8 else partial(_parse_recoded, charset)
     if media_type in MSGPACK_TYPES or media_type.endswith("+msgpack"):
-        return Format.MSGPACK, charset
-    return None, charset
+        return _parse_msgpack
+    return partial(_refuse, content_type)
 
 
-def _unrecognised(content_type: str) -> str:
+def _refuse(content_type: str, _body: bytes) -> NoReturn:
     if not content_type:
-        return "no Content-Type; send application/json or application/msgpack"
+        raise BadRequest("no Content-Type; send application/json or application/msgpack")
     shown = content_type.partition(";")[0][:100]
-    return f"Content-Type {shown} is neither application/json nor application/msgpack"
+    raise BadRequest(f"Content-Type {shown} is neither application/json nor application/msgpack")
 
 
-def _recode(body: bytes, charset: str) -> bytes:
+def _parse_recoded(charset: str, body: bytes) -> object:
+    return _parse_json(_recode(charset, body))
+
+
+def _recode(charset: str, body: bytes) -> bytes:
     try:
         # A name that is unknown must not reach codecs.lookup, which remembers every one for ever.
         if charset.replace("-", "_") not in KNOWN_CHARSETS:
@@ -95,6 +89,8 @@ def _recode(body: bytes, charset: str) -> bytes:
 
 
 def _parse_json(body: bytes) -> object:
+    if not body:
+        raise BadRequest("the body is empty; it should be JSON")
     if body.startswith(codecs.BOM_UTF8):  # RFC 8259 8.1: a parser may ignore it
         body = body[3:]
     try:
@@ -117,6 +113,8 @@ def _checked_map(pairs: list[tuple[object, object]]) -> dict[object, object]:
 
 
 def _parse_msgpack(body: bytes) -> object:
+    if not body:
+        raise BadRequest("the body is empty; it should be MessagePack")
     try:
         return msgpack.unpackb(
             body, raw=False, strict_map_key=False, object_pairs_hook=_checked_map

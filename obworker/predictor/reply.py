@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
+BYTES = (bytes, bytearray, memoryview)
+# What most predictors give; known at a glance to be no stream, no coroutine and no WSGI callable.
+PLAIN = frozenset({dict, list, tuple, str, int, float, bool, type(None), *BYTES})
 SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
@@ -31,7 +34,7 @@ def render(value: object, accept: str) -> tuple[str, bytes]:
     """Return the content type and the body for `value`, neither a stream nor a WSGI callable."""
     if isinstance(value, str):
         return TEXT, value.encode("utf-8", "replace")
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, BYTES):
         body = bytes(value)
         return recognise(body), body
     media_type = negotiation.choose(accept)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from obworker.predictor.accept import EVENT_STREAM, asks_for_events
 from obworker.predictor.encoding import to_json
+from obworker.predictor.errands import Abandoned
 from obworker.predictor.reply import TEXT, recognise
 
 if TYPE_CHECKING:
@@ -45,11 +46,15 @@ class Stream(Iterator[bytes]):
         self._context = context
         self._on_error = on_error
         self._on_close = on_close
-        first = next(items, _END)
         events = asks_for_events(accept)
-        self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
         self._encode = encode_event if events else encode_item
-        self._ready = None if first is _END else self._encode(first)
+        try:
+            first = next(items, _END)
+            self._ready = None if first is _END else self._encode(first)
+        except BaseException:
+            self._close_items()
+            raise
+        self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
         self._ended = first is _END
 
     def __next__(self) -> bytes:
@@ -64,11 +69,14 @@ class Stream(Iterator[bytes]):
         """Close the user's generator, then let go of what the request held."""
         self._ended = True
         try:
-            close = getattr(self._items, "close", None)
-            if close is not None:
-                self._context.run(close)
+            self._context.run(self._close_items)
         finally:
             self._context.run(self._on_close)
+
+    def _close_items(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
 
     def _produce(self) -> bytes:
         try:
@@ -76,6 +84,9 @@ class Stream(Iterator[bytes]):
         except StopIteration:
             self._ended = True
             raise
+        except Abandoned:  # the server has told us itself, and sends nothing
+            self._ended = True
+            raise StopIteration from None
         except Exception as error:
             self._ended = True
             self._on_error(error)

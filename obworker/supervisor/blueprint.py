@@ -18,6 +18,10 @@ class Predictions(Protocol):
         """How many threads may call it."""
 
     @property
+    def is_async(self) -> bool:
+        """Whether a thread that calls it only waits for coroutines."""
+
+    @property
     def check_health(self) -> Callable[[], None] | None:
         """What raises Unhealthy where the predictor is not well, if it can tell."""
 
@@ -27,7 +31,8 @@ class Predictions(Protocol):
 
 def threads_for(application: Predictions, settings: Settings) -> int:
     """Return how many threads call predict."""
-    return min(settings.threads, application.most_calls or settings.threads)
+    threads = settings.async_concurrency if application.is_async else settings.threads
+    return min(threads, application.most_calls or threads)
 
 
 class Blueprint(Protocol):

@@ -72,6 +72,7 @@ class Probes:
 
     def __init__(self, application: Predictions, board: Scoreboard) -> None:
         self.most_calls = application.most_calls
+        self.is_async = application.is_async
         self.check_health = application.check_health
         self._application = application
         self._board = board

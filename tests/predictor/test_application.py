@@ -525,6 +525,12 @@ def test_the_description_and_the_body_kind(model: Model) -> None:
     ]
 
 
+def test_an_async_predict_is_described_as_such(model: Model) -> None:
+    source = "class Net:\n async def predict(self, data): 0"
+    blueprint = application.load(str(model(source)))
+    assert blueprint.description == [("predictor", "predictor.py: await Net().predict(data)")]
+
+
 @pytest.mark.parametrize(
     ("parameters", "kind"),
     [

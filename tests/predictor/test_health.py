@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from obworker.errors import InjectionError, Unhealthy
+from obworker.errors import Unhealthy
 from obworker.predictor import application
 
 Model = Callable[..., Path]
@@ -76,7 +76,17 @@ def test_it_is_described(model: Model) -> None:
     assert ("health", "Predictor.is_ready()") in blueprint.description
 
 
-def test_a_coroutine_is_refused_before_anything_is_built(model: Model) -> None:
-    source = SOURCE.format(method="health", more="", body="return True")
-    with pytest.raises(InjectionError, match=r"Predictor\.health is async def"):
-        application.load(str(model(source.replace("def health", "async def health"))))
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return False", r"Predictor\.health\(\) returned False"),
+        ("raise ValueError", r"predictor.py:6: Predictor\.health\(\) raised ValueError"),
+    ],
+)
+def test_a_coroutine_is_awaited(model: Model, body: str, message: str) -> None:
+    source = SOURCE.format(method="health", more="", body=body)
+    directory = model(source.replace("def health", "async def health"))
+    check = application.load(str(directory)).boot(1, lambda: None).check_health
+    assert check
+    with pytest.raises(Unhealthy, match=message):
+        check()

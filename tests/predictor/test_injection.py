@@ -12,6 +12,7 @@ from obworker.predictor.injection import (
     PREDICT_NAMES,
     has_background_run,
     health_method,
+    is_async,
     plan_init,
     plan_predict,
 )
@@ -130,8 +131,6 @@ def predictor_of(source: str) -> type:
         ("def predict(self, x, /): 0", ["unknown parameter 'x'"]),
         ("def predict(self, *, x): 0", ["unknown parameter 'x'"]),
         ("def predict(self, onnx): 0", ["'onnx'; onnx is for __init__"]),
-        ("async def predict(self): 0", ["async def; it must be a plain function"]),
-        ("async def predict(self): yield 0", ["async def; it must be a plain function"]),
         ("predict = 5", ["Predictor.predict is a int; it must be a method"]),
         ("@property\n def predict(self): 0", ["is a property"]),
         ("def predict(): 0", ["its parameters cannot be read"]),
@@ -193,6 +192,7 @@ def test_run_is_a_background_task_only_without_parameters(source: str, expected:
         ("def is_ready(self, *, deep=False): 0", "is_ready"),
         ("def is_ready(self): 0\n def health(self): 0", "health"),
         ("def is_ready(self): 0\n def health(self, request): 0", "is_ready"),
+        ("async def health(self): 0", "health"),
         ("async def health(self, request): 0", None),
         ("@staticmethod\n def health(): 0", "health"),
         ("is_ready = True", None),
@@ -202,8 +202,22 @@ def test_health_is_told_by_a_method_without_parameters(source: str, expected: st
     assert health_method(predictor_of(source)) == expected
 
 
-@pytest.mark.parametrize("name", ["run", "health", "is_ready"])
-def test_what_is_called_beside_predict_must_be_a_plain_function(name: str) -> None:
-    predictor = predictor_of(f"async def {name}(self): 0")
-    with pytest.raises(InjectionError, match=rf"must be a plain function: def {name}\(self\)"):
-        has_background_run(predictor) or health_method(predictor)
+def test_run_must_be_a_plain_function() -> None:
+    predictor = predictor_of("async def run(self): 0")
+    with pytest.raises(InjectionError, match=r"must be a plain function: def run\(self\)"):
+        has_background_run(predictor)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def predict(self): 0", False),
+        ("def predict(self): yield", False),
+        ("async def predict(self): 0", True),
+        ("async def predict(self): yield", True),
+        ("@staticmethod\n async def predict(): 0", True),
+        ("@classmethod\n async def predict(cls): 0", True),
+    ],
+)
+def test_predict_may_be_async(source: str, expected: bool) -> None:
+    assert is_async(predictor_of(source)) is expected

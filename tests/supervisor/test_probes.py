@@ -18,6 +18,7 @@ class Application:
     """What is behind the probes."""
 
     most_calls: int | None = 3
+    is_async = True
 
     @staticmethod
     def check_health() -> None:
@@ -73,4 +74,5 @@ def test_what_the_worker_asks_of_the_application_is_kept() -> None:
     application = Application()
     with scoreboard(1) as board:
         probes = Probes(application, board)
-    assert (probes.most_calls, probes.check_health) == (3, application.check_health)
+    assert (probes.most_calls, probes.is_async) == (3, True)
+    assert probes.check_health is application.check_health
