@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from benchmarks import echo, parts
+from benchmarks import echo, overload, parts, reload, slow, soak, stream, tail
 from benchmarks.servers import BenchError
 
 
@@ -14,19 +14,18 @@ def main() -> int:
     """Run the chosen benchmark and return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    for benchmark in (echo, parts):
+    for benchmark in (echo, parts, tail, overload, slow, soak, stream, reload):
         benchmark.add_command(commands.add_parser)
     options = parser.parse_args()
     # A killed bench must unwind too, or its servers would stay.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        options.run(options)
+        return int(options.run(options) or 0)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,94 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import options as types
+from benchmarks.echo_servers import SERVERS
 from benchmarks.load import Exchange, Load
-from benchmarks.servers import BenchError, Running, Server, cpu_seconds, running
+from benchmarks.processes import cpu_seconds
+from benchmarks.servers import BenchError, Running, Server, installed, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 BODY = {"x": [1, 2, 3], "name": "obworker"}
 ROUND_SECONDS = 30.0
-PACKAGES = ("obworker", "gunicorn", "flask", "uvicorn", "fastapi", "granian", "orjson")
+LIBRARIES = ("flask", "fastapi", "orjson")
 BASE = "obworker"
-
-PREDICTOR = """\
-class Predictor:
-    def predict(self, json):
-        return json
-"""
-
-FLASK = """\
-from flask import Flask, jsonify, request
-
-app = Flask(__name__)
-
-
-@app.post("/")
-def echo():
-    return jsonify(request.get_json())
-"""
-
-FASTAPI = """\
-from typing import Any
-
-from fastapi import Body, FastAPI
-
-app = FastAPI()
-
-
-@app.post("/")
-async def echo(body: Any = Body()):
-    return body
-"""
-
-WSGI = """\
-import orjson
-
-
-def app(environ, start_response):
-    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-    answer = orjson.dumps(orjson.loads(body))
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))]
-    start_response("200 OK", headers)
-    return [answer]
-"""
-
-_GUNICORN = ("gunicorn", "--workers", "1", "--bind", "127.0.0.1:{port}", "--log-level", "warning")
-
-SERVERS = (
-    Server(
-        BASE,
-        ("obworker", "--workers", "1", "--no-access-log", "--bind", "127.0.0.1:{port}", "."),
-        {"predictor.py": PREDICTOR},
-    ),
-    Server(
-        "granian wsgi",
-        (
-            *("granian", "--interface", "wsgi", "--workers", "1", "--blocking-threads", "1"),
-            *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning", "bare:app"),
-        ),
-        {"bare.py": WSGI},
-    ),
-    Server(
-        "uvicorn+fastapi",
-        (
-            *("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log"),
-            *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning", "api:app"),
-        ),
-        {"api.py": FASTAPI},
-    ),
-    Server(
-        "gunicorn+flask gthread",
-        (*_GUNICORN, "-k", "gthread", "--threads", "1", "--keep-alive", "75", "web:app"),
-        {"web.py": FLASK},
-    ),
-    Server(
-        "gunicorn+flask sync",
-        (*_GUNICORN, "-k", "sync", "web:app"),
-        {"web.py": FLASK},
-    ),
-)
 
 
 @dataclass
@@ -126,14 +51,14 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "under 100%, the load or other work on the machine held the server back.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--rounds", type=_positive, default=5, help="rounds after one warm-up")
+    parser.add_argument("--rounds", type=types.count, default=5, help="rounds after one warm-up")
     parser.add_argument(
         "--requests",
-        type=_positive,
+        type=types.count,
         default=20000,
         help=f"requests in a round, or as many as {ROUND_SECONDS:.0f} s allow",
     )
-    parser.add_argument("--connections", type=_positive, default=8, help="connections at once")
+    parser.add_argument("--connections", type=types.count, default=8, help="connections at once")
     parser.add_argument(
         "--only",
         action="append",
@@ -155,13 +80,12 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure the chosen servers and print the table."""
-    only = getattr(options, "only", None)
-    servers = [server for server in SERVERS if only is None or server.name in only]
+    servers = installed(SERVERS, getattr(options, "only", None))
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise BenchError("two cores are needed: one for the server, one for the load")
     os.sched_setaffinity(0, {cores[0]})
-    setting = _setting(options)
+    setting = _setting(options, servers)
     print("; ".join(f"{name} {value}" for name, value in setting.items()), flush=True)
     measured = _measure(servers, cores[1], options)
     _print_table(measured)
@@ -169,21 +93,15 @@ def run(options: argparse.Namespace) -> None:
         _write_json(options.json, setting, measured)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _setting(options: argparse.Namespace) -> dict[str, str | int]:
+def _setting(options: argparse.Namespace, servers: Sequence[Server]) -> dict[str, str | int]:
     """Say what was measured with which versions, as far as a reader needs to repeat it."""
     return {
         "connections": options.connections,
         "requests": options.requests,
         "rounds": options.rounds,
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **{server.package: server.version() or "" for server in servers},
+        **{library: metadata.version(library) for library in LIBRARIES},
     }
 
 
@@ -194,7 +112,7 @@ def _measure(
     measured = {server.name: Measured() for server in servers}
     with ExitStack() as stack:
         targets = [
-            stack.enter_context(running(server, core, exchange.request())) for server in servers
+            stack.enter_context(running(server, exchange.request(), [core])) for server in servers
         ]
         for target in targets:
             _round(target, exchange, options)
@@ -209,15 +127,22 @@ def _measure(
 def _round(target: Running, exchange: Exchange, options: argparse.Namespace) -> tuple[float, float]:
     """Load the server once and return CPU microseconds per request and requests per second."""
     processes = target.processes()
-    before = cpu_seconds(processes)
+    before = _cpu_seconds(processes)
     load = Load(target.port, exchange, options.requests, ROUND_SECONDS).run(options.connections)
     if load.failures:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in load.failures.most_common(3))
         raise BenchError(f"{target.name}: {load.failures.total()} requests failed: {reasons}")
     if target.processes() != processes:
         raise BenchError(f"{target.name}: its processes changed during a round, CPU time is lost")
-    cpu = cpu_seconds(processes) - before
+    cpu = _cpu_seconds(processes) - before
     return cpu / load.answered * 1e6, load.answered / load.wall
+
+
+def _cpu_seconds(processes: frozenset[int]) -> float:
+    try:
+        return cpu_seconds(processes)
+    except OSError as error:
+        raise BenchError("a process of the server ended, its CPU time is lost") from error
 
 
 def _print_table(measured: dict[str, Measured]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from benchmarks.echo import PREDICTOR
+from benchmarks.echo_servers import PREDICTOR
 from obworker.http import response
 from obworker.http.environ import base_environ, make_environ
 from obworker.http.parser import Limits, Request, RequestParser
@@ -31,8 +31,9 @@ RAW = (
 REPEATS = 5
 
 
-def ignore(*_: object) -> None:
+def ignore(*_: object) -> Callable[[bytes], None]:
     """Take the head of a response."""
+    return lambda _: None
 
 
 class Collector:

@@ -1,4 +1,4 @@
-"""Servers under test: started on one core, measured and stopped with all their processes."""
+"""Servers under test: started, found in the process table, and stopped with all they started."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import processes
+from benchmarks.processes import Held
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -28,14 +32,44 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """How to start a server: a program of this environment, and the files it serves.
+    """How to start a server: a program of an environment, and the files it serves.
 
     In `argv`, `{port}` stands for the port to listen on; the working directory holds `files`.
+    The server is there when the environment `venv`, beside the one that runs this, has `package`.
     """
 
     name: str
+    package: str
     argv: tuple[str, ...]
     files: Mapping[str, str]
+    path: str = "/"
+    venv: str = "venv"
+
+    def program(self) -> Path:
+        """Return the program to start."""
+        return Path(sys.prefix).with_name(self.venv) / "bin" / self.argv[0]
+
+    def version(self) -> str | None:
+        """Return the package's version; None where it is not installed."""
+        packages = Path(sys.prefix).with_name(self.venv).glob("lib/python*/site-packages")
+        found = distributions(name=self.package, path=[str(path) for path in packages])
+        return next((distribution.version for distribution in found), None)
+
+
+def obworker(predictor: str, *options: str) -> Server:
+    """Return obworker, with no access log and these options, serving a predictor.py."""
+    listen = ("--no-access-log", "--bind", "127.0.0.1:{port}")
+    argv = ("obworker", *listen, *options, ".")
+    return Server("obworker", "obworker", argv, {"predictor.py": predictor})
+
+
+def installed(servers: Iterable[Server], only: Collection[str] | None) -> list[Server]:
+    """Return those that are asked for (all, without `only`) and installed; name the missing."""
+    chosen = [server for server in servers if only is None or server.name in only]
+    for server in chosen:
+        if server.version() is None:
+            print(f"{server.name}: left out, {server.package} is not installed", flush=True)
+    return [server for server in chosen if server.version() is not None]
 
 
 @dataclass(frozen=True)
@@ -45,44 +79,38 @@ class Running:
     name: str
     port: int
     pid: int
+    directory: Path
 
     def processes(self) -> frozenset[int]:
         """Return the ids of the server's whole process tree."""
-        return frozenset(_tree(self.pid))
+        return frozenset(processes.tree(self.pid))
 
-
-def cpu_seconds(processes: frozenset[int]) -> float:
-    """Return the user and system time the processes have used so far, in all their threads."""
-    # The kernel's CPU clock of a process (MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED) counts
-    # nanoseconds; /proc/PID/stat counts hundredths of a second, several percent of a short round.
-    try:
-        return sum(time.clock_gettime(~pid << 3 | 2) for pid in processes)
-    except OSError as error:
-        raise BenchError("a process of the server ended, its CPU time is lost") from error
+    def workers(self, count: int) -> frozenset[int]:
+        """Return the ids of obworker's worker processes, once there are so many."""
+        deadline = time.monotonic() + START_SECONDS
+        while len(found := frozenset(filter(processes.is_worker, self.processes()))) != count:
+            if time.monotonic() > deadline:
+                raise BenchError(f"{self.name} has {len(found)} workers, not {count}")
+            time.sleep(0.05)
+        return found
 
 
 @contextmanager
-def running(server: Server, core: int, request: bytes) -> Iterator[Running]:
-    """Start the server on the core, wait until it answers 200, and stop it at the end."""
+def running(
+    server: Server, request: bytes, cores: Iterable[int] | None = None
+) -> Iterator[Running]:
+    """Start the server, on all cores or on these; wait until it answers 200; stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="obworker-bench-") as name:
         directory = Path(name)
         for file, text in server.files.items():
             (directory / file).write_text(text)
         port = _free_port()
-        process = _start(server, directory, core, port)
+        process = _start(server, directory, cores or os.sched_getaffinity(0), port)
         try:
             _wait_ready(server, process, port, request, directory / LOG_NAME)
-            yield Running(server.name, port, process.pid)
+            yield Running(server.name, port, process.pid, directory)
         finally:
             _stop(process)
-
-
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
-            for child in children.read_text().split():
-                yield from _tree(int(child))
 
 
 def _free_port() -> int:
@@ -91,8 +119,10 @@ def _free_port() -> int:
         return port
 
 
-def _start(server: Server, directory: Path, core: int, port: int) -> subprocess.Popen[bytes]:
-    program = Path(sys.executable).parent / server.argv[0]
+def _start(
+    server: Server, directory: Path, cores: Iterable[int], port: int
+) -> subprocess.Popen[bytes]:
+    program = server.program()
     if not program.exists():
         raise BenchError(f"{server.name} did not start: no program {program}")
     arguments = [argument.replace("{port}", str(port)) for argument in server.argv[1:]]
@@ -100,7 +130,7 @@ def _start(server: Server, directory: Path, core: int, port: int) -> subprocess.
     environment = {"PATH": os.environ["PATH"], "HOME": str(directory)}
     with (directory / LOG_NAME).open("wb") as log:
         return subprocess.Popen(
-            ["taskset", "--cpu-list", str(core), str(program), *arguments],
+            ["taskset", "--cpu-list", ",".join(map(str, cores)), str(program), *arguments],
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -132,10 +162,12 @@ def _answers(port: int, request: bytes) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    family = Held(processes.tree(process.pid))
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    # Whoever the leader left behind still has its process group.
+    # Whoever the leader left behind is one that we hold, or was born since into its group.
+    family.kill()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,0 +1,34 @@
+"""What a benchmark claims, and whether it held."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Claim(NamedTuple):
+    """A claim, what was measured, and whether that is within the claim."""
+
+    text: str
+    measured: str
+    holds: bool
+
+
+def at_most(text: str, value: float, limit: float) -> Claim:
+    """Claim that a value does not exceed a limit."""
+    return Claim(text, f"{value:.2f}, at most {limit:.2f}", value <= limit)
+
+
+def at_least(text: str, value: float, limit: float) -> Claim:
+    """Claim that a value reaches a limit."""
+    return Claim(text, f"{value:.2f}, at least {limit:.2f}", value >= limit)
+
+
+def verdict(claims: Sequence[Claim]) -> int:
+    """Print each claim with PASS or FAIL; return the exit status."""
+    width = max(len(claim.text) for claim in claims)
+    for claim in claims:
+        print(f"{'PASS' if claim.holds else 'FAIL'}  {claim.text:<{width}}  {claim.measured}")
+    return 0 if all(claim.holds for claim in claims) else 1

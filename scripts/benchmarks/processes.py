@@ -1,0 +1,114 @@
+"""What the kernel tells of processes, and how to end them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MIB = 1 << 20
+SAMPLE_SECONDS = 0.25
+
+
+def tree(pid: int) -> Iterator[int]:
+    """Yield a process and all that came of it."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            for child in children.read_text().split():
+                yield from tree(int(child))
+
+
+def cpu_seconds(processes: Iterable[int]) -> float:
+    """Return the user and system time the processes have used so far, in all their threads.
+
+    Raises OSError when one of them has ended.
+    """
+    # The kernel's CPU clock of a process (MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED) counts
+    # nanoseconds; /proc/PID/stat counts hundredths of a second, several percent of a short round.
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in processes)
+
+
+def is_worker(pid: int) -> bool:
+    """Tell whether a process is a worker of obworker, by its title."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"obworker: worker")
+    except OSError:  # it has just ended
+        return False
+
+
+def resident_bytes(pid: int) -> int:
+    """Return a process's resident memory, exactly; 0 once it has ended."""
+    # statm is cheaper, but each CPU's share of its counters may lag behind (proc(5)).
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Rss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def open_files(pid: int) -> int:
+    """Return how many file descriptors a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+class Memory:
+    """Samples of the resident memory of processes."""
+
+    def __init__(self, processes: Iterable[int]) -> None:
+        self._processes = tuple(processes)
+        self._samples: list[tuple[float, dict[int, int]]] = []
+
+    def growth(self, since: float = 0.0) -> int:
+        """Return the most bytes by which one process came to exceed what it had at the first
+        sample after `since`, a monotonic instant.
+        """
+        samples = [sample for instant, sample in self._samples if instant >= since]
+        return max(max(s[pid] for s in samples) - samples[0][pid] for pid in self._processes)
+
+    def most(self) -> int:
+        """Return the most that one process had."""
+        return max(max(sample.values()) for _, sample in self._samples)
+
+    def sample(self, over: threading.Event) -> None:
+        """Sample until it is over."""
+        while not over.wait(SAMPLE_SECONDS if self._samples else 0):
+            sample = {pid: resident_bytes(pid) for pid in self._processes}
+            self._samples.append((time.monotonic(), sample))
+
+
+@contextmanager
+def watched(processes: Iterable[int]) -> Iterator[Memory]:
+    """Sample the memory of processes, in a thread, while the block runs."""
+    memory, over = Memory(processes), threading.Event()
+    thread = threading.Thread(target=memory.sample, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+
+
+class Held:
+    """Processes that are held, so that no other can be taken for one that has ended."""
+
+    def __init__(self, processes: Iterable[int]) -> None:
+        self._pidfds: list[int] = []
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                self._pidfds.append(os.pidfd_open(pid))
+
+    def kill(self) -> None:
+        """Kill those that still run, and let go of all."""
+        for pidfd in self._pidfds:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)

@@ -1,0 +1,148 @@
+"""Clients that take their time, in a process of their own so that they do not slow the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import select
+import signal
+import socket
+import time
+from collections import Counter, deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from benchmarks.servers import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.connection import Connection
+
+STEP_SECONDS = 1.0
+START_SECONDS = 60.0
+
+HEADER = "header"
+BODY = "body"
+READER = "reader"
+KINDS = (HEADER, BODY, READER)
+RECEIVE_BYTES = 4096
+
+_ASKING = b'{"large":true}'
+_JSON = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
+FIRST = {
+    HEADER: b"P",
+    BODY: _JSON + b"1000000\r\n\r\n",
+    READER: _JSON + str(len(_ASKING)).encode() + b"\r\n\r\n" + _ASKING,
+}
+HEADER_TEXT = b"OST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"x" * 4000
+BODY_STEP = b" " * 10
+
+
+def raise_open_files(needed: int) -> None:
+    """Raise the limit of this process and of those it starts, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+
+
+@contextmanager
+def slow_clients(port: int, count: int) -> Iterator[Counter[str]]:
+    """Have a process with so many slow clients on a port, a third of each kind, all connected.
+
+    At the end the yielded counter says how many of each kind the server cut off; each came again.
+    """
+    cut: Counter[str] = Counter()
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(
+        target=_work, args=(port, count, theirs, ours), daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(START_SECONDS):
+            raise BenchError(f"the slow clients did not connect within {START_SECONDS:.0f} s")
+        ours.recv()
+        yield cut
+        ours.send(None)
+        cut += ours.recv()
+    except EOFError:
+        raise BenchError("the slow clients could not connect") from None
+    finally:
+        ours.close()
+        process.join()
+
+
+def _work(port: int, count: int, pipe: Connection, other_end: Connection) -> None:
+    """Be slow until told to stop, or until the other end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end gets it too, and ends this one
+    other_end.close()
+    crowd = _Crowd(port, [KINDS[number % len(KINDS)] for number in range(count)])
+    pipe.send(None)
+    while not pipe.poll():
+        crowd.step()
+    with suppress(EOFError):
+        pipe.recv()
+        pipe.send(crowd.cut)
+
+
+class _Client:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.socket: socket.socket | None = None
+        self.due = 0.0
+        self.rest = iter(HEADER_TEXT)
+
+
+class _Crowd:
+    """All slow clients; each takes a step a second, at an instant of its own."""
+
+    def __init__(self, port: int, kinds: Sequence[str]) -> None:
+        self.cut: Counter[str] = Counter()
+        self._port = port
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, _Client] = {}
+        self._in_turn = deque(_Client(kind) for kind in kinds)
+        for number, client in enumerate(self._in_turn):
+            self._connect(client)
+            client.due = time.monotonic() + STEP_SECONDS * (1 + number / len(kinds))
+
+    def step(self) -> None:
+        """See who was cut off, and let those do something whose turn it is."""
+        wait = self._in_turn[0].due - time.monotonic()
+        for fd, _ in self._epoll.poll(max(0.0, wait)):
+            self._drop(self._by_fd[fd])
+        while self._in_turn[0].due <= time.monotonic():
+            client = self._in_turn.popleft()
+            self._act(client)
+            client.due += STEP_SECONDS
+            self._in_turn.append(client)
+
+    def _connect(self, client: _Client) -> None:
+        client.socket = socket.socket()
+        client.rest = iter(HEADER_TEXT)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        client.socket.connect(("127.0.0.1", self._port))
+        client.socket.setblocking(False)
+        client.socket.send(FIRST[client.kind])
+        self._by_fd[client.socket.fileno()] = client
+        self._epoll.register(client.socket, select.EPOLLRDHUP)
+
+    def _act(self, client: _Client) -> None:
+        try:
+            if client.socket is None:
+                self._connect(client)
+            elif client.kind == HEADER:
+                client.socket.send(bytes([next(client.rest)]))
+            elif client.kind == BODY:
+                client.socket.send(BODY_STEP)
+        except OSError:
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        """Close a connection that the server has ended; the next step opens another."""
+        assert client.socket
+        self.cut[client.kind] += 1
+        self._by_fd.pop(client.socket.fileno(), None)
+        client.socket.close()
+        client.socket = None

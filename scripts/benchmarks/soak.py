@@ -1,0 +1,83 @@
+"""A million requests: whether the workers' memory or file descriptors grow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks import options as types
+from benchmarks.claims import Claim, at_most, verdict
+from benchmarks.echo_servers import PREDICTOR
+from benchmarks.load import Exchange, Load
+from benchmarks.processes import MIB, open_files, resident_bytes
+from benchmarks.servers import BenchError, obworker, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+BODY = {"x": [1, 2, 3], "name": "obworker"}
+CONNECTIONS = 16
+WARM_UP = 0.05
+LONGEST_SECONDS = 1800.0
+SETTLE_SECONDS = 1.0
+MOST_GROWTH = 1.0
+
+
+class Usage(NamedTuple):
+    """What a worker holds."""
+
+    resident: int
+    files: int
+
+
+def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declare the command and its options."""
+    parser = add_parser(
+        "soak",
+        help="growth of memory and file descriptors over a million requests",
+        description=f"Echo requests over {CONNECTIONS} keep-alive connections; what each worker "
+        f"holds after the first {WARM_UP:.0%}, and after the rest, with no connection open.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--requests", type=types.count, default=1_000_000)
+    parser.add_argument("--workers", type=types.count, default=2, help="of obworker")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load obworker and compare."""
+    exchange = Exchange(json.dumps(BODY).encode(), BODY)
+    server = obworker(PREDICTOR, "--workers", str(options.workers))
+    warm_up = round(options.requests * WARM_UP)
+    with running(server, exchange.request()) as target:
+        workers = target.workers(options.workers)
+        _load(target.port, exchange, warm_up)
+        before = _usage(workers)
+        seconds = _load(target.port, exchange, options.requests - warm_up)
+        if target.workers(options.workers) != workers:
+            raise BenchError("a worker was replaced")
+        after = _usage(workers)
+    print(f"{options.requests - warm_up} requests in {seconds:.0f} s after a warm-up of {warm_up}")
+    return verdict([claim for pid in workers for claim in _claims(before[pid], after[pid])])
+
+
+def _load(port: int, exchange: Exchange, requests: int) -> float:
+    load = Load(port, exchange, requests, LONGEST_SECONDS).run(CONNECTIONS)
+    if load.answered < requests:
+        raise BenchError(f"{load.answered} of {requests} answered; failed: {dict(load.failures)}")
+    return load.wall
+
+
+def _usage(workers: Iterable[int]) -> dict[int, Usage]:
+    """Return what the workers hold, once they have closed the connections that were left."""
+    time.sleep(SETTLE_SECONDS)
+    return {pid: Usage(resident_bytes(pid), open_files(pid)) for pid in workers}
+
+
+def _claims(before: Usage, after: Usage) -> Iterator[Claim]:
+    growth = (after.resident / before.resident - 1) * 100
+    size = f"from {before.resident / MIB:.1f} to {after.resident / MIB:.1f} MiB"
+    yield at_most(f"growth of memory {size}, %", growth, MOST_GROWTH)
+    yield at_most(f"file descriptors, {before.files} before", after.files, before.files)

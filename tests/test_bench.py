@@ -1,0 +1,168 @@
+"""What the benchmarks compute: arrivals, the ideal queue, percentiles, and when latency counts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+
+import pytest
+from benchmarks import options, queueing, work
+from benchmarks.openloop import connected
+from benchmarks.outcomes import UNANSWERED, Arrival, Outcome, failures
+from benchmarks.overload import WINDOW, recovery_seconds
+
+PREDICT_SECONDS = 0.05
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 1), (1, 1), (50, 50), (99, 99), (99.5, 100), (100, 100)]
+)
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(
+    percent: float, expected: float
+) -> None:
+    values = list(range(100, 0, -1))
+
+    assert queueing.percentile(values, percent) == expected
+
+
+def test_no_values_have_no_percentile() -> None:
+    assert math.isnan(queueing.percentile([], 99))
+
+
+@pytest.mark.parametrize(
+    ("servers", "jobs", "latencies"),
+    [
+        (1, [(0, 2), (1, 2), (5, 2)], [2, 3, 2]),
+        (2, [(0, 2), (1, 2), (1, 2), (1, 2)], [2, 2, 3, 4]),
+        (2, [(0, 9), (1, 1), (1, 1), (1, 1)], [9, 1, 2, 3]),
+    ],
+    ids=["one server", "the first free server takes the next", "a long job holds one server"],
+)
+def test_the_ideal_queue_serves_in_order_of_arrival(
+    servers: int, jobs: list[tuple[float, float]], latencies: list[float]
+) -> None:
+    assert queueing.ideal_latencies(jobs, servers) == latencies
+
+
+def test_the_ideal_queue_waits_as_long_as_theory_says() -> None:
+    # M/D/1 (Pollaczek-Khinchine): the mean wait is load / (2 * (1 - load)) service times.
+    jobs = itertools.islice(
+        zip(queueing.poisson(0.7, Random(1)), queueing.fixed(1.0), strict=False), 50_000
+    )
+
+    mean = statistics.fmean(queueing.ideal_latencies(jobs, servers=1))
+
+    assert mean == pytest.approx(1 + 0.7 / (2 * 0.3), rel=0.05)
+
+
+def test_arrivals_have_the_rate_that_was_asked_for() -> None:
+    arrivals = list(work.steady(rate=200, seconds=50, service=0.02, seed=1))
+
+    assert len(arrivals) == pytest.approx(10_000, rel=0.05)
+    assert arrivals == list(work.steady(rate=200, seconds=50, service=0.02, seed=1))
+
+
+def test_lognormal_services_have_the_mean_that_was_asked_for() -> None:
+    services = itertools.islice(queueing.lognormal(0.02, Random(1)), 50_000)
+
+    assert statistics.fmean(services) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("padding", [b"", b"x" * 1000])
+def test_a_request_says_its_length_and_how_long_to_sleep(padding: bytes) -> None:
+    head, _, body = b"".join(work.message(0.0125, "/predict", padding)).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"POST /predict HTTP/1.1\r\n")
+    assert b"\r\nContent-Length: %d" % len(body) in head
+    assert json.loads(body) == {"seconds": 0.0125, "pad": padding.decode()}
+
+
+def answered(at: float, latency: float) -> Outcome:
+    return Outcome(at, (), lag=0.0, done=at + latency, status=200)
+
+
+def test_recovery_takes_until_the_median_of_a_window_is_normal() -> None:
+    slow = [answered(n * WINDOW / 10, 1.0) for n in range(28)]
+    normal = [answered(n * WINDOW / 10, 0.02) for n in range(28, 100)]
+
+    assert recovery_seconds(slow + normal, normal=0.02) == pytest.approx(3 * WINDOW)
+    assert recovery_seconds(normal, normal=0.02) == 0
+
+
+def test_recovery_without_answers_is_never() -> None:
+    assert recovery_seconds([], normal=0.02) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("512", 512), ("1MiB", 1 << 20), ("10GB", 10 * 10**9)]
+)
+def test_a_size_may_have_a_unit(text: str, expected: int) -> None:
+    assert options.size(text) == expected
+
+
+class Sleeper(BaseHTTPRequestHandler):
+    """Sleeps before it answers, and closes after /last."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(PREDICT_SECONDS)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        if self.path == "/last":
+            self.send_header("Connection", "close")
+        with suppress(ConnectionError):  # one that was left
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Sleeper) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_latency_counts_from_when_a_request_was_due(port: int) -> None:
+    message = work.message(0.0, padding=b"x" * 1_000_000)
+
+    with connected(port, connections=1) as client:
+        outcomes = client.run([Arrival(0.0, message), Arrival(0.0, message)], patience=10)
+
+    assert [outcome.status for outcome in outcomes] == [200, 200]
+    assert outcomes[1].latency >= 2 * PREDICT_SECONDS
+    assert not client.closed
+
+
+def test_a_connection_that_the_answer_closes_is_counted_and_opened_again(port: int) -> None:
+    arrivals = [Arrival(0.0, work.message(0.0, "/last")), Arrival(0.1, work.message(0.0))]
+
+    with connected(port, connections=1) as client:
+        outcomes = client.run(arrivals, patience=10)
+
+    assert [outcome.status for outcome in outcomes] == [200, 200]
+    assert client.closed == {"by its answer": 1}
+
+
+def test_what_is_unanswered_when_patience_ends_is_a_failure_of_infinite_latency(port: int) -> None:
+    with connected(port, connections=1) as client:
+        outcomes = client.run([Arrival(0.0, work.message(0.0))], patience=0)
+
+    assert failures(outcomes) == {UNANSWERED: 1}
+    assert outcomes[0].latency == math.inf
