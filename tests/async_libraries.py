@@ -69,7 +69,7 @@ class AsyncHttpx(AsyncLibrary):
     """httpx, the asynchronous half."""
 
     async def _open(self) -> None:
-        self._client = httpx.AsyncClient(base_url=self._base, timeout=TIMEOUT)
+        self._client = httpx.AsyncClient(base_url=self._base, timeout=TIMEOUT, trust_env=False)
 
     async def _post(self, call: Call) -> Reply:
         content = call.body if isinstance(call.body, bytes) else one_by_one(call.body)

@@ -20,7 +20,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 # Every process that a server starts inherits this variable: that is how leftovers are found.
 MARK = "TEST_SERVER_MARK"
-SERVING = re.compile(r"serving +http://\S+?:(\d+)/")
+SERVING = re.compile(r"serving +https?://\S+?:(\d+)/")
 
 # Servers that run at once must not want the same address; tests of the admin process give one.
 QUIET = {"OBWORKER_ADMIN_BIND": "off", "OBWORKER_CONTROL_SOCKET": "off"}

@@ -82,11 +82,13 @@ def reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
 
 
 class Requests(Library):
-    """requests, with a session."""
+    """requests, with a session; `authority` is the file of the certificates that it trusts."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, authority: str | None = None) -> None:
         self._base = base
         self._session = requests.Session()
+        self._session.trust_env = False  # no proxy, and no other authorities
+        self._session.verify = authority or True
 
     def _send(self, call: Call) -> Reply:
         answer = self._session.request(
@@ -130,7 +132,7 @@ class Httpx(Library):
     """httpx, the blocking half."""
 
     def __init__(self, base: str) -> None:
-        self._client = httpx.Client(base_url=base, timeout=TIMEOUT)
+        self._client = httpx.Client(base_url=base, timeout=TIMEOUT, trust_env=False)
 
     def _send(self, call: Call) -> Reply:
         answer = self._client.request(

@@ -1,0 +1,57 @@
+"""Certificates for tests, made by the openssl command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+HOST = "localhost"
+
+
+class Certificate(NamedTuple):
+    """The files of a certificate and its key."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """A certificate authority in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        if not shutil.which("openssl"):
+            pytest.skip("the openssl command is not installed")
+        self._directory = directory
+        self.own = self._make("authority", "-addext", "basicConstraints=critical,CA:TRUE")
+
+    def issue(self, name: str) -> Certificate:
+        """Make a certificate for localhost and 127.0.0.1 that this authority has signed."""
+        signed_by = ("-CA", str(self.own.cert), "-CAkey", str(self.own.key))
+        names = f"subjectAltName=DNS:{HOST},IP:127.0.0.1"
+        return self._make(name, *signed_by, "-addext", names)
+
+    def _make(self, name: str, *options: str) -> Certificate:
+        made = Certificate(self._directory / f"{name}.crt", self._directory / f"{name}.key")
+        openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-noenc", "-days", "2", "-subj", f"/CN={name}", *options),
+            *("-out", str(made.cert), "-keyout", str(made.key)),
+        )
+        return made
+
+
+def openssl(*arguments: str, given: bytes = b"") -> bytes:
+    """Run the openssl command; return what it wrote to both outputs."""
+    done = subprocess.run(
+        ["openssl", *arguments],
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout
