@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Debian's stands in a directory that is not on everybody's PATH.
 PROGRAM = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
-MISSING = "nginx is not installed (Debian: apt-get install nginx-light)"
+MISSING = "nginx is not installed (Debian: apt-get install nginx)"
 
 # Started by root it would serve as nobody, who may not enter the directories of a test.
 USER = "user root;" if os.geteuid() == 0 else ""
