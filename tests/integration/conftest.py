@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from harness import Serve, Server, command
+from talking import Talking
 
 
 @pytest.fixture
@@ -44,3 +46,17 @@ def model(tmp_path: Path) -> Path:
     directory = tmp_path / "model"
     directory.mkdir()
     return directory
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talking]:
+    """Start one server of tests/predictors/talks for all tests of a module."""
+    with closing(Talking(tmp_path_factory.mktemp("talking"))) as server:
+        yield server
+
+
+@pytest.fixture
+def talking_alone(tmp_path: Path) -> Iterator[Talking]:
+    """Start a server of tests/predictors/talks for one test."""
+    with closing(Talking(tmp_path)) as server:
+        yield server

@@ -1,0 +1,190 @@
+"""TLS as clients see it: openssl s_client, curl and requests against a real obworker."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from certificates import HOST, Authority, Certificate, openssl
+from libraries import POOL, Requests
+from talking import Talking
+from wire import TIMEOUT, Client
+
+JSON = {"Content-Type": "application/json"}
+BYTES = {"Content-Type": "application/octet-stream"}
+LARGE = bytes(range(256)) * (8 << 12)
+REQUEST = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 3\r\nConnection: close\r\n\r\n[1]"
+)
+# The first record of a handshake, which says that 512 bytes follow (RFC 8446 5.1).
+HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def serve(directory: Path, certificate: Certificate, *options: str) -> Talking:
+    files = ("--certfile", str(certificate.cert), "--keyfile", str(certificate.key))
+    return Talking(directory, *files, *options, scheme="https")
+
+
+@pytest.fixture(scope="module")
+def secure(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talking]:
+    """Start one server for all tests that need no other."""
+    with closing(serve(tmp_path_factory.mktemp("secure"), authority.issue("server"))) as server:
+        yield server
+
+
+@pytest.fixture
+def client(secure: Talking, authority: Authority) -> Iterator[Requests]:
+    with closing(Requests(secure.url, str(authority.own.cert))) as library:
+        yield library
+
+
+def s_client(server: Talking, authority: Authority, *options: str) -> str:
+    """Send a request by openssl s_client, which trusts the authority only."""
+    trust = ("-CAfile", str(authority.own.cert), "-verify_return_error", "-verify_hostname", HOST)
+    where = ("-connect", f"127.0.0.1:{server.port}", "-servername", HOST)
+    return openssl("s_client", *where, *trust, "-ign_eof", *options, given=REQUEST).decode()
+
+
+def curl(*argv: str) -> subprocess.CompletedProcess[str]:
+    program = ["curl", "--noproxy", "*", "--max-time", "30", "-sS", *argv]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("version", ["tls1_2", "tls1_3"])
+def test_s_client_is_answered(secure: Talking, authority: Authority, version: str) -> None:
+    answer = s_client(secure, authority, f"-{version}", "-quiet")
+    assert "HTTP/1.1 200 OK" in answer
+    assert "\r\n\r\n[1]" in answer
+
+
+def test_versions_that_are_broken_are_refused(secure: Talking, authority: Authority) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        s_client(secure, authority, "-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0")
+    assert b"Cipher is (NONE)" in error.value.output
+
+
+@pytest.mark.parametrize("version", ["tls1_2", "tls1_3"])
+def test_a_session_is_resumed_whichever_worker_accepts(
+    secure: Talking, authority: Authority, version: str, tmp_path: Path
+) -> None:
+    session = str(tmp_path / "session")
+    assert "New, TLSv" in s_client(secure, authority, f"-{version}", "-sess_out", session)
+    for _ in range(10):
+        answer = s_client(secure, authority, f"-{version}", "-sess_in", session)
+        assert "Reused, TLSv" in answer
+        assert "HTTP/1.1 200 OK" in answer
+
+
+@needs_curl
+def test_curl_keeps_its_connection(secure: Talking, authority: Authority) -> None:
+    report = ("--write-out", "%{stderr}%{num_connects} %{ssl_verify_result} %{http_version}\n")
+    trust = ("--cacert", str(authority.own.cert))
+    ended = curl(
+        *trust, *report, "-d", "[1]", "-H", "Content-Type: application/json", *[secure.url] * 3
+    )
+    assert (ended.stdout, ended.stderr) == ("[1]" * 3, "1 0 1.1\n" + "0 0 1.1\n" * 2)
+
+
+@needs_curl
+def test_curl_does_not_believe_who_is_not_vouched_for(secure: Talking) -> None:
+    assert curl("--head", secure.url).returncode == 60
+    assert curl("--head", "-k", secure.url).stdout.startswith("HTTP/1.1 200 OK")
+
+
+def test_all_requests_go_over_one_connection(client: Requests) -> None:
+    assert client.send("/", b'{"a":1}', JSON).body == b'{"a":1}'
+    assert len({client.send("/?case=connection").body for _ in range(50)}) == 1
+
+
+@pytest.mark.parametrize("body", [LARGE, [LARGE[: 1 << 20]] * 8], ids=["at once", "in chunks"])
+def test_a_large_body_passes_both_ways(client: Requests, body: bytes | list[bytes]) -> None:
+    reply = client.send("/?case=raw", body, BYTES)
+    assert (reply.status, len(reply.body)) == (200, len(LARGE))
+    assert reply.body == LARGE
+
+
+def test_a_stream_arrives_part_by_part(client: Requests, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    parts = client.stream(f"/?case=stream&go={go}")
+    assert next(parts) == b"first\n"
+    go.touch()
+    assert b"".join(parts) == b"second\n"
+
+
+def test_many_at_once_are_all_answered(client: Requests) -> None:
+    with ThreadPoolExecutor(POOL) as threads:
+        replies = threads.map(
+            lambda _: client.send("/?case=raw", LARGE[: 1 << 18], BYTES), range(40)
+        )
+        assert all(reply.body == LARGE[: 1 << 18] for reply in replies)
+
+
+def connect(server: Talking) -> Client:
+    return Client(socket.create_connection(("127.0.0.1", server.port), TIMEOUT))
+
+
+@pytest.mark.parametrize("beginning", [b"", HALF_A_HELLO, REQUEST, bytes(100_000)])
+def test_who_never_shakes_hands_is_let_go_and_does_no_harm(
+    secure: Talking, client: Requests, beginning: bytes
+) -> None:
+    gone, half_gone = connect(secure), connect(secure)
+    gone.send(beginning)
+    gone.reset()
+    half_gone.send(beginning[:1000])
+    half_gone.half_close()
+    assert b" 200 OK" not in half_gone.read_to_end()
+    half_gone.close()
+    assert client.send("/", b"[1]", JSON).body == b"[1]"
+
+
+@needs_curl
+def test_clients_need_a_certificate_where_that_is_asked_for(
+    authority: Authority, tmp_path: Path
+) -> None:
+    server = authority.issue("server-for-few")
+    friend, stranger = authority.issue("friend"), Authority(tmp_path).own
+    trust = ("--head", "--cacert", str(authority.own.cert))
+    with closing(serve(tmp_path, server, "--ca-certs", str(authority.own.cert))) as few:
+        let_in = curl(*trust, "--cert", str(friend.cert), "--key", str(friend.key), few.url)
+        assert let_in.stdout.startswith("HTTP/1.1 200 OK"), let_in.stderr
+        unknown = curl(*trust, "--cert", str(stranger.cert), "--key", str(stranger.key), few.url)
+        for refused in (unknown, curl(*trust, few.url)):
+            assert refused.returncode != 0
+            assert refused.stdout == ""
+
+
+def test_a_reload_serves_the_new_certificate_and_no_request_fails(
+    authority: Authority, tmp_path: Path
+) -> None:
+    served, new = authority.issue("served"), authority.issue("new")
+    over = threading.Event()
+    with (
+        closing(serve(tmp_path, served)) as server,
+        closing(Requests(server.url, str(authority.own.cert))) as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert "subject=CN = served" in s_client(server, authority)
+        load = threads.submit(client.load, "/?case=connection&sleep=0.005", over)
+        try:
+            for old, replacing in zip(served, new, strict=True):
+                old.write_bytes(replacing.read_bytes())
+            server.reload()
+        finally:
+            over.set()
+        assert {reply.status for reply in load.result()} == {200}
+        assert "subject=CN = new" in s_client(server, authority)
