@@ -190,6 +190,10 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
             f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
             hint="stop and disable the .socket unit",
         )
+    if given.certfile is not None:
+        raise UsageError(
+            f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
+        )
     port = _script_port(given, environ)
     surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()

@@ -69,10 +69,12 @@ class Admin:
         environ: Mapping[str, str],
         log_level: str,
         *,
+        lent: bool = False,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._scoreboard = scoreboard
         self._listener = listener
+        self._lent = lent
         self._environ = dict(environ)
         self._log_level = log_level
         self._restarts = RestartPolicy(chance)
@@ -133,7 +135,7 @@ class Admin:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._process.channel.send(GOOD_BYE)
         if self._listener is not None:
-            listeners.close(self._listener)
+            listeners.close(self._listener, lent=self._lent)
             self._listener = None
 
     def _make(self, now: float) -> Process:

@@ -165,9 +165,9 @@ def free_port() -> int:
         return port
 
 
-def close(listener: socket.socket) -> None:
-    """Close a listener, and remove the file of a unix socket."""
-    if listener.family == socket.AF_UNIX:
+def close(listener: socket.socket, *, lent: bool = False) -> None:
+    """Close a listener, and remove the file of a unix socket that is our own."""
+    if listener.family == socket.AF_UNIX and not lent:
         Path(listener.getsockname()).unlink(missing_ok=True)
     listener.close()
 

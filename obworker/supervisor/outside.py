@@ -63,7 +63,13 @@ class Outside:
         runtime = surroundings.environ.get("XDG_RUNTIME_DIR")
         return cls(
             board=board,
-            admin=Admin(board.descriptor, listener, surroundings.of_children, settings.log_level),
+            admin=Admin(
+                board.descriptor,
+                listener,
+                surroundings.of_children,
+                settings.log_level,
+                lent=lent is not None,
+            ),
             address=address,
             control=open_control(settings.control_socket, runtime, selector, on_request),
             notifier=Notifier.from_environ(surroundings.environ),

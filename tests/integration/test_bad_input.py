@@ -509,6 +509,12 @@ OPTIONS = {
         files={"start.sh": "exit 0\n"},
         argv=("--bind", "fd:3"),
     ),
+    "start.sh with a certificate": Case(
+        USAGE,
+        r"--certfile: a start\.sh listens by itself, and has to speak TLS by itself",
+        files={"start.sh": "exit 0\n"},
+        argv=("--certfile", "/c"),
+    ),
     "descriptor that nobody passed": Case(
         USAGE,
         r"--bind fd:77: Bad file descriptor",

@@ -99,9 +99,7 @@ def test_a_reload_brings_a_new_certificate(
     use(authority.issue("second"), used)
     assert name_of(server, authority) == "first"
     server.signal(signal.SIGHUP)
-    for slot in range(2):
-        server.wait_for_log(rf"worker {slot} g2 .* ready in ")
-    server.wait_for_log("reloaded")
+    server.wait_for_log("reloaded +generation 2")
     assert {name_of(server, authority) for _ in range(8)} == {"second"}
 
 
@@ -125,8 +123,9 @@ def test_a_worker_that_is_replaced_shows_what_the_others_show(
 
 
 def test_a_session_is_resumed_with_any_worker(server: Server, authority: Authority) -> None:
-    tls, session, seen = trusting(authority), None, set()
-    for attempt in range(16):
+    tls, session = trusting(authority), None
+    seen: set[bytes] = set()
+    for attempt in range(200):
         with (
             socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain,
             tls.wrap_socket(plain, server_hostname=HOST, session=session) as client,
@@ -137,5 +136,7 @@ def test_a_session_is_resumed_with_any_worker(server: Server, authority: Authori
                 answer += part
             assert client.session_reused == (attempt > 0)
             session = client.session
-            seen.add(answer[-3:-2])
-    assert len(seen) == 2
+        seen.add(answer[-3:-2])
+        if attempt > 0 and len(seen) == 2:
+            return
+    pytest.fail(f"only the worker of slot {seen} has answered")

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -209,6 +210,24 @@ def test_it_answers_at_once_while_others_keep_the_processor_busy(admin: Admin) -
 
 
 # the address
+
+
+@pytest.mark.parametrize("lent", [False, True])
+def test_the_file_of_its_socket_is_removed_unless_it_is_lent(
+    lent: bool, board: Scoreboard, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    listener, _ = listeners.bind(Address(path=str(path)))
+    Admin(board.descriptor, listener, os.environ, "info", lent=lent).stop(0)
+    assert path.exists() is lent
+
+
+def test_the_file_of_its_socket_has_the_mode_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    listener, _ = bind_admin(Settings(admin_bind=f"unix:{path}", unix_mode="604"))
+    assert listener
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    listener.close()
 
 
 def test_off_binds_nothing() -> None:
