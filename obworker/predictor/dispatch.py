@@ -7,6 +7,7 @@ import threading
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
+from obworker.log import set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
@@ -86,6 +87,7 @@ class Application:
     def _answer(
         self, context: Context, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
+        set_request_id(identify(environ))
         request_id.set(environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"))
         extension.set(environ.get("obworker.extend_deadline"))
         call = Call(environ)
@@ -118,7 +120,7 @@ class Application:
                 value,
                 accept,
                 context,
-                on_error=lambda error: self._failures.report(error, identify(environ)),
+                on_error=self._failures.report,
                 on_close=call.release,
             )
             start_response("200 OK", stream.headers)
