@@ -189,6 +189,8 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
             f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
             hint="stop and disable the .socket unit",
         )
+    if given.api_key_file is not None:
+        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
     port = _script_port(given, environ)
     surroundings = Surroundings(environ, lent.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()

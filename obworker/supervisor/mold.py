@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from obworker import log
 from obworker.errors import LoadError, ObworkerError
+from obworker.http.api_keys import ApiKeys
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.messages import (
@@ -76,9 +77,10 @@ class Inherited:
             master,
         )
 
-    def context(self, blueprint: Blueprint, settings: Settings) -> Context:
+    def context(self, blueprint: Blueprint, settings: Settings, order: Load) -> Context:
         """Return what a worker of this process needs to know."""
-        return Context(self.listener, self.board, blueprint, settings, self.master)
+        keys = ApiKeys.unpack(order.api_keys)
+        return Context(self.listener, self.board, blueprint, settings, keys, self.master)
 
 
 def main(channel: int, listener: int, scoreboard: int) -> None:
@@ -88,7 +90,7 @@ def main(channel: int, listener: int, scoreboard: int) -> None:
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
     blueprint = _load(order, inherited.channel, is_mold=True)
-    context = inherited.context(blueprint, settings)
+    context = inherited.context(blueprint, settings, order)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -104,7 +106,7 @@ def direct(channel: int, listener: int, scoreboard: int) -> None:
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     blueprint = _load(order, inherited.channel, is_mold=False)
-    worker.main(spawn, inherited.channel, inherited.context(blueprint, settings))
+    worker.main(spawn, inherited.channel, inherited.context(blueprint, settings, order))
 
 
 Kind = TypeVar("Kind", bound=Message)

@@ -27,6 +27,7 @@ import psutil
 
 from obworker import log
 from obworker.errors import BootError
+from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.server import Server
 from obworker.settings import Settings
@@ -62,6 +63,7 @@ class Context:
     board: Scoreboard
     blueprint: Blueprint
     settings: Settings
+    api_keys: ApiKeys | None
     master: int
 
 
