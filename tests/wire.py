@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import uvloop
 from harness import eventually
 
+from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Application, Cycle
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
@@ -123,7 +124,9 @@ class Running:
         listener: socket.socket,
         settings: Settings,
         monitor: Monitor = UNWATCHED,
+        open_path: str = "",
     ) -> None:
+        self._open_path = open_path
         self.overdue: list[Cycle] = []
         self.drained = threading.Event()
         self.listener = listener
@@ -149,6 +152,8 @@ class Running:
             self.listener,
             settings,
             must_queue=lambda _, path: path != AT_ONCE,
+            is_open=lambda _, path: path == self._open_path,
+            api_keys=ApiKeys.of(settings),
             monitor=monitor,
             on_overdue=self.overdue.append,
         )
@@ -199,6 +204,7 @@ class Running:
         eventually(lambda: not self.server.active, TIMEOUT, "the end of all connections")
         self.call(self._end)
         self._thread.join(TIMEOUT)
+        self.server.close_access_log()
         for _ in range(self.server.executors.threads):
             self.server.executors.stop()
         self._loop.close()

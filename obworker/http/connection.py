@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._half_closed = False
         # what is being answered
         self._cycle: Cycle | None = None
+        self._fields: response.Headers = ()
         self._write_paused = False
         self._read_paused = False
         self._paused_since = 0.0
@@ -246,18 +247,23 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         service = self._service
         self.state = State.RESPONDING
+        environ = make_environ(self._base, request)
+        request_id = service.request_ids.assign(environ)
+        self._fields = service.fields(environ, request_id)
         if service.refusing:
             self._refuse(ServiceUnavailable(ENDING))
             return
-        environ = make_environ(self._base, request)
-        queued = service.must_queue(request.method, environ["PATH_INFO"])
+        answerer = service.access.answerer(environ)
+        queued = answerer is None and service.must_queue(request.method, environ["PATH_INFO"])
         self._cycle = cycle = Cycle(
-            service.application,
+            answerer or service.application,
             environ,
             request,
             self,
             timeout=service.timeouts.request,
             monitor=service.monitor if queued else UNWATCHED,
+            request_id=request_id,
+            fields=self._fields,
         )
         run = service.executors.submit if queued else service.executors.run_now
         run(cycle.run)
@@ -294,7 +300,7 @@ class Connection(asyncio.Protocol):
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
         self._service.log_access(self.client, cycle)
-        self._cycle = None
+        self._cycle, self._fields = None, ()
         if self._lost:
             self._service.on_closed(self)
         elif cycle.needs_reset:
@@ -349,6 +355,7 @@ class Connection(asyncio.Protocol):
                 method=method,
                 version="1.1",
                 date=self._service.date,
+                fields=self._fields,
             )
         )
 

@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from obworker.access_log import AccessLog
+from obworker.http.access import Access
 from obworker.http.connection import Connection
+from obworker.http.cors import Cors
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.queue import Executors
+from obworker.http.request_ids import RequestIds
 from obworker.http.service import Service, Timeouts
-from obworker.log import AccessLog
 
 if TYPE_CHECKING:
+    from obworker.http.api_keys import ApiKeys
     from obworker.http.cycle import Application, Cycle
     from obworker.settings import Settings
 
@@ -36,12 +40,17 @@ def _always(_method: str, _path: str) -> bool:
     return True
 
 
+def _never(_method: str, _path: str) -> bool:
+    return False
+
+
 class Server:
     """Serves `application` on `listener`; all methods run in the event loop's thread.
 
     A request for which `must_queue` is false, given its method and path, is answered at once, on
     that thread too: it must not take time, nor have more than one part of body to wait with; it is
-    for questions such as "are you there?".
+    for questions such as "are you there?". One for which `is_open` is true needs none of the
+    `api_keys`. `slot` is for the access log.
     """
 
     def __init__(
@@ -52,6 +61,9 @@ class Server:
         *,
         threads: int | None = None,
         must_queue: Callable[[str, str], bool] = _always,
+        is_open: Callable[[str, str], bool] = _never,
+        api_keys: ApiKeys | None = None,
+        slot: int | None = None,
         monitor: Monitor = UNWATCHED,
         on_overdue: Callable[[Cycle], None],
     ) -> None:
@@ -72,7 +84,9 @@ class Server:
             must_queue=must_queue,
             loop=self._loop,
             monitor=monitor,
-            access_log=AccessLog(settings.access_log_file) if settings.access_log else None,
+            access=Access(api_keys, Cors.of(settings), is_open),
+            request_ids=RequestIds(),
+            access_log=_access_log(settings, slot),
             on_overdue=on_overdue,
             on_opened=self._connections.add,
             on_closed=self._forget,
@@ -182,6 +196,11 @@ class Server:
         if self._service.access_log is not None:
             self._service.access_log.reopen()
 
+    def close_access_log(self) -> None:
+        """Write what waits for it; to be called before the process ends."""
+        if self._service.access_log is not None:
+            self._service.access_log.close()
+
     # time
 
     def _tick(self) -> None:
@@ -202,3 +221,9 @@ class Server:
         accepts = not self._service.draining or self._listener is not None
         if not accepts and not self._connections and not self._arriving:
             self.drained.set()
+
+
+def _access_log(settings: Settings, slot: int | None) -> AccessLog | None:
+    if not settings.access_log:
+        return None
+    return AccessLog(settings.access_log_file, settings.access_log_format, slot)

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from obworker.access_log import AccessLog, AccessRecord
 from obworker.http import response
+from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
+from obworker.http.environ import Environ
 from obworker.http.parser import Limits
-from obworker.log import AccessLog, access_line
+from obworker.http.request_ids import RequestIds
 
 if TYPE_CHECKING:
     from obworker.http.connection import Connection
@@ -52,6 +55,8 @@ class Service:
     loop: asyncio.AbstractEventLoop
     must_queue: Callable[[str, str], bool]
     monitor: Monitor
+    access: Access
+    request_ids: RequestIds
     access_log: AccessLog | None
     on_overdue: Callable[[Cycle], None]
     on_opened: Callable[[Connection], None]
@@ -69,12 +74,30 @@ class Service:
             self._date, self._second = response.http_date(second), second
         return self._date
 
+    def fields(self, environ: Environ, request_id: str) -> response.Headers:
+        """Return what every response to a request has to say."""
+        return [("X-Request-ID", request_id), *self.access.fields(environ)]
+
     def log_access(self, client: str, cycle: Cycle) -> None:
         """Write a line for a request that is done with."""
         if self.access_log is None:
             return
-        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        duration = time.monotonic() - cycle.received
+        request, now = cycle.request, time.monotonic()
+        started = now if cycle.started is None else cycle.started
+        ended = started if cycle.ended is None else cycle.ended
         self.access_log.write(
-            access_line(client, when, cycle.request.line, cycle.status, cycle.sent, duration)
+            AccessRecord(
+                time=time.time(),
+                client=client,
+                method=request.method,
+                target=request.target,
+                protocol="HTTP/" + request.version,
+                status=cycle.status,
+                sent=cycle.sent,
+                request_id=cycle.request_id,
+                queued=started - cycle.received,
+                predict=ended - started,
+                duration=now - cycle.received,
+                traceparent=cycle.traceparent,
+            )
         )

@@ -17,6 +17,8 @@ from typing import Any
 
 import uvloop
 
+from obworker import log
+from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.queue import Executors
 from obworker.http.server import Server
@@ -33,12 +35,17 @@ EXIT_INTERRUPTED = 130
 def serve(
     blueprint: Blueprint, listener: socket.socket, address: Address, settings: Settings
 ) -> int:
-    """Serve until Ctrl-C; return the exit code."""
+    """Serve until Ctrl-C; return the exit code.
+
+    Raises:
+        UsageError: the API keys cannot be had.
+    """
+    api_keys = ApiKeys.of(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
     threads = len(os.sched_getaffinity(0))
     application = blueprint.boot(threads, lambda: linux.leave(1))
-    server = _start(blueprint, application, listener, settings)
+    server = _start(blueprint, application, listener, settings, api_keys)
     logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.url)
     logger.info("%-10s %s", "try", address.curl(blueprint.body_kind))
     try:
@@ -46,12 +53,17 @@ def serve(
     except KeyboardInterrupt:
         refusal.refuse_new_connections(listener)
         logger.info("stopped")
+    server.close_access_log()
     sys.stdout.flush()
     return EXIT_INTERRUPTED
 
 
 def _start(
-    blueprint: Blueprint, application: Predictions, listener: socket.socket, settings: Settings
+    blueprint: Blueprint,
+    application: Predictions,
+    listener: socket.socket,
+    settings: Settings,
+    api_keys: ApiKeys | None,
 ) -> Server:
     """Start the event loop on a thread of its own; return the server once it listens."""
     loop = uvloop.new_event_loop()
@@ -65,6 +77,7 @@ def _start(
             settings,
             threads=threads_for(application, settings),
             must_queue=blueprint.reaches_predict,
+            api_keys=api_keys,
             on_overdue=_report_overdue,
         )
         for _ in range(server.executors.threads - 1):
@@ -93,4 +106,5 @@ def _call(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Server
 
 def _report_overdue(cycle: Cycle) -> None:
     """Say so; with a debugger at work it is no reason to stop."""
-    logger.error("%s is past its deadline", cycle.request.line)
+    with log.about_request(cycle.request_id):
+        logger.error("%s is past its deadline", cycle.request.line)

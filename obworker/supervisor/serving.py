@@ -31,11 +31,10 @@ from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners
+from obworker.supervisor import linux, listeners, probes
 from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
 from obworker.supervisor.health_checks import HealthChecks
 from obworker.supervisor.messages import Channel, Drain, Leaving, Ready, Recycle, Serve, Spawn
-from obworker.supervisor.probes import Probes
 from obworker.supervisor.recycling import Recycling
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
@@ -85,7 +84,7 @@ class Serving:
         """Build the predictor."""
         context = self._context
         application = context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
-        return Probes(application, context.board)
+        return probes.Probes(application, context.board)
 
     async def serve(self, application: Predictions) -> int:
         """Serve until drained; return the exit code."""
@@ -97,13 +96,16 @@ class Serving:
             settings,
             threads=threads_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
+            is_open=probes.answers,
+            api_keys=context.api_keys,
+            slot=self._slot,
             on_overdue=self._overdue,
             monitor=RowMonitor(self._row),
         )
         self._server.executors.start()
         self._listen()
         loop.add_signal_handler(signal.SIGTERM, self._leave, "was told to stop by SIGTERM")
-        loop.add_signal_handler(signal.SIGQUIT, linux.leave, EXIT_DRAINED)
+        loop.add_signal_handler(signal.SIGQUIT, self._end, EXIT_DRAINED)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         loop.add_reader(self._channel.fileno(), self._read_order, loop)
         self._channel.send(Ready())
@@ -114,6 +116,7 @@ class Serving:
         ]
         await self._server.drained.wait()
         context.blueprint.wind_up(WIND_UP_TIMEOUT)
+        self._server.close_access_log()
         return self._code
 
     def _listen(self) -> None:
@@ -184,7 +187,8 @@ class Serving:
     def _overdue(self, cycle: Cycle) -> None:
         """Say what a predict is that never came back, and make room for a worker that works."""
         age = time.monotonic() - cycle.received
-        logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
+        with log.about_request(cycle.request_id):
+            logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
         self._lose_thread()
         self._code = EXIT_LOST
         self._leave("a predict is past its deadline")
@@ -216,5 +220,9 @@ class Serving:
         loop = asyncio.get_running_loop()
         graceful = self._context.settings.graceful_timeout
         loop.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
-        loop.call_later(graceful + UNNOTICED_MARGIN, linux.leave, EXIT_LOST)
+        loop.call_later(graceful + UNNOTICED_MARGIN, self._end, EXIT_LOST)
         self._server.drain(empty_queue=empty_queue)
+
+    def _end(self, code: int) -> None:
+        self._server.close_access_log()
+        linux.leave(code)
