@@ -1,15 +1,16 @@
 """Serve a predictor.py over HTTP with supervised, GPU-pinned workers.
 
-A predictor.py needs three names: ``run`` to serve its class when it is executed as a script,
-``emit_event`` to report something about the current request, and ``extend_deadline`` to give it
-more time.
+A predictor.py needs four names: ``run`` to serve its class when it is executed as a script,
+``emit_event`` to report something about the current request, ``extend_deadline`` to give it more
+time, and ``request_id`` to name it.
 """
 
+from obworker.log import request_id
 from obworker.predictor.deadline import extend_deadline
 from obworker.predictor.events import emit_event
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "emit_event", "extend_deadline", "run"]
+__all__ = ["__version__", "emit_event", "extend_deadline", "request_id", "run"]
 
 
 def run(predictor: type) -> None:

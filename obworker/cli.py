@@ -194,6 +194,8 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
         raise UsageError(
             f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
         )
+    if given.api_key_file is not None:
+        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
     port = _script_port(given, environ)
     surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()

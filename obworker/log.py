@@ -1,6 +1,7 @@
-"""Logs: one line an event on standard error, one line a request on standard output, or in files.
+"""The log: one line an event on standard error, or in a file.
 
-On a terminal a line is what a person wants to read; elsewhere it has time, process and level.
+On a terminal a line is what a person wants to read; elsewhere it has time, process and level. What
+is logged on behalf of a request has its id.
 
 With a file for the log, that file *is* standard error: the master points its descriptor there and
 every child inherits it. So faulthandler, C libraries and the interpreter's last words land there,
@@ -13,19 +14,22 @@ the descriptors it has, so nobody who writes has to know.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Protocol, TextIO
 
 from obworker.errors import UsageError
 
 logger = logging.getLogger("obworker.log")
 
-TERMINAL_FORMAT = "%(message)s"
-FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
+TERMINAL_FORMAT = "%(request)s%(message)s"
+FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -49,9 +53,43 @@ class Destinations(Protocol):
 
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_current_id: ContextVar[str] = ContextVar("obworker_request_id", default="")
+
+
+def request_id() -> str:
+    """Return the id of the request that is being served, which is empty outside of one.
+
+    A thread that you start belongs to the request if it runs in a copy of its context
+    (`contextvars.copy_context().run`).
+    """
+    return _current_id.get()
+
+
+def set_request_id(id_: str) -> None:
+    """Say which request the current context serves."""
+    _current_id.set(id_)
+
+
+@contextlib.contextmanager
+def about_request(id_: str) -> Iterator[None]:
+    """Log on behalf of a request, where its own context is not at hand."""
+    token = _current_id.set(id_)
+    try:
+        yield
+    finally:
+        _current_id.reset(token)
 
 
 class _Formatter(logging.Formatter):
+    """Names the request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        id_ = request_id()
+        record.__dict__["request"] = f"[{id_}] " if id_ else ""
+        return super().format(record)
+
+
+class _TerminalFormatter(_Formatter):
     """Names the level only where it is not plain information."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -60,12 +98,16 @@ class _Formatter(logging.Formatter):
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send the log of this process to `stream` (standard error), from `level` on."""
+    """Send the log of this process to `stream` (standard error), from `level` on.
+
+    Messages of other loggers go there, too, unless somebody has said where they are to go.
+    """
     stream = stream or sys.stderr
     output = logging.StreamHandler(stream)
     output.setFormatter(
-        _Formatter(TERMINAL_FORMAT) if stream.isatty() else logging.Formatter(FILE_FORMAT)
+        _TerminalFormatter(TERMINAL_FORMAT) if stream.isatty() else _Formatter(FILE_FORMAT)
     )
+    logging.lastResort = output
     ours = logging.getLogger("obworker")
     ours.handlers[:] = [output]
     ours.setLevel(level.upper())
@@ -99,7 +141,7 @@ def reopen_files(to: Destinations) -> None:
     Every process does it for itself; one that has an AccessLog calls its `reopen`, too.
     """
     if to.log_file is not None:
-        _append_again("--log-file", to.log_file, _descriptors_of_log(to))
+        append_again("--log-file", to.log_file, _descriptors_of_log(to))
 
 
 def _descriptors_of_log(to: Destinations) -> tuple[int, ...]:
@@ -110,7 +152,7 @@ def _descriptors_of_log(to: Destinations) -> tuple[int, ...]:
 def _try_access_log(to: Destinations) -> None:
     """Open the access log, which workers will want, while there is somebody to tell."""
     if to.access_log and to.access_log_file is not None:
-        AccessLog(to.access_log_file).close()
+        os.close(open_log("--access-log-file", to.access_log_file))
 
 
 def _append(path: str, descriptors: tuple[int, ...]) -> None:
@@ -121,7 +163,20 @@ def _append(path: str, descriptors: tuple[int, ...]) -> None:
     os.close(opened)
 
 
-def _append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:
+def open_log(option: str, path: str) -> int:
+    """Open a file to append to; `option` is what named it.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    try:
+        return os.open(path, APPEND, MODE)
+    except OSError as error:
+        raise _cannot(option, path, error) from error
+
+
+def append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:
+    """Point descriptors at the end of a file that was renamed; what fails is logged."""
     try:
         _append(path, descriptors)
     except OSError as error:
@@ -130,54 +185,6 @@ def _append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:
 
 def _cannot(option: str, path: str, error: OSError) -> UsageError:
     return UsageError(f"{option}: cannot append to {path}: {error.strerror}")
-
-
-class AccessLog:
-    """Where a process writes its lines of the access log: a file, or standard output."""
-
-    def __init__(self, path: str | None) -> None:
-        """Open the file.
-
-        Raises:
-            UsageError: it cannot be had.
-        """
-        self._path = path
-        self._descriptor = STANDARD_OUTPUT
-        self._failed = False
-        if path is not None:
-            try:
-                self._descriptor = os.open(path, APPEND, MODE)
-            except OSError as error:
-                raise _cannot("--access-log-file", path, error) from error
-
-    def write(self, line: str) -> None:
-        """Write one line in a single write; after a failure nothing more is written."""
-        if self._failed:
-            return
-        try:
-            os.write(self._descriptor, line.encode(errors="backslashreplace"))
-        except OSError as error:  # who read standard output has gone, or the disk is full
-            self._failed = True
-            name = self._path or "standard output"
-            logger.warning("no access log from here on: %s: %s", name, error.strerror)
-
-    def reopen(self) -> None:
-        """Go on in a new file, after the old one was renamed; also where writing had failed."""
-        self._failed = False
-        if self._path is not None:
-            _append_again("--access-log-file", self._path, (self._descriptor,))
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._path is not None:
-            os.close(self._descriptor)
-
-
-def access_line(
-    client: str, when: str, request_line: str, status: int, sent: int, duration: float
-) -> str:
-    """Format a request as the access log shows it; `sent` is bytes, `duration` seconds."""
-    return f'{client} [{when}] "{request_line}" {status} {sent} {duration * 1000:.1f}ms\n'
 
 
 def safe_id(text: str) -> str:

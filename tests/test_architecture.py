@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "configuration": {"errors", "options", "settings"},
     "environment": {"errors"},
     "log": {"errors"},
-    "http": {"errors", "settings", "environment", "log"},
+    "access_log": {"log"},
+    "http": {"errors", "settings", "environment", "log", "access_log"},
     "predictor": {"errors", "settings", "environment", "log"},
     "supervisor": {"errors", "settings", "environment", "log", "http"},
     "admin": {"errors", "settings", "environment", "log", "http", "supervisor"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
         "supervisor",
         "admin",
     },
-    "__init__": {"predictor", "cli"},
+    "__init__": {"predictor", "cli", "log"},
     "__main__": {"cli"},
 }
 # `from obworker import emit_event, run`: what the loader binds as openbayes_serving

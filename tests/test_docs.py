@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
 import re
 from signal import Signals
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 from harness import ROOT
 
 from obworker import errors
+from obworker.access_log import AccessRecord, json_line
 from obworker.options import Option
 from obworker.settings import OPTIONS
 from obworker.supervisor import signals
@@ -64,6 +66,15 @@ def test_every_signal_is_explained_to_operators(number: Signals) -> None:
 )
 def test_every_exit_code_is_explained_to_operators(error: type[errors.ObworkerError]) -> None:
     assert f"\n| {error.exit_code} | " in page("exit-codes.md")
+
+
+def test_every_field_of_the_access_log_is_explained() -> None:
+    record = AccessRecord(0, "", "", b"", "", 0, 0, "", 0, 0, 0, "")
+    section = page("logging.md").partition("### The access log")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert [name for row in rows for name in re.findall("`(.*?)`", row)] == list(
+        json.loads(json_line(record, None))
+    )
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from obworker.errors import UsageError
-from obworker.log import AccessLog, open_files
+from obworker.log import open_files
 from obworker.settings import Settings
 
 
@@ -118,14 +119,12 @@ class TestReopening:
         code = """
 def count(): return len(os.listdir("/proc/self/fd"))
 before = count()
-access = log.AccessLog(settings.access_log_file)
 for _ in range(10):
     log.reopen_files(settings)
-    access.reopen()
 os.write(1, str(count() - before).encode())
 """
-        run(code, log_file=tmp_path / "log", access_log_file=str(tmp_path / "access"))
-        assert (tmp_path / "log").read_text() == "1"
+        run(code, log_file=tmp_path / "log", access_log=False)
+        assert (tmp_path / "log").read_text() == "0"
 
 
 @pytest.mark.parametrize("option", ["log_file", "access_log_file"])
@@ -142,86 +141,52 @@ def test_an_access_log_that_is_off_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "access").exists()
 
 
-class TestAccessLog:
-    def test_lines_of_many_processes_do_not_mix(self, tmp_path: Path) -> None:
-        path = tmp_path / "access"
+class TestRequestIds:
+    """A line that is logged on behalf of a request has its id."""
+
+    def test_a_line_of_a_request_has_its_id(self) -> None:
         code = (
-            "import sys; from obworker.log import AccessLog\n"
-            "log = AccessLog(sys.argv[1])\n"
-            "for i in range(300): log.write(sys.argv[2] * 8000 + '\\n')"
+            "logger.info('before')\n"
+            "with log.about_request('r-1'): logger.warning('within')\n"
+            "logger.info('after')"
         )
-        writers = [
-            subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "abcd"
-        ]
-        assert [writer.wait(60) for writer in writers] == [0] * 4
-        lines = path.read_text().splitlines()
-        assert len(lines) == 1200
-        assert set(lines) == {letter * 8000 for letter in "abcd"}
+        before, within, after = run(code)[1].splitlines()
+        assert re.search(r"INFO +\[\d+\] before$", before)
+        assert re.search(r"WARNING +\[\d+\] \[r-1\] within$", within)
+        assert re.search(r"INFO +\[\d+\] after$", after)
 
-    def test_a_renamed_file_is_left_for_a_new_one(self, tmp_path: Path) -> None:
-        path = tmp_path / "access"
-        access = AccessLog(str(path))
-        access.write("1\n")
-        path.rename(tmp_path / "access.1")
-        access.write("2\n")
-        access.reopen()
-        access.write("3\n")
-        access.close()
-        assert (tmp_path / "access.1").read_text() == "1\n2\n"
-        assert path.read_text() == "3\n"
-
-    def test_children_do_not_inherit_it(self, tmp_path: Path) -> None:
-        access = AccessLog(str(tmp_path / "access"))
-        access.reopen()
-        listing = "import os; print([os.path.realpath(f'/proc/self/fd/{n}') for n in range(3, 20)])"
-        shown = subprocess.run(
-            [sys.executable, "-c", listing],
-            close_fds=False,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        access.close()
-        assert "access" not in shown
-
-    def test_a_full_disk_is_told_once_and_stops_it(self, caplog: pytest.LogCaptureFixture) -> None:
-        access = AccessLog("/dev/full")
-        for _ in range(3):
-            access.write("line\n")
-        access.close()
-        (record,) = caplog.records
-        assert record.getMessage() == (
-            "no access log from here on: /dev/full: No space left on device"
+    def test_on_a_terminal_too(self) -> None:
+        code = (
+            "class Terminal:\n"
+            "    write = staticmethod(sys.stdout.write)\n"
+            "    flush = staticmethod(sys.stdout.flush)\n"
+            "    isatty = staticmethod(lambda: True)\n"
+            "log.configure('info', Terminal())\n"
+            "with log.about_request('r-1'):\n"
+            "    logger.info('hello'); logger.error('oh')\n"
         )
+        assert run(code)[0].splitlines() == ["[r-1] hello", "error: [r-1] oh"]
 
-    def test_reopening_starts_it_again(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        path = tmp_path / "access"
-        path.symlink_to("/dev/full")
-        access = AccessLog(str(path))
-        access.write("lost\n")
-        path.unlink()
-        access.reopen()
-        access.write("kept\n")
-        access.close()
-        assert path.read_text() == "kept\n"
+    def test_so_has_a_line_of_anybody_who_configured_nothing(self) -> None:
+        code = "with log.about_request('r-1'): logging.getLogger('users.own').warning('hello')"
+        (line,) = run(code)[1].splitlines()
+        assert re.search(r"WARNING +\[\d+\] \[r-1\] hello$", line)
 
-    def test_a_failed_reopening_keeps_the_old_file(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        directory = tmp_path / "logs"
-        directory.mkdir()
-        access = AccessLog(str(directory / "access"))
-        directory.rename(tmp_path / "moved")
-        access.reopen()
-        access.write("line\n")
-        access.close()
-        assert "the old file stays in use" in caplog.text
-        assert (tmp_path / "moved" / "access").read_text() == "line\n"
+    def test_who_configured_something_has_it_their_way(self) -> None:
+        code = (
+            "logging.basicConfig(format='mine: %(message)s')\n"
+            "with log.about_request('r-1'): logging.getLogger('users.own').warning('hello')"
+        )
+        assert run(code)[1] == "mine: hello\n"
 
-    def test_a_character_that_cannot_be_encoded_is_shown_as_an_escape(self, tmp_path: Path) -> None:
-        access = AccessLog(str(tmp_path / "access"))
-        access.write("GET /\udcff\n")
-        access.close()
-        assert (tmp_path / "access").read_text() == "GET /\\udcff\n"
+    def test_a_thread_belongs_to_no_request_but_in_a_copy_of_its_context(self) -> None:
+        code = (
+            "import contextvars, threading\n"
+            "def run(target):\n"
+            "    thread = threading.Thread(target=target); thread.start(); thread.join()\n"
+            "with log.about_request('r-1'):\n"
+            "    run(lambda: print(repr(log.request_id())))\n"
+            "    context = contextvars.copy_context()\n"
+            "    run(lambda: context.run(lambda: print(repr(log.request_id()))))\n"
+        )
+        assert run(code)[0].splitlines() == ["''", "'r-1'"]

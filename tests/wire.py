@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from harness import eventually
 
+from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Application, Cycle
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
@@ -134,7 +135,9 @@ class Running:
         listener: socket.socket,
         settings: Settings,
         monitor: Monitor = UNWATCHED,
+        open_path: str = "",
     ) -> None:
+        self._open_path = open_path
         self.overdue: list[Cycle] = []
         self.drained = threading.Event()
         self.listener = listener
@@ -148,6 +151,8 @@ class Running:
             [listener],
             settings,
             must_queue=lambda _, path: path != AT_ONCE,
+            is_open=lambda _, path: path == self._open_path,
+            api_keys=ApiKeys.of(settings),
             monitor=monitor,
             on_overdue=self.overdue.append,
             on_drained=self.drained.set,
@@ -200,6 +205,7 @@ class Running:
         self.call(self._end)
         self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
+        self.server.close_access_log()
         logging.getLogger("obworker.http").removeHandler(self._bugs)
         assert not self._bugs.found
 

@@ -45,6 +45,7 @@ from obworker.http.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from obworker.http.cycle import Application
     from obworker.http.environ import Environ
     from obworker.http.exchange import Exchange
     from obworker.http.service import Service
@@ -109,6 +110,9 @@ class Connection:
         self._request: Request | None = None
         self._environ: Environ = {}
         self._cycle: Cycle | None = None
+        self._fields: response.Headers = ()
+        self._request_id = ""
+        self._answerer: Application | None = None
         self._read_paused = False
         self._is_held_up = False
         self._held_up_since = 0.0
@@ -207,7 +211,8 @@ class Connection:
         may_persist = self.may_persist and not self._service.refusing
         keep_alive = self._request.keep_alive and may_persist
         self._send_error(error, self._request.method, keep_alive=keep_alive)
-        self._request = self._brought = None
+        self._service.log_refusal(self._environ, self._request, error.status, self.arrival)
+        self._forget_request()
         self._go_on(keep_alive=keep_alive)
 
     def move(self, exchange: Exchange) -> bool:
@@ -324,7 +329,10 @@ class Connection:
         if self._proxies is not None:
             self._proxies.apply(environ)
             self.client = environ["REMOTE_ADDR"]
-        if not service.must_queue(request.method, environ["PATH_INFO"]):
+        self._request_id = service.request_ids.assign(environ)
+        self._fields = service.fields(environ, self._request_id)
+        self._answerer = service.access.answerer(environ)
+        if self._answerer or not service.must_queue(request.method, environ["PATH_INFO"]):
             self._run(service.executors.run_now, UNWATCHED)
         elif service.refusing:
             self.refuse(ServiceUnavailable(ENDING))
@@ -335,15 +343,16 @@ class Connection:
         assert self._request is not None
         service = self._service
         self.state = State.RESPONDING
-        environ, self._environ = self._environ, {}
         cycle = Cycle(
-            service.application,
-            environ,
+            self._answerer or service.application,
+            self._environ,
             self._request,
             self,
             received=self.arrival,
             timeout=service.timeouts.request,
             monitor=monitor,
+            request_id=self._request_id,
+            fields=self._fields,
         )
         self._cycle = cycle
         run(cycle.run, lambda rest: self._finish(cycle, rest))
@@ -386,8 +395,7 @@ class Connection:
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
         self._service.log_access(self.client, cycle)
-        self._cycle = self._request = self._brought = None
-        self._attempt = 0
+        self._forget_request()
         if self.is_lost:
             self._service.on_closed(self)
         elif cycle.needs_reset:
@@ -395,6 +403,10 @@ class Connection:
             self.on_lost()
         else:
             self._go_on(keep_alive=keep_alive)
+
+    def _forget_request(self) -> None:
+        self._cycle = self._request = self._brought = self._answerer = None
+        self._environ, self._fields, self._attempt = {}, (), 0
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""
@@ -457,6 +469,7 @@ class Connection:
                 version="1.1",
                 date=self._service.date,
                 keep_alive=keep_alive,
+                fields=self._fields,
             )
         )
 

@@ -28,7 +28,7 @@ from obworker.http.environ import Environ
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
 from obworker.http.response import Framing, Headers
-from obworker.log import safe_id
+from obworker.log import about_request
 
 logger = logging.getLogger("obworker.http")
 
@@ -62,7 +62,8 @@ class Outlet(Protocol):
 class Cycle:
     """Runs the application for one request, which was whole at `received`.
 
-    `timeout` counts from when predict is entered.
+    `timeout` counts from when predict is entered. `fields` are added to the response where the
+    application has none of that name.
     """
 
     def __init__(
@@ -75,11 +76,16 @@ class Cycle:
         received: float = 0.0,
         timeout: float = math.inf,
         monitor: Monitor = UNWATCHED,
+        request_id: str = "",
+        fields: Headers = (),
     ) -> None:
         self.request = request
-        self.request_id = safe_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        self.request_id = request_id
+        self.fields = fields
+        self.traceparent: str = environ.get("HTTP_TRACEPARENT", "")
         self.received = received or time.monotonic()
         self.started: float | None = None
+        self.ended: float | None = None
         self.deadline = math.inf
         self.status = 0
         self.sent = 0
@@ -96,7 +102,7 @@ class Cycle:
         # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order.
         self._lock = threading.Lock()
         self._status_line = ""
-        self._headers: Headers = []
+        self._headers: list[tuple[str, str]] = []
         self._framing = Framing.CLOSE
         self._remaining: int | None = None
         self._room: threading.Event | None = None
@@ -115,7 +121,8 @@ class Cycle:
         except BaseException as error:  # sys.exit(), a cancelled task: they end one request
             if _is_ctrl_c(error):
                 raise
-            logger.exception("the application failed on %s", self.request.line)
+            with about_request(self.request_id):
+                logger.exception("the application failed on %s", self.request.line)
             return self._fail()
         finally:
             self.leave_predict()
@@ -152,6 +159,7 @@ class Cycle:
         with self._lock:
             if self._in_predict:
                 self._in_predict = False
+                self.ended = time.monotonic()
                 self._monitor.ended(self)
 
     def lose_client(self) -> None:
@@ -196,7 +204,8 @@ class Cycle:
             try:
                 close()
             except Exception:
-                logger.exception("closing the response to %s failed", self.request.line)
+                with about_request(self.request_id):
+                    logger.exception("closing the response to %s failed", self.request.line)
 
     def _start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
@@ -266,6 +275,7 @@ class Cycle:
             keep_alive=self.keep_alive,
             version=version,
             date=self._outlet.date,
+            fields=self.fields,
         )
 
     def _write(self, part: bytes) -> None:
@@ -309,6 +319,7 @@ class Cycle:
             method=self.request.method,
             version=self.request.version,
             date=self._outlet.date,
+            fields=self.fields,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from email.utils import formatdate
 from enum import Enum, auto
 from functools import lru_cache
@@ -25,7 +25,7 @@ HOP_BY_HOP = frozenset(
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
-Headers = list[tuple[str, str]]
+Headers = Sequence[tuple[str, str]]
 
 
 class Framing(Enum):
@@ -70,22 +70,28 @@ def head(
     version: str,
     date: str,
     chunked: bool = False,
+    fields: Headers = (),
 ) -> bytes:
     """Write the status line and the header section.
 
-    `date` is the Date field to send where the application sent none.
+    `date` is the Date field, and `fields` others, to send where the application sent none of that
+    name; what a response varies by adds up (RFC 9110 12.5.5).
 
     Raises:
         ValueError: a status, name or value would break the framing (response splitting).
     """
     lines = [_status_line(status)]
-    names = {"server": "Server: obworker\r\n", "date": f"Date: {date}\r\n"}
+    defaults = {"server": "Server: obworker\r\n", "date": f"Date: {date}\r\n"}
+    for name, value in fields:
+        defaults[name.lower()] = f"{name}: {value}\r\n"
     for name, value in headers:
         field = _field_name(name)
         if field:
             lines.append(f"{field}{value}\r\n")
-            names.pop(name.lower(), None)
-    lines.extend(names.values())
+            key = name.lower()
+            if key != "vary":
+                defaults.pop(key, None)
+    lines.extend(defaults.values())
     if chunked:
         lines.append("Transfer-Encoding: chunked\r\n")
     if not keep_alive:
@@ -133,7 +139,7 @@ def error_response(
     version: str,
     date: str,
     keep_alive: bool = False,
-    fields: Iterable[tuple[str, str]] = (),
+    fields: Headers = (),
 ) -> bytes:
     """Write a whole response for an error of the server's own.
 
@@ -143,6 +149,12 @@ def error_response(
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     if status == 503:
         headers.append(("Retry-After", "1"))
-    headers.extend(fields)
-    first = head(f"{status} {reason}", headers, keep_alive=keep_alive, version=version, date=date)
+    first = head(
+        f"{status} {reason}",
+        headers,
+        keep_alive=keep_alive,
+        version=version,
+        date=date,
+        fields=fields,
+    )
     return first if method == "HEAD" else first + body

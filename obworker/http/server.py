@@ -13,20 +13,24 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from obworker.access_log import AccessLog
 from obworker.errors import ServiceUnavailable
+from obworker.http.access import Access
 from obworker.http.connection import ENDING, Connection, State
+from obworker.http.cors import Cors
 from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import READ, Reactor, Timer
+from obworker.http.request_ids import RequestIds
 from obworker.http.service import Service, Timeouts
-from obworker.log import AccessLog
 
 if TYPE_CHECKING:
     import ssl
 
+    from obworker.http.api_keys import ApiKeys
     from obworker.http.cycle import Application, Cycle
     from obworker.http.exchange import Exchange, Parcel
     from obworker.http.tls import TlsSocket
@@ -52,13 +56,18 @@ def _always(_method: str, _path: str) -> bool:
     return True
 
 
+def _never(_method: str, _path: str) -> bool:
+    return False
+
+
 class Server:
     """Serves `application` on `listeners`; all methods are for the event loop's thread.
 
     A request for which `must_queue` is false, given its method and path, is answered at once, on
     that thread too: it must not take time, nor have more than one part of body to wait with; it is
-    for questions such as "are you there?". What waits for an executor waits in `exchange`, where
-    there is one. `on_drained` is called once.
+    for questions such as "are you there?". One for which `is_open` is true needs none of the
+    `api_keys`. What waits for an executor waits in `exchange`, where there is one. `slot` is for
+    the access log. `on_drained` is called once.
     """
 
     def __init__(
@@ -70,6 +79,9 @@ class Server:
         threads: int | None = None,
         inline: bool = True,
         must_queue: Callable[[str, str], bool] = _always,
+        is_open: Callable[[str, str], bool] = _never,
+        api_keys: ApiKeys | None = None,
+        slot: int | None = None,
         exchange: Exchange | None = None,
         tls: ssl.SSLContext | None = None,
         monitor: Monitor = UNWATCHED,
@@ -112,7 +124,9 @@ class Server:
             min_body_rate=settings.min_body_rate,
             must_queue=must_queue,
             monitor=monitor,
-            access_log=AccessLog(settings.access_log_file) if settings.access_log else None,
+            access=Access(api_keys, Cors.of(settings), is_open),
+            request_ids=RequestIds(),
+            access_log=_access_log(settings, slot),
             on_overdue=on_overdue,
             on_closed=self._forget,
         )
@@ -162,6 +176,11 @@ class Server:
         """Go on in a new file, where there is one and it was renamed."""
         if self._service.access_log is not None:
             self._service.access_log.reopen()
+
+    def close_access_log(self) -> None:
+        """Write what waits for it; to be called before the process ends."""
+        if self._service.access_log is not None:
+            self._service.access_log.close()
 
     # accepting
 
@@ -322,3 +341,9 @@ def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:
     from obworker.http.tls import TlsSocket  # with OpenSSL, which nobody else needs
 
     return TlsSocket(context, client)
+
+
+def _access_log(settings: Settings, slot: int | None) -> AccessLog | None:
+    if not settings.access_log:
+        return None
+    return AccessLog(settings.access_log_file, settings.access_log_format, slot)

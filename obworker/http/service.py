@@ -8,21 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from obworker.access_log import AccessLog, AccessRecord
 from obworker.http import response
+from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
+from obworker.http.environ import Environ
 from obworker.http.parser import Limits
-from obworker.log import AccessLog, access_line
+from obworker.http.request_ids import RequestIds
 
 if TYPE_CHECKING:
     import ssl
 
+    from obworker.http.access import Access
     from obworker.http.connection import Connection
+    from obworker.http.environ import Environ
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
     from obworker.http.forwarded import Proxies
     from obworker.http.monitor import Monitor
+    from obworker.http.parser import Request
     from obworker.http.queue import RequestQueue
     from obworker.http.reactor import Reactor
+    from obworker.http.request_ids import RequestIds
     from obworker.settings import Settings
 
 
@@ -65,6 +72,8 @@ class Service:
     min_body_rate: int
     must_queue: Callable[[str, str], bool]
     monitor: Monitor
+    access: Access
+    request_ids: RequestIds
     access_log: AccessLog | None
     on_overdue: Callable[[Cycle], None]
     on_closed: Callable[[Connection], None]
@@ -83,12 +92,52 @@ class Service:
             self._date, self._second = response.http_date(second), second
         return self._date
 
+    def fields(self, environ: Environ, request_id: str) -> response.Headers:
+        """Return what every response to a request has to say."""
+        return [("X-Request-ID", request_id), *self.access.fields(environ)]
+
     def log_access(self, client: str, cycle: Cycle) -> None:
         """Write a line for a request that is done with."""
         if self.access_log is None:
             return
-        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        duration = time.monotonic() - cycle.received
+        request, now = cycle.request, time.monotonic()
+        started = now if cycle.started is None else cycle.started
+        ended = started if cycle.ended is None else cycle.ended
         self.access_log.write(
-            access_line(client, when, cycle.request.line, cycle.status, cycle.sent, duration)
+            AccessRecord(
+                time=time.time(),
+                client=client,
+                method=request.method,
+                target=request.target,
+                protocol="HTTP/" + request.version,
+                status=cycle.status,
+                sent=cycle.sent,
+                request_id=cycle.request_id,
+                queued=started - cycle.received,
+                predict=ended - started,
+                duration=now - cycle.received,
+                traceparent=cycle.traceparent,
+            )
+        )
+
+    def log_refusal(self, environ: Environ, request: Request, status: int, arrival: float) -> None:
+        """Write a line for a request that waited, and was not begun."""
+        if self.access_log is None:
+            return
+        waited = time.monotonic() - arrival
+        self.access_log.write(
+            AccessRecord(
+                time=time.time(),
+                client=environ["REMOTE_ADDR"],
+                method=request.method,
+                target=request.target,
+                protocol="HTTP/" + request.version,
+                status=status,
+                sent=0,
+                request_id=environ["HTTP_X_REQUEST_ID"],
+                queued=waited,
+                predict=0.0,
+                duration=waited,
+                traceparent=environ.get("HTTP_TRACEPARENT", ""),
+            )
         )

@@ -7,6 +7,7 @@ import threading
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
+from obworker.log import set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
@@ -127,7 +128,7 @@ class Application:
                 value,
                 environ.get("HTTP_ACCEPT", ""),
                 context,
-                on_error=lambda error: self._failures.report(error, identify(environ)),
+                on_error=self._failures.report,
                 on_close=call.release,
             )
             start_response("200 OK", stream.headers)
@@ -142,6 +143,7 @@ class Application:
 
 def _introduce(environ: WSGIEnvironment) -> None:
     """Put into the request's context what predict may ask it for."""
+    set_request_id(identify(environ))
     if id_ := environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
         request_id.set(id_)
     if extend := environ.get("obworker.extend_deadline"):

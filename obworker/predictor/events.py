@@ -15,6 +15,9 @@ from contextvars import ContextVar
 from numbers import Number
 from urllib.parse import urlsplit
 
+from obworker.log import about_request
+from obworker.log import request_id as log_id
+
 RECORDER_URL = "http://127.0.0.1:6666/events"
 RECORDER_TIMEOUT = 1.0
 MAX_WAITING_EVENTS = 1000
@@ -94,13 +97,13 @@ class _Sender:
         self._path = parts.path
         self._netloc = parts.netloc
         self._timeout = timeout
-        self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue(max_waiting)
+        self._waiting: queue.Queue[tuple[str, bytes, str]] = queue.Queue(max_waiting)
         self._lock = threading.Lock()
         self._is_started = False
 
     def put(self, name: str, message: bytes) -> None:
         try:
-            self._waiting.put_nowait((name, message))
+            self._waiting.put_nowait((name, message, log_id()))
         except queue.Full:
             log.warning("event %s dropped: too many are waiting", name)
             return
@@ -123,11 +126,12 @@ class _Sender:
         import http.client  # it loads ssl, and most predictors never send an event
 
         while True:
-            name, message = self._waiting.get()
+            name, message, id_ = self._waiting.get()
             try:
                 self._send(message)
             except (OSError, http.client.HTTPException) as error:
-                log.warning("event %s not sent: %s", name, str(error) or type(error).__name__)
+                with about_request(id_):
+                    log.warning("event %s not sent: %s", name, str(error) or type(error).__name__)
             finally:
                 self._waiting.task_done()
 

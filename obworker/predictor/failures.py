@@ -12,7 +12,7 @@ import orjson
 from werkzeug.exceptions import HTTPException
 
 from obworker.errors import RequestError
-from obworker.log import safe_id
+from obworker.log import request_id, safe_id
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.traces import trim, user_traceback
 
@@ -68,30 +68,30 @@ class Failures:
             return answer_json(start_response, error.status, {"error": str(error)})
         if isinstance(error, HTTPException):
             return _answer_http(error, environ, start_response)
-        return self._answer_internal(error, environ, start_response)
+        return self._answer_internal(error, start_response)
 
-    def report(self, error: BaseException, id_: str) -> None:
+    def report(self, error: BaseException) -> None:
         """Log `error` with the user's part of its traceback."""
         if isinstance(error, ReplyError):
-            log.error("request %s: predict returned what cannot be sent: %s", id_, error)
+            log.error("predict returned what cannot be sent: %s", error)
             return
         shown = (type(error), error, trim(error, self._directory))
-        log.error("request %s: predict raised %s", id_, type(error).__name__, exc_info=shown)
+        log.error("predict raised %s", type(error).__name__, exc_info=shown)
 
-    def _answer_internal(
-        self, error: Exception, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        id_ = identify(environ)
-        self.report(error, id_)
+    def _answer_internal(self, error: Exception, start_response: StartResponse) -> Iterable[bytes]:
+        self.report(error)
         content = {"error": INTERNAL}
         if self._shows_tracebacks:
             trace = user_traceback(error, self._directory)
             content["traceback"] = trace.encode("utf-8", "backslashreplace").decode()
-        return answer_json(start_response, 500, content, [("X-Request-ID", id_)])
+        return answer_json(start_response, 500, content, [("X-Request-ID", request_id())])
 
 
 def identify(environ: WSGIEnvironment) -> str:
-    """Return the id that the request came with, else a new one."""
+    """Return the id that the request has: it came with one, or the server gave it one.
+
+    Some other servers do not; then it is a new one.
+    """
     for key in ("HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
         if id_ := safe_id(environ.get(key, "")):
             return id_

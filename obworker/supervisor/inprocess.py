@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 
+from obworker import log
+from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
@@ -25,7 +27,12 @@ EXIT_INTERRUPTED = 130
 
 
 def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int:
-    """Serve until Ctrl-C; return the exit code."""
+    """Serve until Ctrl-C; return the exit code.
+
+    Raises:
+        UsageError: the API keys or the certificate cannot be had.
+    """
+    api_keys, tls = ApiKeys.of(settings), tls_context(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
     threads = len(os.sched_getaffinity(0))
@@ -37,7 +44,8 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int
         threads=threads_for(application, settings),
         inline=False,
         must_queue=blueprint.reaches_predict,
-        tls=tls_context(settings),
+        api_keys=api_keys,
+        tls=tls,
         on_overdue=_report_overdue,
         on_drained=_never,
     )
@@ -50,6 +58,7 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int
     except KeyboardInterrupt:
         listeners.refuse_new_connections()
         logger.info("stopped")
+    server.close_access_log()
     sys.stdout.flush()
     return EXIT_INTERRUPTED
 
@@ -79,4 +88,5 @@ def _never() -> None:
 
 def _report_overdue(cycle: Cycle) -> None:
     """Say so; with a debugger at work it is no reason to stop."""
-    logger.error("%s is past its deadline", cycle.request.line)
+    with log.about_request(cycle.request_id):
+        logger.error("%s is past its deadline", cycle.request.line)

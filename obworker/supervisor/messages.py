@@ -32,13 +32,17 @@ MAX_TEXT = 6 << 10
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """Import the user's code. `factory` is the name of a function that takes `arguments`."""
+    """Import the user's code. `factory` is the name of a function that takes `arguments`.
+
+    `api_keys` are packed; without any, none is asked for.
+    """
 
     generation: int
     factory: str
     arguments: dict[str, Any]
     settings: dict[str, Any]
     label: str
+    api_keys: list[str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from obworker import log
 from obworker.errors import LoadError, ObworkerError
+from obworker.http.api_keys import ApiKeys
 from obworker.http.exchange import Exchange
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
@@ -85,11 +86,18 @@ class Inherited:
         )
 
     def context(
-        self, blueprint: Blueprint, settings: Settings, tls: ssl.SSLContext | None
+        self, order: Load, settings: Settings, blueprint: Blueprint, tls: ssl.SSLContext | None
     ) -> Context:
         """Return what a worker of this process needs to know."""
         return Context(
-            self.listeners, self.board, self.exchange, blueprint, settings, self.master, tls=tls
+            self.listeners,
+            self.board,
+            self.exchange,
+            blueprint,
+            settings,
+            ApiKeys.unpack(order.api_keys),
+            tls,
+            self.master,
         )
 
 
@@ -100,7 +108,7 @@ def main(channel: int, *descriptors: Any) -> None:
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
     blueprint, tls = _load(order, settings, inherited.channel, is_mold=True)
-    context = inherited.context(blueprint, settings, tls)
+    context = inherited.context(order, settings, blueprint, tls)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -116,7 +124,8 @@ def direct(channel: int, *descriptors: Any) -> None:
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     blueprint, tls = _load(order, settings, inherited.channel, is_mold=False)
-    worker.main(spawn, inherited.channel, inherited.context(blueprint, settings, tls))
+    context = inherited.context(order, settings, blueprint, tls)
+    worker.main(spawn, inherited.channel, context)
 
 
 Kind = TypeVar("Kind", bound=Message)

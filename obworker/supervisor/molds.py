@@ -82,6 +82,7 @@ def order_to_load(generation: int, plan: Plan) -> Load:
         arguments=plan.arguments,
         settings=dataclasses.asdict(plan.settings),
         label=plan.label,
+        api_keys=plan.api_keys,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from obworker.environment import detect
+from obworker.http.api_keys import ApiKeys
 from obworker.settings import Settings
 from obworker.supervisor import gpus, threads
 from obworker.supervisor.certificates import tls_context
@@ -21,7 +22,8 @@ class Plan:
 
     `devices` has one entry for each of the slots there are at the start. `environ` is what every
     process finds; `mold_environ` adds to it where the code is imported to be forked, and
-    `worker_environ` where it serves. `threads` is each worker's share of the cores.
+    `worker_environ` where it serves. `threads` is each worker's share of the cores. `api_keys` are
+    packed.
     """
 
     label: str
@@ -33,15 +35,18 @@ class Plan:
     mold_environ: dict[str, str]
     worker_environ: dict[str, str]
     threads: int
+    api_keys: list[str]
 
     @classmethod
     def make(cls, settings: Settings, environ: Mapping[str, str], factory: str) -> Plan:
         """Work out what the settings come to on this machine, with `environ` as environment.
 
         Raises:
-            UsageError: a GPU that is asked for is not there, or a certificate cannot be used.
+            UsageError: a GPU that is asked for is not there, a certificate cannot be used, or an
+                API key file is not right.
         """
         tls_context(settings)
+        keys = ApiKeys.of(settings)
         chosen = gpus.select(settings.gpus, environ, gpus.enumerate_gpus)
         devices = gpus.assign(chosen, settings.workers, settings.workers_per_gpu)
         budget = threads.budget(environ, len(devices))
@@ -60,6 +65,7 @@ class Plan:
             mold_environ=budget.mold_environ,
             worker_environ=budget.worker_environ,
             threads=budget.threads,
+            api_keys=[] if keys is None else keys.pack(),
         )
 
     def device(self, slot: int) -> Device:

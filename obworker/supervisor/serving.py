@@ -29,16 +29,16 @@ import psutil
 
 from obworker import log
 from obworker.errors import BootError
+from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.exchange import Exchange
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners, signals
+from obworker.supervisor import linux, listeners, probes, signals
 from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
 from obworker.supervisor.health_checks import HealthChecks
 from obworker.supervisor.messages import Channel, Drain, Leaving, Ready, Recycle, Serve, Spawn
-from obworker.supervisor.probes import Probes
 from obworker.supervisor.recycling import Recycling
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
@@ -70,8 +70,9 @@ class Context:
     exchange: Exchange
     blueprint: Blueprint
     settings: Settings
+    api_keys: ApiKeys | None
+    tls: ssl.SSLContext | None
     master: int
-    tls: ssl.SSLContext | None = None
 
 
 class Serving:
@@ -93,7 +94,7 @@ class Serving:
         """Build the predictor."""
         context = self._context
         application = context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
-        return Probes(application, context.board)
+        return probes.Probes(application, context.board)
 
     def serve(self, application: Predictions) -> NoReturn:
         """Serve until drained, and end the process."""
@@ -104,10 +105,13 @@ class Serving:
             settings,
             threads=threads_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
+            is_open=probes.answers,
+            api_keys=context.api_keys,
+            slot=self._slot,
             exchange=context.exchange,
             tls=context.tls,
             on_overdue=self._overdue,
-            on_drained=self._end,
+            on_drained=self._wind_up,
             monitor=RowMonitor(self._row),
         )
         self._health = HealthChecks(
@@ -173,7 +177,7 @@ class Serving:
     def _read_signals(self, _events: int) -> None:
         reactions: dict[int, Callable[[], object]] = {
             signal.SIGTERM: partial(self._leave, "was told to stop by SIGTERM"),
-            signal.SIGQUIT: partial(linux.leave, EXIT_DRAINED),
+            signal.SIGQUIT: partial(self._end, EXIT_DRAINED),
             signal.SIGUSR1: self._reopen_logs,
         }
         for number in self._signals.recv(4096):
@@ -202,7 +206,8 @@ class Serving:
     def _overdue(self, cycle: Cycle) -> None:
         """Say what a predict is that never came back, and make room for a worker that works."""
         age = time.monotonic() - cycle.received
-        logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
+        with log.about_request(cycle.request_id):
+            logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.line, age)
         self._lose_thread()
         self._code = EXIT_LOST
         self._leave("a predict is past its deadline")
@@ -233,13 +238,17 @@ class Serving:
         reactor = self._server.reactor
         graceful = self._context.settings.graceful_timeout
         reactor.call_later(graceful * REFUSING_AFTER, self._server.refuse_queued)
-        reactor.call_later(graceful + UNNOTICED_MARGIN, linux.leave, EXIT_LOST)
+        reactor.call_later(graceful + UNNOTICED_MARGIN, self._end, EXIT_LOST)
         self._server.drain(empty_queue=order.empty_queue, final=order.final)
 
-    def _end(self) -> None:
-        """End the process, also where a thread is in a predict that never comes back."""
+    def _wind_up(self) -> None:
         self._context.blueprint.wind_up(WIND_UP_TIMEOUT)
-        linux.leave(self._code)
+        self._end(self._code)
+
+    def _end(self, code: int) -> NoReturn:
+        """End the process, also where a thread is in a predict that never comes back."""
+        self._server.close_access_log()
+        linux.leave(code)
 
 
 def _do_nothing() -> None:

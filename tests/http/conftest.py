@@ -26,13 +26,14 @@ def start() -> Iterator[StartServer]:
         app: Application,
         listener: socket.socket | None = None,
         monitor: Monitor = UNWATCHED,
+        open_path: str = "",
         **settings: Any,
     ) -> Running:
         if listener is None:
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
         full = Settings(**{"access_log": False, **settings})
-        running.append(Running(app, listener, full, monitor))
+        running.append(Running(app, listener, full, monitor, open_path))
         return running[-1]
 
     yield start

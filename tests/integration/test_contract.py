@@ -94,7 +94,7 @@ def test_an_exception_is_in_the_log_with_the_request_id(fleet: Fleet, model: Mod
     reply = request(port, path="/?case=raise")
     id_ = reply.headers["x-request-id"]
     server.wait_for_log(
-        rf"request {id_}: predict raised ValueError\nTraceback (.*\n)+ValueError: secret", 10
+        rf"\[{id_}\] predict raised ValueError\nTraceback (.*\n)+ValueError: secret", 10
     )
 
 

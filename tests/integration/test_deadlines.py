@@ -96,7 +96,10 @@ def test_a_predict_that_holds_the_interpreters_lock_is_ended_by_the_master(start
     with replaced(server):
         assert post(server, "hold the lock")[0] is Outcome.LOST
     log = server.log()
-    late = r"worker 0 .*: is past the deadline of POST /\?do=hold\+the\+lock HTTP/1\.1 \(\d\.\d s\)"
+    late = (
+        r"worker 0 .*: is past the deadline of POST /\?do=hold\+the\+lock HTTP/1\.1"
+        r" \(\d\.\d s, request \S+\)"
+    )
     assert re.search(late, log), log
     assert re.search(r"predictor\.py\", line \d+ in predict", log)
     assert "was killed by SIGABRT" in log

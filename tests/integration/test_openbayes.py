@@ -157,7 +157,7 @@ def test_an_exception_shows_its_traceback_in_the_log(
     assert content["error"] == "Internal Server Error"
     assert ("traceback" in content) == (start is not in_production)
     server.wait_for_log(
-        r"request r-1: predict raised KeyError\n"
+        r"\[r-1\] predict raised KeyError\n"
         r"Traceback \(most recent call last\):\n"
         r'  File ".*predictor.py", line \d+, in predict\n(.*\n)+'
         r"KeyError: 'data'\n",

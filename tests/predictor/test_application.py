@@ -4,13 +4,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
+import obworker
 from obworker.errors import BootError, InjectionError, LoadError
 from obworker.predictor import application
 
@@ -285,13 +286,32 @@ class Predictor:
 """
 
 
+class AddRequestId(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = obworker.request_id()
+        return True
+
+
+MessagesOf = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def messages_of(caplog: pytest.LogCaptureFixture) -> Iterator[MessagesOf]:
+    """Return what is logged on behalf of a request."""
+    adding = AddRequestId()
+    caplog.handler.addFilter(adding)
+    caplog.set_level(logging.INFO)
+    yield lambda id_: [r.getMessage() for r in caplog.records if r.__dict__["request_id"] == id_]
+    caplog.handler.removeFilter(adding)
+
+
 def test_in_production_an_error_says_nothing_but_the_log_does(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, caplog: pytest.LogCaptureFixture, messages_of: MessagesOf
 ) -> None:
     response = serve(FAILING, "production").post(HTTP_X_REQUEST_ID="r-1")
     assert (response.status, response.json) == (500, {"error": "Internal Server Error"})
     assert response.headers["X-Request-ID"] == "r-1"
-    assert "request r-1: predict raised ValueError" in caplog.text
+    assert messages_of("r-1") == ["predict raised ValueError"]
     assert "ValueError: secret" in caplog.text
     assert "dispatch.py" not in caplog.text.split("Traceback")[1]
 
@@ -323,12 +343,13 @@ def test_an_error_has_a_request_id(
 
 
 def test_a_reply_that_cannot_be_sent_is_named_in_the_log(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, messages_of: MessagesOf
 ) -> None:
     response = serve(returning("{1, 2}"), "production").post(HTTP_X_REQUEST_ID="r-1")
     assert (response.status, response.json) == (500, {"error": "Internal Server Error"})
-    assert "request r-1: predict returned what cannot be sent: a set" in caplog.text
-    assert "allowed are dict, list" in caplog.text
+    (message,) = messages_of("r-1")
+    assert message.startswith("predict returned what cannot be sent: a set")
+    assert "allowed are dict, list" in message
 
 
 def test_an_error_before_the_first_item_is_500(serve: Serve) -> None:
@@ -356,8 +377,35 @@ def test_an_error_of_a_wsgi_callable_replaces_what_it_started(serve: Serve) -> N
     assert response.headers["Content-Type"] == "application/json"
 
 
+def test_what_predict_and_its_stream_log_belongs_to_the_request(
+    serve: Serve, messages_of: MessagesOf
+) -> None:
+    source = """
+        import logging, obworker
+        log = logging.getLogger("users.own")
+
+        class Predictor:
+            def predict(self):
+                log.info("predict")
+                obworker.emit_event("seen", obworker.request_id())
+                return self.stream()
+
+            def stream(self):
+                try:
+                    log.info("first")
+                    yield "a"
+                    log.info("second")
+                    yield "b"
+                finally:
+                    log.info("end")
+    """
+    serve(source).post(HTTP_X_REQUEST_ID="r-1")
+    assert messages_of("r-1") == ["predict", "event seen: 'r-1'", "first", "second", "end"]
+    assert obworker.request_id() == ""
+
+
 def test_an_error_after_the_first_item_is_logged_and_raised(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, messages_of: MessagesOf
 ) -> None:
     source = """
         class Predictor:
@@ -368,7 +416,7 @@ def test_an_error_after_the_first_item_is_logged_and_raised(
     client = serve(source)
     with pytest.raises(ValueError, match="late"):
         client.post(HTTP_X_REQUEST_ID="r-1")
-    assert "request r-1: predict raised ValueError" in caplog.text
+    assert messages_of("r-1") == ["predict raised ValueError"]
 
 
 def test_events_know_the_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

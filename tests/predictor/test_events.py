@@ -15,6 +15,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from obworker import log
 from obworker.predictor.events import Recorder, emit_event, flush, install, request_id
 
 WAIT = 10.0
@@ -129,6 +130,27 @@ def test_an_unreachable_recorder_is_logged(caplog: pytest.LogCaptureFixture) -> 
     emit_event("score", "x", id=1)
     assert flush(WAIT)
     assert "event score not sent" in caplog.text
+
+
+def test_what_could_not_be_sent_is_logged_on_behalf_of_its_request(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line comes from a thread that sends the events of all requests."""
+    ids: list[str] = []
+
+    class Noting(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            ids.append(log.request_id())
+            return True
+
+    noting = Noting()
+    caplog.handler.addFilter(noting)
+    platform.status = 503
+    with log.about_request("r-1"):
+        emit_event("score", "x", id=1)
+    assert flush(WAIT)
+    caplog.handler.removeFilter(noting)
+    assert ids == ["r-1"]
 
 
 def test_a_recorder_that_refuses_is_logged(

@@ -28,7 +28,9 @@ from obworker.supervisor.messages import (
 )
 
 MESSAGES: list[Message] = [
-    Load(3, "package.module:function", {"path": "/m", "name": None}, {"timeout": 1.5}, "./model"),
+    Load(
+        3, "module:function", {"path": "/m", "n": None}, {"timeout": 1.5}, "./model", ["0f", "1a"]
+    ),
     Loaded(0.25, [["predictor", "Predictor()"], ["onnx", "a.onnx"]], "json", ["a thread"], "f00"),
     LoadFailed("message", "hint", 4, "trace\nback"),
     LoadFailed("message", None, 4, ""),

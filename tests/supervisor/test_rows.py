@@ -38,8 +38,7 @@ def request(path: str, started: float, deadline: float = math.inf) -> Cycle:
     """Make a cycle as it is when predict is entered."""
     parsed = Request()
     parsed.method, parsed.target = "POST", path.encode()
-    environ: Environ = {"HTTP_X_REQUEST_ID": f"id-{path}"}
-    cycle = Cycle(lambda environ, start_response: [], environ, parsed, Outlet())
+    cycle = Cycle(lambda environ, start_response: [], {}, parsed, Outlet(), request_id=f"id-{path}")
     cycle.started, cycle.deadline = started, deadline
     return cycle
 

@@ -1,0 +1,278 @@
+"""The access log: one line a request, in a file or on standard output.
+
+Theory of operation. Who serves requests only puts a small record into a queue. A thread of the
+process makes lines of them and writes each in a single write. It looks every 20 ms while requests
+come, so that none has to wake it, and sleeps when none has come for a second. A reader that stalls
+or a slow disk holds up this thread and no request. The queue is bounded: past it lines are lost,
+and the log says how many.
+
+A process that is killed takes the lines of its last moments with it; one that ends calls `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import select
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import orjson
+
+from obworker.log import STANDARD_OUTPUT, append_again, open_log
+
+logger = logging.getLogger("obworker.log")
+
+OPTION = "--access-log-file"
+INTERVAL = 0.02
+SLEEPY_AFTER = 1.0
+MOST_WAITING = 10_000
+CLOSE_TIMEOUT = 1.0
+LOSS_INTERVAL = 1.0
+"""The log tells of lost lines no more often than that."""
+
+# W3C Trace Context 3.2.2
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+# What could end a line, or a quoted part of it, before its time: a client chooses what is in there.
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
+
+
+class AccessRecord(NamedTuple):
+    """A request that is done with.
+
+    `time` is the POSIX time of its end, `sent` the bytes of its body. `duration` is the seconds
+    from the whole request to the end of its response; `queued` and `predict` are parts of it.
+    `traceparent` is the field as it came.
+    """
+
+    time: float
+    client: str
+    method: str
+    target: bytes
+    protocol: str
+    status: int
+    sent: int
+    request_id: str
+    queued: float
+    predict: float
+    duration: float
+    traceparent: str
+
+
+def text_line(record: AccessRecord, slot: int | None) -> bytes:
+    """Write a request as a person reads it; times are milliseconds."""
+    moment, zone = _local_time(int(record.time))
+    request = f"{record.method} {record.target.decode('latin-1')} {record.protocol}"
+    return (
+        f"{escape(record.client) or '-'} [{moment}{zone}] "
+        f'"{escape(request)}" {record.status} {record.sent} {record.duration * 1000:.1f}ms '
+        f"queued={record.queued * 1000:.1f}ms predict={record.predict * 1000:.1f}ms "
+        f"slot={'-' if slot is None else slot} id={record.request_id or '-'}\n"
+    ).encode("ascii", "backslashreplace")
+
+
+def json_line(record: AccessRecord, slot: int | None) -> bytes:
+    """Write a request as a program reads it; times are seconds."""
+    second, part = divmod(record.time, 1)
+    moment, zone = _local_time(int(second))
+    fields = {
+        "time": f"{moment}.{int(part * 1000):03}{zone[:3]}:{zone[3:]}",  # RFC 3339 5.6
+        "client": record.client,
+        "method": record.method,
+        "target": record.target.decode("latin-1"),
+        "protocol": record.protocol,
+        "status": record.status,
+        "bytes": record.sent,
+        "duration": round(record.duration, 6),
+        "queued": round(record.queued, 6),
+        "predict": round(record.predict, 6),
+        "slot": slot,
+        "request_id": record.request_id,
+        "trace_id": trace_id(record.traceparent),
+    }
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+
+
+FORMATS: dict[str, Callable[[AccessRecord, int | None], bytes]] = {
+    "text": text_line,
+    "json": json_line,
+}
+
+
+def escape(text: str) -> str:
+    r"""Write what is not printable ASCII, and quotes and backslashes, as ``\xNN``."""
+    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def trace_id(traceparent: str) -> str | None:
+    """Return the trace that a request belongs to, by W3C Trace Context level 1, if to any."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    version, trace, parent, more = match.groups()
+    is_known = version != "ff" and not (version == "00" and more)
+    return trace if is_known and trace.strip("0") and parent.strip("0") else None
+
+
+@lru_cache(maxsize=8)
+def _local_time(second: int) -> tuple[str, str]:
+    """Return date and time, and how far they are from UTC as +hhmm."""
+    moment, _, zone = time.strftime("%Y-%m-%dT%H:%M:%S %z", time.localtime(second)).partition(" ")
+    return moment, zone
+
+
+class AccessLog:
+    """What a process serves becomes lines; `slot` is the worker's, None where it has none.
+
+    `write` and `reopen` are for one thread, and never wait. The writer's own thread starts with the
+    first of them: make it after the last fork.
+    """
+
+    def __init__(self, path: str | None, format: str, slot: int | None) -> None:
+        """Open the file, or standard output where `path` is None.
+
+        Raises:
+            UsageError: it cannot be had.
+        """
+        self._output = _Output(path)
+        self._format = FORMATS[format]
+        self._slot = slot
+        # None asks for the file to be opened again: after what came before it.
+        self._waiting: deque[AccessRecord | None] = deque()
+        self._lost = self._told = 0
+        self._tell_due = 0.0
+        self._thread: threading.Thread | None = None
+        self._sleeps = True
+        self._woken = threading.Event()
+        self._closing = threading.Event()
+
+    def write(self, record: AccessRecord) -> None:
+        """Have a line written soon; where too many wait it is lost."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += 1
+        else:
+            self._put(record)
+
+    def reopen(self) -> None:
+        """Go on in a new file, after the old one was renamed; also where writing had failed."""
+        self._put(None)
+
+    def close(self) -> None:
+        """Write what waits and close the file; wait no longer than CLOSE_TIMEOUT seconds."""
+        self._closing.set()
+        self._woken.set()
+        if self._thread is None:
+            self._output.close()
+        else:
+            self._thread.join(CLOSE_TIMEOUT)
+
+    def _put(self, item: AccessRecord | None) -> None:
+        self._waiting.append(item)
+        if self._sleeps:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._sleeps = False
+        self._woken.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+            self._thread.start()
+
+    # the writer's thread
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self._closing.wait(INTERVAL):
+            if self._waiting:
+                self._write_all()
+                last = time.monotonic()
+            elif time.monotonic() - last >= SLEEPY_AFTER:
+                self._sleep()
+        self._write_all()
+        self._tell_of_losses()
+        self._output.close()
+
+    def _sleep(self) -> None:
+        """Wait until there is something; who puts it there looks at `_sleeps` after that."""
+        self._woken.clear()
+        self._sleeps = True
+        if not self._waiting and not self._closing.is_set():
+            self._woken.wait()
+        self._sleeps = False
+
+    def _write_all(self) -> None:
+        while self._waiting:
+            record = self._waiting.popleft()
+            if record is None:
+                self._output.reopen()
+            elif not self._output.has_failed:
+                self._write_line(self._format(record, self._slot))
+        self._tell_of_losses_at_times()
+
+    def _write_line(self, line: bytes) -> None:
+        while not self._output.has_room(LOSS_INTERVAL):
+            self._tell_of_losses_at_times()
+        self._output.write(line)
+
+    def _tell_of_losses_at_times(self) -> None:
+        now = time.monotonic()
+        if now >= self._tell_due and self._tell_of_losses():
+            self._tell_due = now + LOSS_INTERVAL
+
+    def _tell_of_losses(self) -> int:
+        count = self._lost - self._told
+        if count:
+            self._told += count
+            name = self._output.name
+            logger.warning("the access log lost %d lines: %s takes them too slowly", count, name)
+        return count
+
+
+class _Output:
+    """A file, or standard output, into which lines go until one fails."""
+
+    def __init__(self, path: str | None) -> None:
+        self.name = path or "standard output"
+        self.has_failed = False
+        self._path = path
+        self._descriptor = STANDARD_OUTPUT if path is None else open_log(OPTION, path)
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLOUT)
+        self._may_stall = self._has_reader()
+
+    def has_room(self, timeout: float) -> bool:
+        """Wait until it takes a line, so many seconds at most; return whether it does."""
+        return not self._may_stall or bool(self._poll.poll(timeout * 1000))
+
+    def write(self, line: bytes) -> None:
+        """Write a line; after a failure nothing more is written."""
+        try:
+            while line:
+                with contextlib.suppress(BlockingIOError):  # a terminal that somebody made so
+                    line = line[os.write(self._descriptor, line) :]
+        except OSError as error:  # who read standard output has gone, or the disk is full
+            self.has_failed = True
+            logger.warning("no access log from here on: %s: %s", self.name, error.strerror)
+
+    def reopen(self) -> None:
+        """Open the path again, if there is one; try again where writing had failed."""
+        self.has_failed = False
+        if self._path is not None:
+            append_again(OPTION, self._path, (self._descriptor,))
+            self._may_stall = self._has_reader()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._path is not None:
+            os.close(self._descriptor)
+
+    def _has_reader(self) -> bool:
+        """Whether it is a pipe or the like, which takes no more than somebody reads."""
+        return not stat.S_ISREG(os.fstat(self._descriptor).st_mode)

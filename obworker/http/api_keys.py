@@ -1,0 +1,132 @@
+"""API keys: a request must have one of those in a file.
+
+A key is kept as a hash with a secret that is drawn anew at every load, so it is not to be found in
+memory, nor in what processes tell one another; and how long a comparison takes says nothing about
+it. The keys of a generation are read once, by the master: a file that is wrong ends the reload, and
+the workers there are, as well as those that take their places, keep the keys they had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obworker.errors import UsageError
+
+if TYPE_CHECKING:
+    from obworker.http.environ import Environ
+    from obworker.settings import Settings
+
+logger = logging.getLogger("obworker.http")
+
+OPTION = "--api-key-file"
+DIGEST_SIZE = 16
+# All of them are compared for each request, and they travel in one message.
+MOST_KEYS = 1000
+SHORT = 16
+
+_KEY = re.compile(r"[!-~]+")
+
+
+class ApiKeys:
+    """The keys there are; `digests` are their hashes, keyed with `secret`."""
+
+    def __init__(self, secret: bytes, digests: Sequence[bytes]) -> None:
+        self._secret = secret
+        self._digests = tuple(digests)
+
+    @classmethod
+    def of(cls, settings: Settings) -> ApiKeys | None:
+        """Load the keys that the settings name, if they do.
+
+        Raises:
+            UsageError: as `load`.
+        """
+        return None if settings.api_key_file is None else cls.load(settings.api_key_file)
+
+    @classmethod
+    def load(cls, path: str) -> ApiKeys:
+        """Read a file with a key in each line; empty lines and those that begin with # are none.
+
+        Raises:
+            UsageError: it cannot be read, has no key, or has what cannot be one.
+        """
+        keys = list(_keys_in(_read(path), path))
+        if not keys:
+            raise UsageError(f"{OPTION}: {path} has no key in it")
+        if len(keys) > MOST_KEYS:
+            raise UsageError(f"{OPTION}: {path} has {len(keys)} keys, more than {MOST_KEYS}")
+        secret = secrets.token_bytes(DIGEST_SIZE)
+        return cls(secret, [_digest(key, secret) for key in keys])
+
+    @classmethod
+    def unpack(cls, packed: Sequence[str]) -> ApiKeys | None:
+        """Return what `pack` was given."""
+        if not packed:
+            return None
+        secret, *digests = map(bytes.fromhex, packed)
+        return cls(secret, digests)
+
+    def pack(self) -> list[str]:
+        """Return what another process needs to have the same keys."""
+        return [part.hex() for part in (self._secret, *self._digests)]
+
+    def accepts(self, environ: Environ) -> bool:
+        """Whether a request has one of the keys; it takes the same time whichever it has."""
+        accepted = False
+        for given in _given(environ):
+            digest = _digest(given, self._secret)
+            for known in self._digests:
+                accepted |= hmac.compare_digest(known, digest)
+        return accepted
+
+
+def _given(environ: Environ) -> Iterator[str]:
+    """Return the keys that a request has, from where they may be (RFC 6750 2.1, RFC 9110 11.4)."""
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield token.strip(" ")
+    if "HTTP_X_API_KEY" in environ:
+        yield environ["HTTP_X_API_KEY"]
+
+
+def _digest(key: str, secret: bytes) -> bytes:
+    return hashlib.blake2b(key.encode("latin-1"), key=secret, digest_size=DIGEST_SIZE).digest()
+
+
+def _read(path: str) -> str:
+    try:
+        with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+                logger.warning("%s: everybody can read %s; chmod o-r takes that away", OPTION, path)
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"{OPTION}: cannot read {path}: {error.strerror}") from error
+
+
+def _keys_in(text: str, path: str) -> Iterator[str]:
+    for number, line in enumerate(text.split("\n"), 1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        if not _KEY.fullmatch(key):
+            raise UsageError(
+                f"{OPTION}: {path}, line {number}: a key is printable ASCII without white space"
+            )
+        if len(key) < SHORT:
+            logger.warning(
+                "%s: %s, line %d: a key of %d characters can be guessed",
+                OPTION,
+                path,
+                number,
+                len(key),
+            )
+        yield key
