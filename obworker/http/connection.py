@@ -1,15 +1,8 @@
 """One client's connection: reads, dispatches whole requests one at a time, writes, keeps time.
 
 Theory of operation. Everything here runs in the event loop's thread except `write`, `may_persist`
-and `date`, which a cycle calls from its executor thread. A connection is in one of six states, and
-its deadline belongs to the state:
-
-    IDLE        between requests; closed when its keep-alive time is over
-    HEADER      a request has begun; 408 when its header takes too long
-    BODY        its body is coming; 408 when the client pauses too long, or is too slow
-    WAITING     a whole request waits for an executor; the queue keeps its time
-    RESPONDING  a cycle has the request; 504 when predict takes too long
-    LINGERING   our half is closed; waits for the client to close its own (RFC 9112 9.6)
+and `date`, which a cycle calls from its executor thread. A connection is in one of the states of
+state.py, and its deadline belongs to the state.
 
 There are no timers: the server looks at every connection's deadline four times a second. As long
 as something waits to be sent, the deadline waits too, and the cycle's is moved: what counts then is
@@ -26,28 +19,28 @@ if its client has left, and a server that drains waits for it.
 
 from __future__ import annotations
 
-import enum
 import socket
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from obworker.errors import GatewayTimeout, RequestError, RequestTimeout, ServiceUnavailable
 from obworker.http import response
 from obworker.http.cycle import Cycle
-from obworker.http.environ import base_environ, make_environ
+from obworker.http.environ import base_environ, ends_of
+from obworker.http.inbox import Inbox
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pace import Pace
-from obworker.http.parser import Request, RequestParser
+from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite
-from obworker.http.stream import Stream
+from obworker.http.state import State
+from obworker.http.stream import Outflow, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from obworker.http.cycle import Application
-    from obworker.http.environ import Environ
     from obworker.http.exchange import Exchange
+    from obworker.http.parser import Request
     from obworker.http.service import Service
     from obworker.http.tls import TlsSocket
 
@@ -58,17 +51,6 @@ ENDING = "this worker is about to end; try again"
 # How long a draining server waits for one more request on a connection that has none: it may be
 # on its way already, and a client rarely sends on a connection it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
-
-
-class State(enum.Enum):
-    """What a connection is waiting for."""
-
-    IDLE = "idle"
-    HEADER = "header"
-    BODY = "body"
-    WAITING = "waiting"
-    RESPONDING = "responding"
-    LINGERING = "lingering"
 
 
 class Connection:
@@ -88,39 +70,25 @@ class Connection:
     ) -> None:
         self.state = State.IDLE
         self.is_lost = False
-        self.arrival = 0.0
         self._brought, self._attempt = arrival, attempt
         self._service = service
-        self._base = base_environ(*_ends_of(client), is_encrypted=service.tls is not None)
-        self.client: str = self._base["REMOTE_ADDR"]
+        self._base = base_environ(*ends_of(client), is_encrypted=service.tls is not None)
         proxies = service.proxies
-        self._proxies = proxies if proxies and proxies.trusts(self.client) else None
+        self._proxies = proxies if proxies and proxies.trusts(self._base["REMOTE_ADDR"]) else None
         self._stream = Stream(service.reactor, client, self)
-        self._parser = RequestParser(service.limits, self)
         timeouts = service.timeouts
         self.deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
-        # what has been received
-        self._requests: deque[Request] = deque()
-        self._refusal: RequestError | None = None
-        self._received = 0
-        self._coming = Pace(service.min_body_rate, timeouts.body)
-        self._continue_expected = False
+        self._inbox = Inbox(service.limits, Pace(service.min_body_rate, timeouts.body))
         self._half_closed = False
         # what is being answered
-        self._request: Request | None = None
-        self._environ: Environ = {}
+        self._pending: Pending | None = None
         self._cycle: Cycle | None = None
-        self._fields: response.Headers = ()
-        self._request_id = ""
-        self._answerer: Application | None = None
-        self._read_paused = False
         self._is_held_up = False
         self._held_up_since = 0.0
-        self._going = Pace(service.min_body_rate, timeouts.body)
-        self._is_owed = False
+        self._going = Outflow(self._stream, Pace(service.min_body_rate, timeouts.body))
         service.connections.add(self)
         if service.draining:
-            self.drain(time.monotonic())
+            self.drain()
 
     # Owner: called by the stream
 
@@ -134,14 +102,9 @@ class Connection:
 
     def feed(self, chunk: bytes) -> None:
         """Take bytes that the client has sent."""
-        self._received += len(chunk)
-        if self.state is State.LINGERING or self._refusal:
-            return
-        try:
-            self._parser.feed(chunk)
-        except RequestError as refusal:
-            self._refusal = refusal
-        self._advance()
+        if self.state is not State.LINGERING:
+            self._inbox.feed(chunk)
+            self._advance()
 
     def on_flushed(self) -> None:
         """Let the cycle go on, or the next one begin."""
@@ -156,24 +119,13 @@ class Connection:
     def on_lost(self) -> None:
         """Tell the cycle, if there is one, that nobody reads it any more."""
         self.is_lost = True
-        self._requests.clear()
+        self._inbox.requests.clear()
         if self._cycle is not None:
             self._cycle.lose_client()
             return
         if self.state is State.WAITING:
             self._service.queue.leave(self)
         self._service.on_closed(self)
-
-    # Receiver: what the parser found
-
-    def request_received(self, request: Request) -> None:
-        """Queue a whole request."""
-        self._continue_expected = False
-        self._requests.append(request)
-
-    def continue_expected(self) -> None:
-        """Remember that the client waits for leave to send the body."""
-        self._continue_expected = True
 
     # Outlet: called by the cycle, from its thread
 
@@ -186,7 +138,7 @@ class Connection:
         service = self._service
         if service.timeouts.keep_alive == 0:
             return False
-        return bool(self._requests) or not (self._half_closed or service.is_closing)
+        return bool(self._inbox.requests) or not (self._half_closed or service.is_closing)
 
     @property
     def date(self) -> str:
@@ -200,6 +152,12 @@ class Connection:
 
     # Waiter: called by the queue
 
+    @property
+    def arrival(self) -> float:
+        """The monotonic instant at which the request that waits was whole."""
+        assert self._pending is not None
+        return self._pending.arrival
+
     def serve(self) -> None:
         """Have the request answered by an executor."""
         service = self._service
@@ -207,20 +165,23 @@ class Connection:
 
     def refuse(self, error: RequestError) -> None:
         """Answer the request that waits with an error; another may follow."""
-        assert self._request is not None
+        pending = self._pending
+        assert pending is not None
+        self.state = State.RESPONDING
         may_persist = self.may_persist and not self._service.refusing
-        keep_alive = self._request.keep_alive and may_persist
-        self._send_error(error, self._request.method, keep_alive=keep_alive)
-        self._service.log_refusal(self._environ, self._request, error.status, self.arrival)
+        keep_alive = pending.request.keep_alive and may_persist
+        self._stream.send(pending.error(error, keep_alive=keep_alive))
+        pending.log_refusal(error.status)
         self._forget_request()
         self._go_on(keep_alive=keep_alive)
 
     def move(self, exchange: Exchange) -> bool:
         """Give the request that waits to whichever worker is free; return whether that went."""
-        assert self._request is not None
+        pending = self._pending
+        assert pending is not None
         if not self._is_movable:
             return False
-        return self._give_away(exchange, rewrite(self._request), self.arrival)
+        return self._give_away(exchange, rewrite(pending.request), pending.arrival)
 
     # Server: called by the ticker and when it drains
 
@@ -229,7 +190,7 @@ class Connection:
         if self.is_lost:
             if self._cycle is not None:
                 self._check_cycle(self._cycle, now)
-        elif self._reads_too_slowly(now):
+        elif self._going.is_too_slow(now):
             self._abort()
         elif self._cycle is not None:
             if self._is_held_up:
@@ -245,18 +206,18 @@ class Connection:
     def _is_overdue(self, now: float) -> bool:
         if self.state is State.WAITING:
             return False
-        is_too_slow = self.state is State.BODY and self._coming.is_too_slow(now, self._received)
+        is_too_slow = self.state is State.BODY and self._inbox.is_too_slow(now)
         return is_too_slow or now >= self.deadline
 
-    def drain(self, now: float) -> None:
+    def drain(self) -> None:
         """Move or close once what is under way is answered; the last response says so."""
-        if self.state is not State.IDLE:
+        if self.is_lost or self.state is not State.IDLE:
             return
-        service = self._service
+        service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
             self.deadline = min(self.deadline, now + DRAIN_IDLE_TIMEOUT)
         elif not self._give_away(service.exchange, b"", now):
-            service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self._drain_again)
+            service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
 
     def close(self) -> None:
         """Close at once: it is idle, and another client is in need of its place."""
@@ -265,16 +226,11 @@ class Connection:
 
     # the rest runs in the loop's thread
 
-    def _drain_again(self) -> None:
-        if not self.is_lost:
-            self.drain(time.monotonic())
-
     @property
     def _is_movable(self) -> bool:
         """Whether nothing of it is here but the request that waits."""
-        parser = self._parser
-        is_here = self._requests or self._refusal or self._stream.unsent or parser.request
-        return not is_here and not self._half_closed and self._service.tls is None
+        is_here = self._half_closed or self._stream.unsent or not self._inbox.is_empty
+        return not is_here and self._service.tls is None
 
     def _give_away(self, exchange: Exchange, received: bytes, arrival: float) -> bool:
         client = self._stream.socket
@@ -285,14 +241,6 @@ class Connection:
         self.is_lost = True
         self._service.on_closed(self)
         return True
-
-    def _reads_too_slowly(self, now: float) -> bool:
-        unsent = self._stream.count_unsent()
-        was_owed, self._is_owed = self._is_owed, unsent > 0
-        moved = self._stream.kept - unsent
-        if self._is_owed and not was_owed:
-            self._going.start(now, moved)
-        return was_owed and self._is_owed and self._going.is_too_slow(now, moved)
 
     def _end_of_requests(self) -> None:
         """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
@@ -306,15 +254,16 @@ class Connection:
 
     def _advance(self) -> None:
         """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
-        if self._request is not None or self._stream.is_clogged:
-            if self._requests and not self._read_paused:
-                self._read_paused = True
+        inbox = self._inbox
+        if self.is_lost:
+            return
+        if self._pending is not None or self._stream.is_clogged:
+            if inbox.requests:
                 self._stream.pause_reading()
-        elif self._requests:
-            self._begin(self._requests.popleft())
-        elif self._refusal is not None:
-            self._send_error(self._refusal)
-            self._linger()
+        elif inbox.requests:
+            self._begin(inbox.requests.popleft())
+        elif inbox.refusal is not None:
+            self._send_error(inbox.refusal)
         elif self._half_closed:
             self._linger()
         else:
@@ -323,16 +272,10 @@ class Connection:
     def _begin(self, request: Request) -> None:
         service = self._service
         self.state = State.WAITING
-        self._request = request
-        self.arrival = self._brought or time.monotonic()
-        self._environ = environ = make_environ(self._base, request)
-        if self._proxies is not None:
-            self._proxies.apply(environ)
-            self.client = environ["REMOTE_ADDR"]
-        self._request_id = service.request_ids.assign(environ)
-        self._fields = service.fields(environ, self._request_id)
-        self._answerer = service.access.answerer(environ)
-        if self._answerer or not service.must_queue(request.method, environ["PATH_INFO"]):
+        self._pending = pending = Pending(
+            service, request, self._base, self._proxies, self._brought or time.monotonic()
+        )
+        if pending.at_once:
             self._run(service.executors.run_now, UNWATCHED)
         elif service.refusing:
             self.refuse(ServiceUnavailable(ENDING))
@@ -340,38 +283,25 @@ class Connection:
             service.queue.enter(self)
 
     def _run(self, run: Run, monitor: Monitor) -> None:
-        assert self._request is not None
-        service = self._service
+        assert self._pending is not None
         self.state = State.RESPONDING
-        cycle = Cycle(
-            self._answerer or service.application,
-            self._environ,
-            self._request,
-            self,
-            received=self.arrival,
-            timeout=service.timeouts.request,
-            monitor=monitor,
-            request_id=self._request_id,
-            fields=self._fields,
-        )
-        self._cycle = cycle
-        run(cycle.run, lambda rest: self._finish(cycle, rest))
+        self._cycle = cycle = self._pending.start(self, monitor)
+        run(cycle.run, partial(self._finish, cycle))
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
-        if self._parser.in_body:
+        if self._inbox.in_body:
             if self.state is not State.BODY:
                 self.state = State.BODY
-                self._coming.start(now, self._received)
+                self._inbox.start_body(now)
             self.deadline = now + timeouts.body
-            if self._continue_expected:
-                self._continue_expected = False
+            if self._inbox.take_expectation():
                 self._stream.send(response.CONTINUE)
-        elif self._parser.request is None:
+        elif not self._inbox.has_begun:
             if self.state is not State.IDLE:  # the empty lines before a request buy no time
                 self.state, self.deadline = State.IDLE, now + timeouts.keep_alive
             if self._service.draining:
-                self.drain(now)
+                self.drain()
         elif self.state is not State.HEADER:
             self.state, self.deadline = State.HEADER, now + timeouts.header
 
@@ -394,7 +324,7 @@ class Connection:
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
-        self._service.log_access(self.client, cycle)
+        self._service.log_access(cycle)
         self._forget_request()
         if self.is_lost:
             self._service.on_closed(self)
@@ -405,8 +335,8 @@ class Connection:
             self._go_on(keep_alive=keep_alive)
 
     def _forget_request(self) -> None:
-        self._cycle = self._request = self._brought = self._answerer = None
-        self._environ, self._fields, self._attempt = {}, (), 0
+        self._cycle = self._pending = self._brought = None
+        self._attempt = 0
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""
@@ -414,14 +344,11 @@ class Connection:
             return
         if not keep_alive:
             self._linger()
-        elif self._requests:  # not at once: a thousand of them would be as many calls deep
-            self._service.reactor.post(self._go_on_with_next)
+        elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep
+            self._service.reactor.post(self._advance)
         else:
-            self._resume_reading()
-            self._advance()
-
-    def _go_on_with_next(self) -> None:
-        if not self.is_lost:
+            if not self._half_closed:
+                self._stream.resume_reading()
             self._advance()
 
     def _excuse(self, cycle: Cycle, now: float) -> None:
@@ -438,9 +365,9 @@ class Connection:
             cycle.cut_short()
         else:
             cycle.status = GatewayTimeout.status
-            if not self.is_lost:
+            if not self.is_lost and self._pending is not None:
                 error = GatewayTimeout("the predictor did not answer in time")
-                self._send_error(error, cycle.request.method)
+                self._stream.send(self._pending.error(error, keep_alive=False))
         cycle.lose_client()
         self._end_cycle(cycle, keep_alive=False)
         self._service.on_overdue(cycle)
@@ -448,7 +375,6 @@ class Connection:
     def _give_up(self) -> None:
         if self.state in (State.HEADER, State.BODY):
             self._send_error(RequestTimeout("the request took too long to arrive"))
-            self._linger()
         else:
             self._abort()
 
@@ -457,21 +383,10 @@ class Connection:
         self._stream.close()
         self.on_lost()
 
-    def _send_error(
-        self, error: RequestError, method: str = "", *, keep_alive: bool = False
-    ) -> None:
-        self._stream.send(
-            response.error_response(
-                error.status,
-                error.reason,
-                str(error),
-                method=method,
-                version="1.1",
-                date=self._service.date,
-                keep_alive=keep_alive,
-                fields=self._fields,
-            )
-        )
+    def _send_error(self, error: RequestError) -> None:
+        """Answer what is no whole request, and take no other."""
+        self._stream.send(error_bytes(self._service, error))
+        self._linger()
 
     def _linger(self) -> None:
         """Close our half, and read on for a while, so that the client reads all we sent.
@@ -480,24 +395,11 @@ class Connection:
         """
         if self.is_lost:
             return
-        self._requests.clear()
+        self._inbox.requests.clear()
         self.state = State.LINGERING
         self.deadline = time.monotonic() + LINGER_TIMEOUT
         if self._half_closed:
             self._stream.close_when_flushed()
             return
-        self._resume_reading()
+        self._stream.resume_reading()
         self._stream.close_half()
-
-    def _resume_reading(self) -> None:
-        if self._read_paused:
-            self._read_paused = False
-            self._stream.resume_reading()
-
-
-def _ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
-    """Return the addresses of both sides; nothing for one that has left already."""
-    try:
-        return client.getsockname(), client.getpeername()
-    except OSError:
-        return "", ""

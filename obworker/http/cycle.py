@@ -82,6 +82,7 @@ class Cycle:
         self.request = request
         self.request_id = request_id
         self.fields = fields
+        self.client: str = environ["REMOTE_ADDR"]
         self.traceparent: str = environ.get("HTTP_TRACEPARENT", "")
         self.received = received or time.monotonic()
         self.started: float | None = None

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from obworker.http.parser import Request
+    from obworker.http.tls import TlsSocket
 
 Environ = dict[str, Any]
 
@@ -36,6 +38,14 @@ def base_environ(
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
     }
+
+
+def ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
+    """Return the addresses of both sides; nothing for a client that has left already."""
+    try:
+        return client.getsockname(), client.getpeername()
+    except OSError:
+        return "", ""
 
 
 def _host_and_port(address: Sequence[Any] | str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from obworker.access_log import AccessLog
 from obworker.errors import ServiceUnavailable
 from obworker.http.access import Access
-from obworker.http.connection import ENDING, Connection, State
+from obworker.http.connection import ENDING, Connection
 from obworker.http.cors import Cors
 from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
@@ -26,6 +26,7 @@ from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.request_ids import RequestIds
 from obworker.http.service import Service, Timeouts
+from obworker.http.state import State
 
 if TYPE_CHECKING:
     import ssl
@@ -159,9 +160,8 @@ class Server:
         service.is_closing = final or service.exchange is None
         if not service.is_closing:
             self.queue.retire()
-        now = time.monotonic()
         for connection in list(service.connections):
-            connection.drain(now)
+            connection.drain()
         if empty_queue:
             self.reactor.call_later(ACCEPT_GRACE, self._empty_listeners)
         else:

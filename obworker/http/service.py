@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from obworker.http.executors import Executors
     from obworker.http.forwarded import Proxies
     from obworker.http.monitor import Monitor
-    from obworker.http.parser import Request
     from obworker.http.queue import RequestQueue
     from obworker.http.reactor import Reactor
     from obworker.http.request_ids import RequestIds
@@ -96,7 +95,7 @@ class Service:
         """Return what every response to a request has to say."""
         return [("X-Request-ID", request_id), *self.access.fields(environ)]
 
-    def log_access(self, client: str, cycle: Cycle) -> None:
+    def log_access(self, cycle: Cycle) -> None:
         """Write a line for a request that is done with."""
         if self.access_log is None:
             return
@@ -106,7 +105,7 @@ class Service:
         self.access_log.write(
             AccessRecord(
                 time=time.time(),
-                client=client,
+                client=cycle.client,
                 method=request.method,
                 target=request.target,
                 protocol="HTTP/" + request.version,
@@ -117,27 +116,5 @@ class Service:
                 predict=ended - started,
                 duration=now - cycle.received,
                 traceparent=cycle.traceparent,
-            )
-        )
-
-    def log_refusal(self, environ: Environ, request: Request, status: int, arrival: float) -> None:
-        """Write a line for a request that waited, and was not begun."""
-        if self.access_log is None:
-            return
-        waited = time.monotonic() - arrival
-        self.access_log.write(
-            AccessRecord(
-                time=time.time(),
-                client=environ["REMOTE_ADDR"],
-                method=request.method,
-                target=request.target,
-                protocol="HTTP/" + request.version,
-                status=status,
-                sent=0,
-                request_id=environ["HTTP_X_REQUEST_ID"],
-                queued=waited,
-                predict=0.0,
-                duration=waited,
-                traceparent=environ.get("HTTP_TRACEPARENT", ""),
             )
         )

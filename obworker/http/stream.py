@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from obworker.http.reactor import READ, WRITE, Reactor
 
 if TYPE_CHECKING:
+    from obworker.http.pace import Pace
     from obworker.http.tls import TlsSocket
 
 READ_SIZE = 64 << 10
@@ -212,3 +213,23 @@ class Stream:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self._lose()
+
+
+class Outflow:
+    """Whether the client reads what waits for it fast enough."""
+
+    __slots__ = ("_is_owed", "_pace", "_stream")
+
+    def __init__(self, stream: Stream, pace: Pace) -> None:
+        self._stream = stream
+        self._pace = pace
+        self._is_owed = False
+
+    def is_too_slow(self, now: float) -> bool:
+        """Say so, once it is; to be asked again and again."""
+        unsent = self._stream.count_unsent()
+        was_owed, self._is_owed = self._is_owed, unsent > 0
+        moved = self._stream.kept - unsent
+        if self._is_owed and not was_owed:
+            self._pace.start(now, moved)
+        return was_owed and self._is_owed and self._pace.is_too_slow(now, moved)

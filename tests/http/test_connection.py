@@ -14,7 +14,8 @@ from harness import eventually
 from wire import TIMEOUT, Blocking, Client, Running, StartServer, echo
 
 from obworker.http import connection as connections
-from obworker.http.connection import Connection, State
+from obworker.http.connection import Connection
+from obworker.http.state import State
 
 MIB = 1 << 20
 
@@ -373,7 +374,7 @@ class TestTimeouts:
         deadline = only(server).deadline
         client.send(b"X: y\r\n")
         client.send(b"Y: y\r\n")
-        eventually(lambda: len(getattr(only(server)._parser.request, "headers", ())) == 2)
+        eventually(lambda: len(getattr(only(server)._inbox._parser.request, "headers", ())) == 2)
         assert only(server).deadline == deadline
         let_pass(server, 6.0)
         assert client.read_reply().status == 408
@@ -393,7 +394,7 @@ class TestTimeouts:
             let_pass(server, 4.0)
             client.send(part)
             if size < 3:
-                eventually(lambda size=size: len(only(server)._parser._body) == size)  # type: ignore[misc]
+                eventually(lambda size=size: len(only(server)._inbox._parser._body) == size)  # type: ignore[misc]
         assert client.read_reply().body == b"POST / abc"
 
     def test_an_idle_connection_is_closed_silently(self, start: StartServer) -> None:
@@ -419,7 +420,7 @@ class TestTimeouts:
         eventually(lambda: only(server).state is State.IDLE)
         deadline = only(server).deadline
         client.send(b"\r\n")
-        eventually(lambda: only(server)._parser._empty_lines)
+        eventually(lambda: only(server)._inbox._parser._empty_lines)
         assert only(server).deadline == deadline
 
     def test_a_client_that_never_closes_is_left_in_the_end(self, start: StartServer) -> None:
@@ -571,7 +572,7 @@ class TestDeadline:
         other = server.connect()
         other.get("/next")
         assert other.read_reply().body == b"GET /next "
-        assert len(server.overdue) == 1
+        eventually(lambda: len(server.overdue) == 1)
         eventually(lambda: not server.server.executors.busy)
 
     def test_head_gets_no_body(self, start: StartServer) -> None:
@@ -603,7 +604,7 @@ class TestDeadline:
         client.read_head()
         assert client.read_chunk() == b"x"
         assert client.at_end
-        assert len(server.overdue) == 1
+        eventually(lambda: len(server.overdue) == 1)
         app.go_on.release(3)
         assert app.closed.wait(TIMEOUT)
 

@@ -1,0 +1,73 @@
+"""What a client has sent: whole requests in order, the beginning of one, and what ends them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from obworker.errors import RequestError
+from obworker.http.parser import Limits, Request, RequestParser
+
+if TYPE_CHECKING:
+    from obworker.http.pace import Pace
+
+
+class Inbox:
+    """Collects what a parser finds; `pace` judges how fast a body comes.
+
+    `refusal` is what is wrong with what comes after `requests`; nothing follows it.
+    """
+
+    def __init__(self, limits: Limits, pace: Pace) -> None:
+        self.requests: deque[Request] = deque()
+        self.refusal: RequestError | None = None
+        self._parser = RequestParser(limits, self)
+        self._pace = pace
+        self._received = 0
+        self._continue_expected = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes as they came."""
+        self._received += len(chunk)
+        if self.refusal is None:
+            try:
+                self._parser.feed(chunk)
+            except RequestError as refusal:
+                self.refusal = refusal
+
+    def request_received(self, request: Request) -> None:
+        """Keep a whole request: the parser found it."""
+        self._continue_expected = False
+        self.requests.append(request)
+
+    def continue_expected(self) -> None:
+        """Remember that the client waits for leave to send the body: the parser says so."""
+        self._continue_expected = True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a request has begun and is not whole."""
+        return self._parser.request is not None
+
+    @property
+    def in_body(self) -> bool:
+        """Whether that request's body is coming."""
+        return self._parser.in_body
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is here that another worker would have to know of."""
+        return not self.requests and self.refusal is None and self._parser.request is None
+
+    def take_expectation(self) -> bool:
+        """Say once whether the client waits for leave to send the body."""
+        expected, self._continue_expected = self._continue_expected, False
+        return expected
+
+    def start_body(self, now: float) -> None:
+        """Judge the body's pace from here on."""
+        self._pace.start(now, self._received)
+
+    def is_too_slow(self, now: float) -> bool:
+        """Whether the body comes too slowly."""
+        return self._pace.is_too_slow(now, self._received)

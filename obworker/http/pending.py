@@ -1,0 +1,130 @@
+"""A whole request on its way to an answer: what it is called, who answers it, what it is told."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from obworker.access_log import AccessRecord
+from obworker.http import response
+from obworker.http.cycle import Cycle
+from obworker.http.environ import make_environ
+
+if TYPE_CHECKING:
+    from obworker.errors import RequestError
+    from obworker.http.cycle import Outlet
+    from obworker.http.environ import Environ
+    from obworker.http.forwarded import Proxies
+    from obworker.http.monitor import Monitor
+    from obworker.http.parser import Request
+    from obworker.http.service import Service
+
+
+class Pending:
+    """A request of a connection of which all requests have the environ `base`.
+
+    `arrival` is the monotonic instant at which it was whole. It is answered `at_once` where it does
+    not reach predict, be it that it is not let in.
+    """
+
+    __slots__ = (
+        "_answerer",
+        "_environ",
+        "_fields",
+        "_id",
+        "_service",
+        "arrival",
+        "at_once",
+        "request",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        base: Environ,
+        proxies: Proxies | None,
+        arrival: float,
+    ) -> None:
+        self.request = request
+        self.arrival = arrival
+        self._service = service
+        self._environ = environ = make_environ(base, request)
+        if proxies is not None:
+            proxies.apply(environ)
+        self._id = service.request_ids.assign(environ)
+        self._fields = service.fields(environ, self._id)
+        self._answerer = service.access.answerer(environ)
+        self.at_once = self._answerer is not None or not service.must_queue(
+            request.method, environ["PATH_INFO"]
+        )
+
+    def start(self, outlet: Outlet, monitor: Monitor) -> Cycle:
+        """Return the cycle that answers it; called once."""
+        return Cycle(
+            self._answerer or self._service.application,
+            self._environ,
+            self.request,
+            outlet,
+            received=self.arrival,
+            timeout=self._service.timeouts.request,
+            monitor=monitor,
+            request_id=self._id,
+            fields=self._fields,
+        )
+
+    def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
+        """Return a response of the server's own."""
+        return error_bytes(
+            self._service,
+            error,
+            method=self.request.method,
+            keep_alive=keep_alive,
+            fields=self._fields,
+        )
+
+    def log_refusal(self, status: int) -> None:
+        """Write the line of a request that was not begun."""
+        log, environ, waited = (
+            self._service.access_log,
+            self._environ,
+            time.monotonic() - self.arrival,
+        )
+        if log is not None:
+            log.write(
+                AccessRecord(
+                    time=time.time(),
+                    client=environ["REMOTE_ADDR"],
+                    method=self.request.method,
+                    target=self.request.target,
+                    protocol=environ["SERVER_PROTOCOL"],
+                    status=status,
+                    sent=0,
+                    request_id=self._id,
+                    queued=waited,
+                    predict=0.0,
+                    duration=waited,
+                    traceparent=environ.get("HTTP_TRACEPARENT", ""),
+                )
+            )
+
+
+def error_bytes(
+    service: Service,
+    error: RequestError,
+    *,
+    method: str = "",
+    keep_alive: bool = False,
+    fields: response.Headers = (),
+) -> bytes:
+    """Return a response of the server's own; `method` is empty where there is no whole request."""
+    return response.error_response(
+        error.status,
+        error.reason,
+        str(error),
+        method=method,
+        version="1.1",
+        date=service.date,
+        keep_alive=keep_alive,
+        fields=fields,
+    )
