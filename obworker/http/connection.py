@@ -22,7 +22,7 @@ from __future__ import annotations
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from obworker.errors import GatewayTimeout, RequestError, RequestTimeout, ServiceUnavailable
 from obworker.http import response
@@ -37,14 +37,11 @@ from obworker.http.state import State
 from obworker.http.stream import Outflow, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from obworker.http.exchange import Exchange
+    from obworker.http.executors import Run
     from obworker.http.parser import Request
     from obworker.http.service import Service
     from obworker.http.tls import TlsSocket
-
-Run: TypeAlias = "Callable[[Callable[[], bytes], Callable[[bytes], None]], None]"
 
 LINGER_TIMEOUT = 2.0
 ENDING = "this worker is about to end; try again"
@@ -191,7 +188,7 @@ class Connection:
             if self._cycle is not None:
                 self._check_cycle(self._cycle, now)
         elif self._going.is_too_slow(now):
-            self._abort()
+            self.close()
         elif self._cycle is not None:
             if self._is_held_up:
                 self._excuse(self._cycle, now)
@@ -220,7 +217,7 @@ class Connection:
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
 
     def close(self) -> None:
-        """Close at once: it is idle, and another client is in need of its place."""
+        """Close at once, and forget what is left to send."""
         self._stream.close()
         self.on_lost()
 
@@ -250,7 +247,7 @@ class Connection:
             if self.state is State.LINGERING:
                 self._stream.close_when_flushed()
         else:
-            self._abort()
+            self.close()
 
     def _advance(self) -> None:
         """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
@@ -376,12 +373,7 @@ class Connection:
         if self.state in (State.HEADER, State.BODY):
             self._send_error(RequestTimeout("the request took too long to arrive"))
         else:
-            self._abort()
-
-    def _abort(self) -> None:
-        """Close, and forget what is left to send."""
-        self._stream.close()
-        self.on_lost()
+            self.close()
 
     def _send_error(self, error: RequestError) -> None:
         """Answer what is no whole request, and take no other."""

@@ -31,6 +31,7 @@ from obworker.http.reactor import Reactor, Turn
 
 Job = Callable[[], Any]
 Done = Callable[[Any], object]
+Run = Callable[[Job, Done], None]
 
 # A call that is inline may keep the loop this long before the relief takes over.
 PATIENCE = 0.002
