@@ -144,8 +144,10 @@ class Connection:
 
     def write(self, cycle: Cycle, part: bytes) -> None:
         """Send a part of the response."""
-        self._service.reactor.post(self._write, cycle, part)
-        self._service.executors.relieve()
+        executors = self._service.executors
+        executors.call(self._write, cycle, part)
+        if self._is_held_up:
+            executors.relieve()
 
     # Waiter: called by the queue
 

@@ -1,20 +1,22 @@
 """The threads that call predict, and who runs the event loop meanwhile.
 
-Theory of operation. To hand a request to another thread and its answer back costs more than all
-the rest of a fast request: two threads are woken that share the interpreter's lock. So with one
-executor there are two ways, and they change by themselves:
+Theory of operation. To wake another thread costs more than all the rest of a short request, and on
+a virtual machine a part of a millisecond. So as few as possible are woken. With one executor there
+are two ways, which change by themselves:
 
     inline    The executor's own thread runs the loop, and calls predict between two events. Another
               thread, the *relief*, looks at it every few milliseconds. When predict takes longer
-              than that, the relief takes the loop over: clients are read, deadlines kept and probes
-              answered as if nothing had happened, and it is beside from then on.
-    beside    The relief runs the loop and queues what is to be run. When calls have become so short
-              that handing them over is most of their cost, it gives the loop back.
+              than that, the relief runs the loop from then on: clients are read, deadlines kept and
+              probes answered as if nothing had happened.
+    beside    The relief runs the loop and queues what is to be run. The executor sends its answers
+              itself, and finds itself what to run next; when calls have become short, it takes the
+              loop back.
 
-What decides is the *wheel*, a lock that whoever runs the loop holds, but for the time of a call
-that is inline. Then the relief may take it. The executor tries to have it back afterwards, without
-waiting: of the two exactly one succeeds, and that one runs the loop. predict itself is always
-called on the same thread: libraries keep state by thread (OpenMP a pool of threads for each).
+What is done in the loop's thread is done by whoever holds the *wheel*, a lock. An executor that
+runs the loop holds it but for the time of a call; the relief while it sees to events, not while it
+waits for them. So an executor that has ended a call gets the wheel at once, and answers. predict
+itself is always called on the same thread: libraries keep state by thread (OpenMP a pool of threads
+for each).
 
 With several executors, or `inline=False`, it is always beside.
 """
@@ -35,7 +37,7 @@ Run = Callable[[Job, Done], None]
 
 # A call that is inline may keep the loop this long before the relief takes over.
 PATIENCE = 0.002
-# Calls shorter than this on average are inline: to hand one over and back costs a third of it.
+# Calls shorter than this on average are inline: to wake an executor for one costs a third of it.
 SHORT = 0.0003
 # One long call is not to count for ever.
 MOST_COUNTED = 20 * SHORT
@@ -44,12 +46,12 @@ IDLE_LOOKS = 50
 
 
 class Executors:
-    """Threads that run jobs; `done` of a job gets its result in the loop's thread.
+    """Threads that run jobs; `done` of a job gets its result, with the wheel in hand.
 
-    A job never raises: what it runs is the request seam, which catches. `on_free` is called in the
-    loop's thread when one has ended and the next would not have to wait, `on_relieved` when the
-    loop goes on although a call is under way that was inline. `average` is how long a call takes of
-    late, in seconds. Methods are for the loop's thread, unless they say otherwise.
+    A job never raises: what it runs is the request seam, which catches. `on_free` is called when
+    one has ended and the next would not have to wait, `on_relieved` when the loop goes on although
+    a call is under way that was inline. `average` is how long a call takes of late, in seconds.
+    Methods are for who holds the wheel, unless they say otherwise.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class Executors:
         self._on_relieved = on_relieved
         self._jobs: queue.SimpleQueue[tuple[Job, Done] | None] = queue.SimpleQueue()
         self._unfinished = 0
-        self._wheel = threading.Lock()
-        self._home, self._relief = Turn(), Turn()
+        self._wheel = threading.RLock()
+        self._home, self._relief = Turn(), Turn(steers=not self._may_inline)
         self._entered = 0.0
         self._alarm, self._need = threading.Event(), threading.Event()
         self._stopping = False
@@ -81,31 +83,28 @@ class Executors:
         """Start all threads but the first executor, which is the caller of `run_here`."""
         for _ in range(self.threads - 1):
             threading.Thread(target=self.run_here, name="executor", daemon=True).start()
-        self._wheel.acquire()
-        if self._may_inline:
-            self._home.steers = True
-            self._jobs.put((self._steer, _ignore))
-        else:
-            self._relief.steers = True
         threading.Thread(target=self._relieve, name="event loop", daemon=True).start()
 
     def run_here(self) -> None:
-        """Run jobs on the calling thread until `stop`."""
+        """Be an executor, on the calling thread, until `stop`."""
+        self._steer_if_short()
         while (item := self._jobs.get()) is not None:
             job, done = item
-            if done is _ignore:
-                job()
-            else:
-                self._reactor.post(done, self._timed(job))
+            result = self._timed(job)
+            with self._wheel:
+                self._reactor.call_safely(done, result)
+            self._steer_if_short()
 
     def wake(self) -> None:
-        """Let a thread that waits for a job run its pending signals; from any thread."""
+        """Let an executor that waits for a job run its pending signals; from any thread."""
         self._jobs.put((_do_nothing, _ignore))
 
     def stop(self) -> None:
         """End the threads: each as soon as it has no job, the loop's at once."""
         self._stopping = True
-        self._home.steers = self._relief.steers = False
+        self._home.end()
+        self._relief.end()
+        self._reactor.ring()
         self._need.set()
         self._alarm.set()
         for _ in range(self.threads):
@@ -134,33 +133,37 @@ class Executors:
     def run_now(self, job: Job, done: Done) -> None:
         """Run a job on the loop's thread, past the queue; one that takes no time."""
         self._unfinished += 1
-        self._conclude(done, job())
+        done(job())
 
     def finished(self) -> None:
         """Count a job as over: its response is on its way, or nobody waits for it."""
         self._unfinished -= 1
         if self._unfinished < self.threads:
             self._on_free()
-            if self._may_inline and self.average < SHORT and not self._unfinished:
-                self._relief.steers = False  # gives the loop back, where it has it
+
+    # for the thread of a job
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Make a call with the wheel in hand."""
+        with self._wheel:
+            function(*arguments)
 
     def relieve(self) -> None:
-        """Have somebody run the loop, although a call is under way that is inline.
-
-        From the thread of that call: it waits for something that the loop does.
-        """
+        """Have the loop run, although this call is inline: it waits for something that comes."""
         if self.is_inline:
             self._need.set()
             self._alarm.set()
 
     # the executor's side
 
-    def _steer(self) -> None:
-        """Run the loop on the executor's thread, from when the relief lets go of it."""
-        if not self._home.steers:
-            self._wheel.acquire()
-            self._home.steers = not self._stopping
-        self._reactor.run(self._home)
+    def _steer_if_short(self) -> None:
+        """Run the loop on this thread for as long as calls are short."""
+        if not self._may_inline or self.average >= SHORT or self._unfinished or self._stopping:
+            return
+        with self._wheel:
+            self._home.steers, self._relief.steers = True, False
+            self._reactor.ring()
+            self._reactor.run(self._home)
 
     def _run_inline(self, job: Job, done: Done) -> None:
         self._entered = time.monotonic()
@@ -169,20 +172,14 @@ class Executors:
         elif not self._alarm.is_set():
             self._alarm.set()
         self._wheel.release()
-        result = self._timed(job)
-        self._entered = 0.0
-        if self._wheel.acquire(blocking=False):
-            self._conclude(done, result)
-        else:
-            self._home.steers = False
-            self._reactor.post(done, result)
-
-    def _conclude(self, done: Done, result: object) -> None:
-        """Go on with a result; what the job has posted comes first."""
-        if self._reactor.has_posted:
-            self._reactor.post(done, result)
-        else:
-            done(result)
+        try:
+            result = self._timed(job)
+        finally:
+            self._entered = 0.0
+            self._wheel.acquire()
+        if self._relief.steers:
+            self._home.end()
+        done(result)
 
     def _timed(self, job: Job) -> object:
         begun = time.monotonic()
@@ -196,10 +193,7 @@ class Executors:
     def _relieve(self) -> None:
         """Be the relief, for the life of the process."""
         while not self._stopping:
-            if self._relief.steers:
-                self._reactor.run(self._relief)
-                self._jobs.put((self._steer, _ignore))
-                self._wheel.release()
+            self._reactor.run(self._relief, self._wheel)
             self._alarm.wait()
             self._alarm.clear()
             self._watch_home()
@@ -212,15 +206,22 @@ class Executors:
             entered = self._entered
             if is_needed or (entered and time.monotonic() - entered >= PATIENCE):
                 self._need.clear()
-                if self._wheel.acquire(blocking=False):
-                    self._take_over()
+                if self._took_over():
                     return
             looks = 0 if entered else looks + 1
 
-    def _take_over(self) -> None:
-        self._relief.steers = True
-        self.average = max(self.average, SHORT)  # the call under way counts already
-        self._on_relieved()
+    def _took_over(self) -> bool:
+        """Run the loop from now on, unless the executor does again."""
+        if not self._wheel.acquire(blocking=False):
+            return False
+        try:
+            if self._home.steers and not self._stopping:
+                self._relief.steers = True
+                self.average = max(self.average, SHORT)  # the call under way counts already
+                self._on_relieved()
+            return self._relief.steers
+        finally:
+            self._wheel.release()
 
 
 def _do_nothing() -> None:
@@ -228,4 +229,4 @@ def _do_nothing() -> None:
 
 
 def _ignore(_result: object) -> None:
-    """Mark what is no call of predict."""
+    """Take no result."""

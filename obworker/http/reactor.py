@@ -1,12 +1,17 @@
 """The event loop: epoll, timers, and calls that other threads post.
 
 Theory of operation. One thread at a time runs the loop, but not always the same: whoever runs it
-passes its own `Turn`, and goes on for as long as that turn `steers`. A callback may end the turn in
-the middle of a batch of events. The rest of the batch is then dropped, and nothing is lost by it:
-epoll is level-triggered and tells whoever runs the loop next; posted calls and timers stay where
-they are until they are called.
+passes its own `Turn`, and goes on for as long as that turn `steers`. A turn may end in the middle
+of a batch of events. The rest of the batch is then dropped, and nothing is lost by it: epoll is
+level-triggered and tells whoever runs the loop next; posted calls and timers stay where they are
+until they are called.
 
-Everything but `post` is for the thread that runs the loop, or for before anybody does.
+Whoever runs the loop may leave its state to others while it waits: it passes the lock that guards
+it. A descriptor that somebody else watches or forgets meanwhile, the kernel sees to (epoll_ctl(2));
+a timer wakes it.
+
+Everything but `post` and `ring` is for the thread that runs the loop, for who holds its lock, or
+for before anybody does.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -96,14 +102,13 @@ class Reactor:
 
     # calls
 
-    @property
-    def has_posted(self) -> bool:
-        """Whether a posted call has not been made yet."""
-        return bool(self._posted)
-
     def post(self, call: Callable[..., object], *arguments: Any) -> None:
         """Have the loop's thread make a call; from any thread, in the order of posting."""
         self._posted.append((call, arguments))
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake whoever waits in the loop; from any thread."""
         if not self._rung:
             self._rung = True
             os.eventfd_write(self._bell, 1)
@@ -112,24 +117,37 @@ class Reactor:
         """Make a call once some time has passed."""
         timer = Timer(time.monotonic() + seconds, next(self._numbers), call, arguments)
         heapq.heappush(self._timers, timer)
+        if timer is self._timers[0]:  # whoever waits meant to wait longer
+            self.ring()
         return timer
+
+    def call_safely(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Make a call now; a bug of ours in it ends it, and is reported."""
+        try:
+            call(*arguments)
+        except Exception:  # the worker's seam
+            logger.exception("a bug in obworker, which goes on")
 
     # the loop
 
-    def run(self, turn: Turn) -> None:
-        """Run the loop for as long as `turn` steers."""
+    def run(self, turn: Turn, lock: AbstractContextManager[object] | None = None) -> None:
+        """Run the loop for as long as `turn` steers; `lock` is left to others while it waits."""
+        lock = lock or nullcontext()
+        with lock:
+            patience = self._patience()
         while turn.steers:
-            self._go_round(turn)
+            happened = self._epoll.poll(patience)
+            with lock:
+                self.call_safely(self._see_to, turn, happened)
+                patience = self._patience()
 
-    def _go_round(self, turn: Turn) -> None:
-        try:
-            self._dispatch(turn, self._epoll.poll(self._patience()))
-            if self._posted:
-                self._make_posted(turn)
-            if self._timers:
-                self._make_due(turn)
-        except Exception:  # the worker's seam
-            logger.exception("a bug in obworker, which goes on")
+    def _see_to(self, turn: Turn, happened: list[tuple[int, int]]) -> None:
+        if turn.steers:
+            self._dispatch(turn, happened)
+        if self._posted:
+            self._make_posted(turn)
+        if self._timers:
+            self._make_due(turn)
 
     def close(self) -> None:
         """Let go of what the loop itself has opened."""
