@@ -141,6 +141,9 @@ class GatewayTimeout(RequestError):
     status = 504
     reason = "Gateway Timeout"
 
+    def __init__(self) -> None:
+        super().__init__("the predictor did not answer in time")
+
 
 class HttpVersionNotSupported(RequestError):
     """The request is neither HTTP/1.1 nor HTTP/1.0."""

@@ -13,8 +13,8 @@ response, so one that pipelines without end holds one read's worth of memory.
 Between two requests, and while one waits, a connection can move: another worker gets the socket and
 the bytes of the request that waits, and goes on as if the client had sent them to it.
 
-A connection that is lost lives on until its cycle has ended: a predict that is stuck is found even
-if its client has left, and a server that drains waits for it.
+One that is lost lives on until its cycle has ended: a predict that is stuck is found even if its
+client has left, and a server that drains waits for it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ ENDING = "this worker is about to end; try again"
 # How long a draining server waits for one more request on a connection that has none: it may be
 # on its way already, and a client rarely sends on a connection it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
+# A call that can be stopped, an awaited one, has this long to come back when it is.
+STOP_TIMEOUT = 1.0
 
 
 class Connection:
@@ -365,11 +367,13 @@ class Connection:
         else:
             cycle.status = GatewayTimeout.status
             if not self.is_lost and self._pending is not None:
-                error = GatewayTimeout("the predictor did not answer in time")
-                self._stream.send(self._pending.error(error, keep_alive=False))
+                self._stream.send(self._pending.error(GatewayTimeout(), keep_alive=False))
         cycle.lose_client()
         self._end_cycle(cycle, keep_alive=False)
-        self._service.on_overdue(cycle)
+        service = self._service
+        service.reactor.call_later(
+            STOP_TIMEOUT * cycle.can_be_stopped, service.judge_overdue, cycle
+        )
 
     def _give_up(self) -> None:
         if self.state in (State.HEADER, State.BODY):

@@ -93,6 +93,8 @@ class Cycle:
         self.keep_alive = False
         self.head_sent = False
         self.client_gone = False
+        self.can_be_stopped = False
+        self.is_over = False
         self._cut_short = False
         self._application = application
         self._environ = environ
@@ -100,6 +102,7 @@ class Cycle:
         self._timeout = timeout
         self._monitor = monitor
         self._in_predict = False
+        self._on_lost: Callable[[], object] | None = None
         # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order.
         self._lock = threading.Lock()
         self._status_line = ""
@@ -127,6 +130,7 @@ class Cycle:
             return self._fail()
         finally:
             self.leave_predict()
+            self.is_over = True
 
     @property
     def needs_reset(self) -> bool:
@@ -165,8 +169,23 @@ class Cycle:
 
     def lose_client(self) -> None:
         """Make the next part raise; called when nobody will read it."""
-        self.client_gone = True
+        with self._lock:
+            self.client_gone = True
+            on_lost, self._on_lost = self._on_lost, None
         self.make_room()
+        if on_lost is not None:
+            on_lost()
+
+    def on_lost(self, call: Callable[[], object]) -> None:
+        """Have a call made once nobody will read the response, at once if nobody will already.
+
+        It must not wait. The application finds this as obworker.on_lost in the environ.
+        """
+        with self._lock:
+            is_lost, self._on_lost = self.client_gone, call
+        self.can_be_stopped = True
+        if is_lost:
+            call()
 
     def _serve(self) -> bytes:
         """Run the application; return what is left to send."""
@@ -191,6 +210,7 @@ class Cycle:
         # Two that refer to each other would keep the request's body until a garbage collection.
         del self._environ
         environ["obworker.extend_deadline"] = self.extend_deadline
+        environ["obworker.on_lost"] = self.on_lost
         return environ
 
     def _move_deadline(self, deadline: float) -> None:

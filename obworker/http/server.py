@@ -157,7 +157,7 @@ class Server:
         if service.draining:
             return
         service.draining = True
-        service.is_closing = final or service.exchange is None
+        service.is_closing = final or service.exchange is None or service.tls is not None
         if not service.is_closing:
             self.queue.retire()
         for connection in list(service.connections):

@@ -91,6 +91,11 @@ class Service:
             self._date, self._second = response.http_date(second), second
         return self._date
 
+    def judge_overdue(self, cycle: Cycle) -> None:
+        """Tell of a predict that is past its deadline and has not come back."""
+        if not cycle.is_over:
+            self.on_overdue(cycle)
+
     def fields(self, environ: Environ, request_id: str) -> response.Headers:
         """Return what every response to a request has to say."""
         return [("X-Request-ID", request_id), *self.access.fields(environ)]

@@ -28,6 +28,8 @@ class Predictor:
     async def predict(self, params):
         if "stream" in params:
             return self.items()
+        if "stay" in params:
+            return await self.stay()
         self.inside += 1
         self.most = max(self.most, self.inside)
         if self.most == int(params["meet"]):
@@ -36,6 +38,13 @@ class Predictor:
         await until(params.get("go"))
         self.inside -= 1
         return self.most
+
+    async def stay(self):
+        pathlib.Path("begun").touch()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            pathlib.Path("ended").touch()
 
     async def items(self):
         try:
@@ -158,6 +167,32 @@ def test_a_client_that_leaves_closes_the_generator(serve: Serve, directory: Path
     assert client.read_chunk() == b'{"n":0}\n'
     client.close()
     eventually((directory / "ended").exists)
+
+
+def test_what_is_awaited_for_a_client_that_leaves_is_cancelled(
+    serve: Serve, directory: Path
+) -> None:
+    client = connect(serve(str(directory)).port)
+    client.post("/?stay=1", b"")
+    eventually((directory / "begun").exists)
+    client.reset()
+    eventually((directory / "ended").exists)
+
+
+def test_what_is_awaited_past_its_deadline_is_cancelled_and_its_worker_serves_on(
+    serve: Serve, directory: Path
+) -> None:
+    server = serve("--timeout", "0.5", str(directory))
+    before = server.wait_until_ready().workers()
+    for _ in range(4):  # longer than a worker is waited for that has to be replaced
+        client = connect(server.port)
+        client.post("/?stay=1", b"")
+        assert client.read_reply().status == 504
+        client.close()
+        eventually((directory / "ended").exists)
+        (directory / "ended").unlink()
+    assert max(meet(server.port, 2, 2)) == 2
+    assert server.workers() == before
 
 
 def test_another_server_closes_the_generator_too(
