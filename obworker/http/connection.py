@@ -48,8 +48,6 @@ ENDING = "this worker is about to end; try again"
 # How long a draining server waits for one more request on a connection that has none: it may be
 # on its way already, and a client rarely sends on a connection it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
-# A call that can be stopped, an awaited one, has this long to come back when it is.
-STOP_TIMEOUT = 1.0
 
 
 class Connection:
@@ -370,10 +368,7 @@ class Connection:
                 self._stream.send(self._pending.error(GatewayTimeout(), keep_alive=False))
         cycle.lose_client()
         self._end_cycle(cycle, keep_alive=False)
-        service = self._service
-        service.reactor.call_later(
-            STOP_TIMEOUT * cycle.can_be_stopped, service.judge_overdue, cycle
-        )
+        self._service.note_overdue(cycle)
 
     def _give_up(self) -> None:
         if self.state in (State.HEADER, State.BODY):

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from obworker.http.request_ids import RequestIds
     from obworker.settings import Settings
 
+# A call that can be stopped, an awaited one, has this long to come back when it is.
+STOP_TIMEOUT = 1.0
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -91,8 +94,12 @@ class Service:
             self._date, self._second = response.http_date(second), second
         return self._date
 
-    def judge_overdue(self, cycle: Cycle) -> None:
-        """Tell of a predict that is past its deadline and has not come back."""
+    def note_overdue(self, cycle: Cycle) -> None:
+        """Tell of a predict that is past its deadline, if it does not come back."""
+        patience = STOP_TIMEOUT if cycle.can_be_stopped else 0.0
+        self.reactor.call_later(patience, self._judge_overdue, cycle)
+
+    def _judge_overdue(self, cycle: Cycle) -> None:
         if not cycle.is_over:
             self.on_overdue(cycle)
 
