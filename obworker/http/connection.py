@@ -244,6 +244,8 @@ class Connection:
     def _end_of_requests(self) -> None:
         """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
         self._half_closed = True
+        if self._pending is not None and self._cycle is None:
+            self._stream.send(self._pending.interim())  # a client that has left resets it
         if self.state in (State.WAITING, State.RESPONDING) or self._stream.unsent:
             self._stream.pause_reading()
             if self.state is State.LINGERING:

@@ -49,7 +49,7 @@ NO_ROOM = frozenset(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Parcel:
     """A connection that moves; it does not block, and belongs to whoever took the parcel.
 

@@ -73,6 +73,10 @@ class Pending:
             fields=self._fields,
         )
 
+    def interim(self) -> bytes:
+        """Return what a client may be sent before the response, if it can be (RFC 9110 15.2)."""
+        return b"" if self.request.version == "1.0" else response.CONTINUE
+
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
         """Return a response of the server's own."""
         return error_bytes(

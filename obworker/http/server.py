@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import math
@@ -22,9 +23,11 @@ from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
+from obworker.http.presence import Presence, may_be_told_to_continue, presence_of
 from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.request_ids import RequestIds
+from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
 from obworker.http.state import State
 
@@ -51,6 +54,8 @@ SPARED_DESCRIPTORS = 64
 # Where every place is taken, this part of them is made free at once: to find the oldest takes time.
 MADE_FREE = 0.01
 DEFAULT_PLACES = 100
+# A client that may have left is given the time of a way there and back to show it.
+DOUBT_TIME = 0.05
 
 
 def _always(_method: str, _path: str) -> bool:
@@ -108,6 +113,7 @@ class Server:
         self._yielding: Timer | None = None
         self._is_accepting = False
         self._tick_due = math.inf
+        self._doubted: set[Parcel] = set()
         self._listeners = list(listeners)
         self._backlog = settings.backlog
         self._most = _most_connections(settings.max_connections)
@@ -273,8 +279,27 @@ class Server:
         self.queue.ignore()
 
     def _take_in(self, parcel: Parcel) -> None:
-        """Go on with a connection that was another worker's."""
-        if _has_left(parcel.client):
+        """Go on with a connection that was another worker's.
+
+        A client that has closed its half may wait for the answer, or have left. To tell the one
+        from the other it is sent something, which a system resets whose client has left.
+        """
+        presence = presence_of(parcel.client)
+        if presence is Presence.HALF and may_be_told_to_continue(parcel.received):
+            with contextlib.suppress(OSError):
+                parcel.client.send(CONTINUE)
+            self._doubted.add(parcel)
+            self.reactor.call_later(DOUBT_TIME, self._take_in_doubted, parcel)
+        else:
+            self._attach(parcel, presence)
+
+    def _take_in_doubted(self, parcel: Parcel) -> None:
+        self._doubted.discard(parcel)
+        self._attach(parcel, presence_of(parcel.client))
+        self._note_drained()
+
+    def _attach(self, parcel: Parcel, presence: Presence) -> None:
+        if presence is Presence.NONE:
             parcel.client.close()
         elif parcel.received:
             connection = Connection(
@@ -306,7 +331,7 @@ class Server:
 
     def _note_drained(self) -> None:
         service = self._service
-        if not service.draining or self._listeners or service.connections:
+        if not service.draining or self._listeners or service.connections or self._doubted:
             return
         if service.is_closing and not self.queue.is_empty:
             return
@@ -324,17 +349,6 @@ def _most_connections(wanted: int) -> int:
     """Return how many connections there can be, for each takes a descriptor."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit - SPARED_DESCRIPTORS)
-
-
-def _has_left(client: socket.socket) -> bool:
-    """Whether a client has reset its connection; one that closed its half waits for an answer."""
-    try:
-        client.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:

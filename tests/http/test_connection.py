@@ -720,3 +720,46 @@ class TestClientsThatLeave:
         app.go_on.release(1000)
         assert app.closed.wait(TIMEOUT)
         assert app.produced < 1000
+
+
+class TestClientsThatCloseWhileTheyWait:
+    def test_are_dropped_when_they_have_left(self, start: StartServer) -> None:
+        """To have closed both halves looks like to have closed one, until something is sent."""
+        app = Blocking()
+        server = start(app)
+        first, second = server.connect(), server.connect()
+        first.get("/1")
+        app.wait_until_begun()
+        second.get("/2")
+        eventually(lambda: server.pending == 2)
+        second.close()
+        eventually(lambda: server.pending == 1)
+        app.release.set()
+        assert first.read_reply().body == b"GET /1 "
+        assert app.calls == 1
+
+    def test_are_answered_when_they_only_send_no_more(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        first, second = server.connect(), server.connect()
+        first.get("/1")
+        app.wait_until_begun()
+        second.get("/2")
+        eventually(lambda: server.pending == 2)
+        second.half_close()
+        assert second.read_line() == b"HTTP/1.1 100 Continue\r\n"
+        assert second.read_line() == b"\r\n"
+        app.release.set()
+        assert second.read_reply().body == b"GET /2 "
+
+    def test_are_told_nothing_that_http_1_0_does_not_know(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        first, second = server.connect(), server.connect()
+        first.get("/1")
+        app.wait_until_begun()
+        second.get("/2", version="1.0")
+        eventually(lambda: server.pending == 2)
+        second.half_close()
+        app.release.set()
+        assert second.read_reply().body == b"GET /2 "
