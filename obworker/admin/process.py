@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from obworker import log
@@ -55,7 +56,7 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     reactor = _listen(Admin(board), socket.socket(fileno=listener)) if listener != -1 else Reactor()
     master = socket.socket(fileno=channel)
     reactor.watch(channel, READ, lambda _: turn.end())
-    reactor.run(turn)
+    reactor.run(turn, nullcontext())
     if not master.recv(1):
         bury(board)
 

@@ -33,6 +33,7 @@ from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pace import Pace
 from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite
+from obworker.http.service import record_of
 from obworker.http.state import State
 from obworker.http.stream import Outflow, Stream
 
@@ -89,19 +90,23 @@ class Connection:
 
     # Owner: called by the stream
 
-    def on_readable(self) -> None:
+    def on_received(self, chunk: bytes) -> None:
         """Parse what came, and serve what is complete."""
-        chunk = self._stream.receive()
-        if chunk:
-            self.feed(chunk)
-        elif chunk is not None:
-            self._end_of_requests()
-
-    def feed(self, chunk: bytes) -> None:
-        """Take bytes that the client has sent."""
         if self.state is not State.LINGERING:
             self._inbox.feed(chunk)
             self._advance()
+
+    def on_end(self) -> None:
+        """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
+        self._half_closed = True
+        if self._pending is not None and self._cycle is None:
+            self._stream.send(self._pending.interim())  # a client that has left resets it
+        if self.state in (State.WAITING, State.RESPONDING) or self._stream.unsent:
+            self._stream.pause_reading()
+            if self.state is State.LINGERING:
+                self._stream.close_when_flushed()
+        else:
+            self.close()
 
     def on_flushed(self) -> None:
         """Let the cycle go on, or the next one begin."""
@@ -241,18 +246,6 @@ class Connection:
         self._service.on_closed(self)
         return True
 
-    def _end_of_requests(self) -> None:
-        """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
-        self._half_closed = True
-        if self._pending is not None and self._cycle is None:
-            self._stream.send(self._pending.interim())  # a client that has left resets it
-        if self.state in (State.WAITING, State.RESPONDING) or self._stream.unsent:
-            self._stream.pause_reading()
-            if self.state is State.LINGERING:
-                self._stream.close_when_flushed()
-        else:
-            self.close()
-
     def _advance(self) -> None:
         """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
         inbox = self._inbox
@@ -325,7 +318,8 @@ class Connection:
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
-        self._service.log_access(cycle)
+        if self._service.access_log is not None:
+            self._service.access_log.write(record_of(cycle))
         self._forget_request()
         if self.is_lost:
             self._service.on_closed(self)
@@ -348,7 +342,7 @@ class Connection:
         elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep
             self._service.reactor.post(self._advance)
         else:
-            if not self._half_closed:
+            if self._stream.is_paused and not self._half_closed:
                 self._stream.resume_reading()
             self._advance()
 

@@ -12,9 +12,9 @@ are two ways, which change by themselves:
               itself, and finds itself what to run next; when calls have become short, it takes the
               loop back.
 
-What is done in the loop's thread is done by whoever holds the *wheel*, a lock. An executor that
-runs the loop holds it but for the time of a call; the relief while it sees to events, not while it
-waits for them. So an executor that has ended a call gets the wheel at once, and answers. predict
+What is done in the loop's thread is done by whoever holds the *wheel*, a lock. Who runs the loop
+holds it while it sees to events, but not while it waits for them, nor for the time of a call that
+is inline. So an executor that has ended a call gets the wheel at once, and answers. predict
 itself is always called on the same thread: libraries keep state by thread (OpenMP a pool of threads
 for each).
 
@@ -49,9 +49,9 @@ class Executors:
     """Threads that run jobs; `done` of a job gets its result, with the wheel in hand.
 
     A job never raises: what it runs is the request seam, which catches. `on_free` is called when
-    one has ended and the next would not have to wait, `on_relieved` when the loop goes on although
-    a call is under way that was inline. `average` is how long a call takes of late, in seconds.
-    Methods are for who holds the wheel, unless they say otherwise.
+    one has ended and the next would not have to wait (inline, none ever waits), `on_relieved` when
+    the loop goes on although a call is under way that was inline. `average` is how long a call
+    takes of late, in seconds. Methods are for who holds the wheel, unless they say otherwise.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Executors:
     @property
     def is_inline(self) -> bool:
         """Whether a job submitted now would keep the loop until it is over."""
-        return self._home.steers and not self._relief.steers
+        return self._home.steers
 
     @property
     def busy(self) -> bool:
@@ -138,7 +138,7 @@ class Executors:
     def finished(self) -> None:
         """Count a job as over: its response is on its way, or nobody waits for it."""
         self._unfinished -= 1
-        if self._unfinished < self.threads:
+        if not self.is_inline and self._unfinished < self.threads:
             self._on_free()
 
     # for the thread of a job
@@ -158,35 +158,37 @@ class Executors:
 
     def _steer_if_short(self) -> None:
         """Run the loop on this thread for as long as calls are short."""
-        if not self._may_inline or self.average >= SHORT or self._unfinished or self._stopping:
+        if not self._may_inline or self.average >= SHORT:
             return
         with self._wheel:
-            self._home.steers, self._relief.steers = True, False
-            self._reactor.ring()
-            self._reactor.run(self._home)
+            if not self._unfinished and not self._stopping:
+                self._home.steers, self._relief.steers = True, False
+                self._reactor.ring()
+        self._reactor.run(self._home, self._wheel)
 
     def _run_inline(self, job: Job, done: Done) -> None:
-        self._entered = time.monotonic()
         if self.average >= SHORT:
             self.relieve()
         elif not self._alarm.is_set():
             self._alarm.set()
+        self._entered = begun = time.monotonic()
         self._wheel.release()
         try:
-            result = self._timed(job)
+            result = job()
         finally:
             self._entered = 0.0
+            self._count(time.monotonic() - begun)
             self._wheel.acquire()
-        if self._relief.steers:
-            self._home.end()
         done(result)
 
     def _timed(self, job: Job) -> object:
         begun = time.monotonic()
         result = job()
-        took = min(time.monotonic() - begun, MOST_COUNTED)
-        self.average += (took - self.average) / 8
+        self._count(time.monotonic() - begun)
         return result
+
+    def _count(self, seconds: float) -> None:
+        self.average += (min(seconds, MOST_COUNTED) - self.average) / 8
 
     # the relief's side
 
@@ -215,8 +217,9 @@ class Executors:
         if not self._wheel.acquire(blocking=False):
             return False
         try:
-            if self._home.steers and not self._stopping:
-                self._relief.steers = True
+            # Without a call under way the executor waits for events, and would not hear of jobs.
+            if self._home.steers and self._entered:
+                self._home.steers, self._relief.steers = False, True
                 self.average = max(self.average, SHORT)  # the call under way counts already
                 self._on_relieved()
             return self._relief.steers

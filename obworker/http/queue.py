@@ -107,7 +107,9 @@ class RequestQueue:
 
     def enter(self, waiter: Waiter) -> None:
         """Let a request that has come be served, or wait for it."""
-        if not self._executors.busy:
+        if self._executors.is_inline:
+            waiter.serve()  # and nothing after it: somebody else may run the loop by then
+        elif not self._executors.busy:
             self._serve(waiter)
         elif self._is_late(waiter.arrival, time.monotonic()):
             waiter.refuse(ServiceUnavailable(TOO_LATE))
@@ -120,13 +122,6 @@ class RequestQueue:
         """Forget a request that waits: its client has gone."""
         self._waiting.remove(waiter)
         self._places.release()
-
-    def serve_next(self) -> None:
-        """Begin what waits, as far as executors are free; then wait for what comes."""
-        if not self._executors.is_inline:
-            self._serve_waiting()
-        elif self._waiting:  # not at once: a call that is inline ends by asking for the next
-            self._reactor.post(self._serve_waiting)
 
     def check(self, now: float) -> None:
         """Refuse what has waited too long, here or in the exchange."""
@@ -170,18 +165,12 @@ class RequestQueue:
         return self._waiting.popleft()
 
     def _serve(self, waiter: Waiter) -> None:
-        if self._executors.is_inline:
-            waiter.serve()  # and nothing after it: somebody else may run the loop by then
-            return
         waiter.serve()
         if self._executors.busy:
             self.ignore()
 
-    def _serve_waiting(self) -> None:
-        if self._executors.is_inline:
-            if self._waiting:
-                self._serve(self._pop())
-            return
+    def serve_next(self) -> None:
+        """Begin what waits, as far as executors are free; then wait for what comes."""
         while not self._executors.busy:
             if self._waiting:
                 self._serve(self._pop())

@@ -308,7 +308,7 @@ class Server:
                 arrival=parcel.arrival,
                 attempt=parcel.attempt + 1,
             )
-            connection.feed(parcel.received)
+            connection.on_received(parcel.received)
         else:
             Connection(self._service, parcel.client)
 

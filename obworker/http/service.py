@@ -107,26 +107,23 @@ class Service:
         """Return what every response to a request has to say."""
         return [("X-Request-ID", request_id), *self.access.fields(environ)]
 
-    def log_access(self, cycle: Cycle) -> None:
-        """Write a line for a request that is done with."""
-        if self.access_log is None:
-            return
-        request, now = cycle.request, time.monotonic()
-        started = now if cycle.started is None else cycle.started
-        ended = started if cycle.ended is None else cycle.ended
-        self.access_log.write(
-            AccessRecord(
-                time=time.time(),
-                client=cycle.client,
-                method=request.method,
-                target=request.target,
-                protocol="HTTP/" + request.version,
-                status=cycle.status,
-                sent=cycle.sent,
-                request_id=cycle.request_id,
-                queued=started - cycle.received,
-                predict=ended - started,
-                duration=now - cycle.received,
-                traceparent=cycle.traceparent,
-            )
-        )
+
+def record_of(cycle: Cycle) -> AccessRecord:
+    """Return what the access log says of a request that is done with."""
+    request, now = cycle.request, time.monotonic()
+    started = now if cycle.started is None else cycle.started
+    ended = started if cycle.ended is None else cycle.ended
+    return AccessRecord(
+        time=time.time(),
+        client=cycle.client,
+        method=request.method,
+        target=request.target,
+        protocol="HTTP/" + request.version,
+        status=cycle.status,
+        sent=cycle.sent,
+        request_id=cycle.request_id,
+        queued=started - cycle.received,
+        predict=ended - started,
+        duration=now - cycle.received,
+        traceparent=cycle.traceparent,
+    )

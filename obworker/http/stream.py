@@ -28,8 +28,11 @@ CLOGGED_AT = 64 << 10
 class Owner(Protocol):
     """Who is told of what happens to a stream."""
 
-    def on_readable(self) -> None:
-        """Learn that something has come, or the end of what the client sends."""
+    def on_received(self, chunk: bytes) -> None:
+        """Take what has come."""
+
+    def on_end(self) -> None:
+        """Learn that the client sends no more."""
 
     def on_flushed(self) -> None:
         """Learn that what had to wait was sent."""
@@ -53,6 +56,7 @@ class Stream:
         "_tls",
         "_unsent",
         "is_closed",
+        "is_paused",
         "kept",
         "socket",
         "unsent",
@@ -66,7 +70,7 @@ class Stream:
     ) -> None:
         self.socket = client
         self.unsent = self.kept = 0
-        self.is_closed = False
+        self.is_closed = self.is_paused = False
         self._reactor = reactor
         self._owner = owner
         self._tls = None if isinstance(client, socket.socket) else client
@@ -74,18 +78,6 @@ class Stream:
         self._half_closing = self._closing = False
         self._events = READ
         reactor.watch(client.fileno(), READ, self._happened)
-
-    def receive(self) -> bytes | None:
-        """Return what has come, None where nothing has; nothing comes after an empty one."""
-        try:
-            return self.socket.recv(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            if self._tls is not None and self._tls.wants_write:  # a part of the handshake
-                self._watch(self._events | WRITE)
-            return None
-        except OSError:
-            self._lose()
-            return None
 
     def send(self, part: bytes) -> None:
         """Send a part, or keep what the kernel does not take."""
@@ -120,10 +112,12 @@ class Stream:
 
     def pause_reading(self) -> None:
         """Read no more for now; the loss of the connection is noticed all the same."""
+        self.is_paused = True
         self._watch(self._events & ~READ)
 
     def resume_reading(self) -> None:
         """Read again."""
+        self.is_paused = False
         self._watch(self._events | READ)
 
     def close_half(self) -> None:
@@ -159,14 +153,29 @@ class Stream:
             self._reactor.change(self.socket.fileno(), events)
 
     def _happened(self, events: int) -> None:
+        if events != READ and not self._is_to_be_read(events):
+            return
+        try:
+            chunk = self.socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            if self._tls is not None and self._tls.wants_write:  # a part of the handshake
+                self._watch(self._events | WRITE)
+        except OSError:
+            self._lose()
+        else:
+            if chunk:
+                self._owner.on_received(chunk)
+            else:
+                self._owner.on_end()
+
+    def _is_to_be_read(self, events: int) -> bool:
         if events & WRITE:
             self._flush()
         if self.is_closed or not events & ~WRITE:
-            return
-        if self._events & READ:
-            self._owner.on_readable()
-        else:  # a hang-up or an error: nothing else is told of a stream that is not read
+            return False
+        if self.is_paused:  # a hang-up or an error: nothing else is told
             self._lose()
+        return not self.is_paused
 
     def _lose(self) -> None:
         if not self.is_closed:
