@@ -123,7 +123,7 @@ class Cycle:
             if _is_ctrl_c(error):
                 raise
             with about_request(self.request_id):
-                logger.exception("the application failed on %s", self.request.line)
+                logger.exception("the application failed on %s", self.request.head.line)
             return self._fail()
         finally:
             self.leave_predict()
@@ -206,7 +206,7 @@ class Cycle:
                 close()
             except Exception:
                 with about_request(self.request_id):
-                    logger.exception("closing the response to %s failed", self.request.line)
+                    logger.exception("closing the response to %s failed", self.request.head.line)
 
     def _start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
@@ -255,17 +255,17 @@ class Cycle:
         """Decide framing and persistence, and write the head; `length` where the body is whole."""
         if not self._status_line:
             raise AssertionError("the application sent a body before it called start_response")
-        version = self.request.version
+        version = self.request.head.version
         declared = response.content_length(self._headers)
         known = length if declared is None else declared
-        self._framing = response.framing(self.request.method, version, self.status, known)
+        self._framing = response.framing(self.request.head.method, version, self.status, known)
         if declared is None and self._framing is Framing.LENGTH:
             self._headers.append(("Content-Length", str(known)))
         elif self.status == 204:  # RFC 9110 8.6
             self._headers = [h for h in self._headers if h[0].lower() != "content-length"]
         self._remaining = known if self._framing is Framing.LENGTH else None
         self.keep_alive = (
-            self.request.keep_alive
+            self.request.head.keep_alive
             and self._framing is not Framing.CLOSE
             and self._outlet.may_persist
         )
@@ -317,8 +317,8 @@ class Cycle:
             500,
             "Internal Server Error",
             "Internal Server Error",
-            method=self.request.method,
-            version=self.request.version,
+            method=self.request.head.method,
+            version=self.request.head.version,
             date=self._outlet.date,
             fields=self.fields,
         )

@@ -56,7 +56,7 @@ class Pending:
         self._fields = service.fields(environ, self._id)
         self._answerer = service.access.answerer(environ)
         self.at_once = self._answerer is not None or not service.must_queue(
-            request.method, environ["PATH_INFO"]
+            request.head.method, environ["PATH_INFO"]
         )
 
     def start(self, outlet: Outlet, monitor: Monitor) -> Cycle:
@@ -78,7 +78,7 @@ class Pending:
         return error_bytes(
             self._service,
             error,
-            method=self.request.method,
+            method=self.request.head.method,
             keep_alive=keep_alive,
             fields=self._fields,
         )
@@ -95,8 +95,8 @@ class Pending:
                 AccessRecord(
                     time=time.time(),
                     client=environ["REMOTE_ADDR"],
-                    method=self.request.method,
-                    target=self.request.target,
+                    method=self.request.head.method,
+                    target=self.request.head.target,
                     protocol=environ["SERVER_PROTOCOL"],
                     status=status,
                     sent=0,

@@ -99,16 +99,16 @@ class Service:
         """Write a line for a request that is done with."""
         if self.access_log is None:
             return
-        request, now = cycle.request, time.monotonic()
+        head, now = cycle.request.head, time.monotonic()
         started = now if cycle.started is None else cycle.started
         ended = started if cycle.ended is None else cycle.ended
         self.access_log.write(
             AccessRecord(
                 time=time.time(),
                 client=cycle.client,
-                method=request.method,
-                target=request.target,
-                protocol="HTTP/" + request.version,
+                method=head.method,
+                target=head.target,
+                protocol="HTTP/" + head.version,
                 status=cycle.status,
                 sent=cycle.sent,
                 request_id=cycle.request_id,

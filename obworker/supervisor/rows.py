@@ -75,7 +75,7 @@ class RowMonitor:
 
         Most texts are what the last one was, and to write them is what costs.
         """
-        row, line = self._row, cycle.request.line
+        row, line = self._row, cycle.request.head.line
         row.deadline = math.inf
         if cycle.request_id != self._id:
             self._id = cycle.request_id
