@@ -138,7 +138,7 @@ class Connection:
         return bool(self._inbox.requests) or not (self._half_closed or service.is_closing)
 
     @property
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The Date field for now."""
         return self._service.date
 

@@ -52,7 +52,7 @@ class Outlet(Protocol):
         """Whether the connection can take another request after this one."""
 
     @property
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The Date field for a response that starts now."""
 
     def write(self, cycle: Cycle, part: bytes) -> None:
@@ -62,9 +62,28 @@ class Outlet(Protocol):
 class Cycle:
     """Runs the application for one request, which was whole at `received`.
 
-    `timeout` counts from when predict is entered. `fields` are added to the response where the
-    application has none of that name.
+    `timeout` counts from when predict is entered. `request_id` and `fields` are added to the
+    response where the application has none of that name.
     """
+
+    started: float | None = None
+    ended: float | None = None
+    deadline = math.inf
+    status = 0
+    sent = 0
+    keep_alive = False
+    head_sent = False
+    client_gone = False
+    _cut_short = False
+    _in_predict = False
+    _status_line = ""
+    _headers: Headers = ()
+    _framing = Framing.CLOSE
+    _remaining: int | None = None
+    _room: threading.Event | None = None
+    # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order. It is
+    # one lock for all cycles, held for moments: to make one takes longer than to wait for it.
+    _lock = threading.Lock()
 
     def __init__(
         self,
@@ -83,30 +102,12 @@ class Cycle:
         self.request_id = request_id
         self.fields = fields
         self.client: str = environ["REMOTE_ADDR"]
-        self.traceparent: str = environ.get("HTTP_TRACEPARENT", "")
         self.received = received or time.monotonic()
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.deadline = math.inf
-        self.status = 0
-        self.sent = 0
-        self.keep_alive = False
-        self.head_sent = False
-        self.client_gone = False
-        self._cut_short = False
         self._application = application
         self._environ = environ
         self._outlet = outlet
         self._timeout = timeout
         self._monitor = monitor
-        self._in_predict = False
-        # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order.
-        self._lock = threading.Lock()
-        self._status_line = ""
-        self._headers: list[tuple[str, str]] = []
-        self._framing = Framing.CLOSE
-        self._remaining: int | None = None
-        self._room: threading.Event | None = None
 
     def run(self) -> bytes:
         """Serve the request; return the rest of the response. This is the request seam.
@@ -174,9 +175,9 @@ class Cycle:
             raise ClientGoneError
         environ = self._enter_predict()
         body = self._application(environ, self._start_response)
+        if type(body) is list and len(body) == 1 and not self.head_sent:
+            return self._frame_whole(body[0])
         try:
-            if type(body) is list and len(body) == 1 and not self.head_sent:
-                return self._frame_whole(body[0])
             return self._send_parts(body)
         finally:
             self._close(body)
@@ -221,7 +222,7 @@ class Cycle:
         elif self._status_line:
             raise AssertionError("start_response was called twice without exc_info")
         self.status = int(status[:3])
-        self._status_line, self._headers = status, list(headers)
+        self._status_line, self._headers = status, tuple(headers)
         return self._write
 
     def _frame_whole(self, body: bytes) -> bytes:
@@ -255,27 +256,24 @@ class Cycle:
         """Decide framing and persistence, and write the head; `length` where the body is whole."""
         if not self._status_line:
             raise AssertionError("the application sent a body before it called start_response")
-        version = self.request.head.version
-        declared = response.content_length(self._headers)
-        known = length if declared is None else declared
-        self._framing = response.framing(self.request.head.method, version, self.status, known)
-        if declared is None and self._framing is Framing.LENGTH:
-            self._headers.append(("Content-Length", str(known)))
-        elif self.status == 204:  # RFC 9110 8.6
-            self._headers = [h for h in self._headers if h[0].lower() != "content-length"]
-        self._remaining = known if self._framing is Framing.LENGTH else None
-        self.keep_alive = (
-            self.request.head.keep_alive
-            and self._framing is not Framing.CLOSE
-            and self._outlet.may_persist
+        request, outlet = self.request.head, self._outlet
+        opening = response.opening(self._status_line, self._headers)
+        said = opening.length if self.status != 204 else None  # RFC 9110 8.6
+        known = length if said is None else said
+        self._framing = framing = response.framing(
+            request.method, request.version, self.status, known
         )
+        if framing is Framing.LENGTH:
+            self._remaining = said = known
+        self.keep_alive = request.keep_alive and framing is not Framing.CLOSE and outlet.may_persist
         return response.head(
-            self._status_line,
-            self._headers,
-            chunked=self._framing is Framing.CHUNKED,
+            opening,
+            length=said,
+            chunked=framing is Framing.CHUNKED,
             keep_alive=self.keep_alive,
-            version=version,
-            date=self._outlet.date,
+            version=request.version,
+            date=outlet.date,
+            request_id=self.request_id,
             fields=self.fields,
         )
 
@@ -320,6 +318,7 @@ class Cycle:
             method=self.request.head.method,
             version=self.request.head.version,
             date=self._outlet.date,
+            request_id=self.request_id,
             fields=self.fields,
         )
 

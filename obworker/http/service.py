@@ -12,7 +12,6 @@ from obworker.access_log import AccessLog, AccessRecord
 from obworker.http import response
 from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
-from obworker.http.environ import Environ
 from obworker.http.parser import Limits
 from obworker.http.request_ids import RequestIds
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from obworker.http.access import Access
     from obworker.http.connection import Connection
-    from obworker.http.environ import Environ
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
     from obworker.http.forwarded import Proxies
@@ -81,19 +79,15 @@ class Service:
     refusing: bool = False
     connections: set[Connection] = field(default_factory=set)
     _second: int = 0
-    _date: str = ""
+    _date: bytes = b""
 
     @property
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The Date field for now; written anew once a second."""
         second = int(time.time())
         if second != self._second:
             self._date, self._second = response.http_date(second), second
         return self._date
-
-    def fields(self, environ: Environ, request_id: str) -> response.Headers:
-        """Return what every response to a request has to say."""
-        return [("X-Request-ID", request_id), *self.access.fields(environ)]
 
     def log_access(self, cycle: Cycle) -> None:
         """Write a line for a request that is done with."""
@@ -115,6 +109,6 @@ class Service:
                 queued=started - cycle.received,
                 predict=ended - started,
                 duration=now - cycle.received,
-                traceparent=cycle.traceparent,
+                traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
             )
         )

@@ -20,7 +20,7 @@ class Outlet:
     """A connection that nobody reads."""
 
     may_persist = True
-    date = ""
+    date = b""
 
     def write(self, cycle: Cycle, part: bytes) -> None:
         cycle.make_room()
