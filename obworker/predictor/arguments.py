@@ -42,8 +42,12 @@ class Call:
     def body(self) -> bytes:
         """The whole body; stays readable for a Request made of the same environ."""
         if self._body is None:
-            self._body = _read(self.environ)
-            self.environ["wsgi.input"] = io.BytesIO(self._body)
+            stream = self.environ["wsgi.input"]
+            if type(stream) is io.BytesIO:  # our own server's: it needs not be read to be known
+                self._body = stream.getvalue()
+            else:
+                self._body = _read(self.environ)
+                self.environ["wsgi.input"] = io.BytesIO(self._body)
         return self._body
 
     @property

@@ -13,7 +13,7 @@ from obworker.http.environ import Environ, base_environ
 from obworker.http.head import Head, RequestLine
 from obworker.http.parser import Request
 from obworker.supervisor.rows import RowMonitor
-from obworker.supervisor.scoreboard import Scoreboard, SeatRow
+from obworker.supervisor.scoreboard import ID_BYTES, Scoreboard, SeatRow
 
 
 class Outlet:
@@ -81,6 +81,11 @@ def test_the_texts_are_those_of_the_last_one(row: SeatRow) -> None:
         assert row.read_text("request_line") == f"POST {path} HTTP/1.0"
         assert row.read_text("request_id") == f"id-{path}"
         seat.ended(cycle)
+
+
+def test_an_id_that_is_too_long_is_cut(row: SeatRow) -> None:
+    RowMonitor(row).begun(make_cycle(lambda environ, start_response: [], request_id="x" * 128))
+    assert row.read_text("request_id") == "x" * (ID_BYTES - 1)
 
 
 def test_a_deadline_that_moves_moves_there_too(row: SeatRow) -> None:
