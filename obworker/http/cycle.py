@@ -114,9 +114,8 @@ class Cycle:
 
         Raises nothing but Ctrl-C.
         """
-        self.started = time.monotonic()
         try:
-            return self._serve()
+            return self._serve(self._enter_predict())
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
             return b""
@@ -169,11 +168,8 @@ class Cycle:
         self.client_gone = True
         self.make_room()
 
-    def _serve(self) -> bytes:
+    def _serve(self, environ: Environ) -> bytes:
         """Run the application; return what is left to send."""
-        if self.client_gone:
-            raise ClientGoneError
-        environ = self._enter_predict()
         body = self._application(environ, self._start_response)
         if type(body) is list and len(body) == 1 and not self.head_sent:
             return self._frame_whole(body[0])
@@ -184,8 +180,10 @@ class Cycle:
 
     def _enter_predict(self) -> Environ:
         """Let the deadline begin; return the environ, which knows how to move it."""
-        assert self.started is not None
-        self.deadline = self.started + self._timeout
+        self.started = started = time.monotonic()
+        if self.client_gone:
+            raise ClientGoneError
+        self.deadline = started + self._timeout
         self._monitor.begun(self)
         self._in_predict = True  # from here on the monitor may hear more of it, and from the loop
         environ = self._environ
@@ -227,13 +225,14 @@ class Cycle:
 
     def _frame_whole(self, body: bytes) -> bytes:
         """Frame a response that is known whole, for one write: the usual case, and the fast one."""
-        head = self._start(len(body))
-        if self._remaining is not None and len(body) != self._remaining:
-            raise ValueError(f"Content-Length is {self._remaining}, the body is {len(body)}")
+        length = len(body)
+        head = self._start(length)
         if self._framing is Framing.NO_BODY:
-            body = b""
+            body, length = b"", 0
+        elif self._remaining is not None and length != self._remaining:
+            raise ValueError(f"Content-Length is {self._remaining}, the body is {length}")
         whole = head + body
-        self.sent = len(body)
+        self.sent = length
         self.head_sent = True
         return whole
 
@@ -257,8 +256,9 @@ class Cycle:
         if not self._status_line:
             raise AssertionError("the application sent a body before it called start_response")
         request, outlet = self.request.head, self._outlet
-        opening = response.opening(self._status_line, self._headers)
-        said = opening.length if self.status != 204 else None  # RFC 9110 8.6
+        opening, said = response.opening(self._status_line, self._headers)
+        if self.status == 204:  # RFC 9110 8.6
+            said = None
         known = length if said is None else said
         self._framing = framing = response.framing(
             request.method, request.version, self.status, known

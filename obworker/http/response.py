@@ -51,18 +51,25 @@ def framing(method: str, version: str, status: int, length: int | None) -> Frami
 
 
 class Opening(NamedTuple):
-    """The status line and the fields of an application, but for Content-Length, as they are sent.
+    """The status line and the fields of an application as they are sent; see `opening`.
 
-    `names` are those of the fields, in lower case, and `length` is what Content-Length said.
+    `names` are those of the fields, in lower case. `length` is what Content-Length said, which is
+    not among them. It is `plain` where the fields that each response has another of are missing.
     """
 
     lines: bytes
     names: frozenset[str]
     length: int | None
+    is_plain: bool
 
 
-def opening(status: str, headers: Headers) -> Opening:
-    """Read what an application said before the body.
+_known: dict[tuple[str, tuple[tuple[str, str], ...]], Opening] = {}
+
+
+def opening(status: str, headers: Headers) -> tuple[Opening, int | None]:
+    """Read what an application said before the body; return what Content-Length said apart.
+
+    Most responses begin as one before them, so what was written last is remembered.
 
     Raises:
         ValueError: a status, name or value would break the framing (response splitting), or
@@ -72,16 +79,15 @@ def opening(status: str, headers: Headers) -> Opening:
     fields = dict(headers)
     length = fields.pop("Content-Length", None)
     if length is None or len(fields) + 1 < len(headers):
-        return _opening(status, tuple(headers))
-    lines, names, another = _opening(status, tuple(fields.items()))
-    return Opening(lines, names, _one_number([length] if another is None else [length, another]))
+        known = _look_up(status, tuple(headers))
+        return known, known.length
+    known = _look_up(status, tuple(fields.items()))
+    if known.length is not None or not (length.isascii() and length.isdecimal()):
+        raise ValueError(f"Content-Length {length!r} is not one number")
+    return known, int(length)
 
 
-_known: dict[tuple[str, Headers], Opening] = {}
-
-
-def _opening(status: str, headers: Headers) -> Opening:
-    """Do what `opening` does, and remember it: most responses begin as one before them."""
+def _look_up(status: str, headers: tuple[tuple[str, str], ...]) -> Opening:
     known = _known.get((status, headers))
     if known is None:
         known = _write_opening(status, headers)
@@ -105,7 +111,12 @@ def _write_opening(status: str, headers: Headers) -> Opening:
             lines.append(_line(name, value))
     if "server" not in names:
         lines.append(b"Server: obworker\r\n")
-    return Opening(b"".join(lines), frozenset(names), _one_number(lengths) if lengths else None)
+    return Opening(
+        b"".join(lines),
+        frozenset(names),
+        _one_number(lengths) if lengths else None,
+        names.isdisjoint(("date", "x-request-id")),
+    )
 
 
 def _status_line(status: str) -> bytes:
@@ -123,11 +134,10 @@ def _line(name: str, value: str) -> bytes:
     return f"{name}: {value}\r\n".encode("latin-1")
 
 
-def _one_number(values: Sequence[object]) -> int:
-    value = values[0]
-    if len(values) > 1 or not (isinstance(value, str) and value.isascii() and value.isdecimal()):
+def _one_number(values: list[str]) -> int:
+    if len(values) > 1 or not (values[0].isascii() and values[0].isdecimal()):
         raise ValueError(f"Content-Length {', '.join(map(repr, values))} is not one number")
-    return int(value)
+    return int(values[0])
 
 
 def head(
@@ -147,6 +157,10 @@ def head(
     others, to send where the application sent none of that name; what a response varies by adds up
     (RFC 9110 12.5.5).
     """
+    end = b"\r\n" if keep_alive and version == "1.1" else _end(keep_alive=keep_alive)
+    if opening.is_plain and request_id and length is not None and not fields:  # the usual case
+        changing = (opening.lines, date, request_id.encode(), length, end)
+        return b"%bDate: %b\r\nX-Request-ID: %b\r\nContent-Length: %d\r\n%b" % changing
     names = opening.names
     lines = [opening.lines]
     if "date" not in names:
@@ -160,12 +174,12 @@ def head(
         lines.append(b"Content-Length: %d\r\n" % length)
     if chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
-    if not keep_alive:
-        lines.append(b"Connection: close\r\n")
-    elif version == "1.0":
-        lines.append(b"Connection: keep-alive\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"".join((*lines, end))
+
+
+def _end(*, keep_alive: bool) -> bytes:
+    """Return the end of a head that has to say how the connection goes on (RFC 9112 9.3)."""
+    return b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n"
 
 
 def chunk(part: bytes) -> bytes:
@@ -198,8 +212,9 @@ def error_response(
     headers = [("Content-Type", "application/json")]
     if status == 503:
         headers.append(("Retry-After", "1"))
-    first = head(
-        opening(f"{status} {reason}", headers),
+    first, _ = opening(f"{status} {reason}", headers)
+    whole_head = head(
+        first,
         length=len(body),
         keep_alive=keep_alive,
         version=version,
@@ -207,4 +222,4 @@ def error_response(
         request_id=request_id,
         fields=fields,
     )
-    return first if method == "HEAD" else first + body
+    return whole_head if method == "HEAD" else whole_head + body

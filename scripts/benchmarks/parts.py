@@ -73,10 +73,8 @@ def run(options: argparse.Namespace) -> None:
         return application(fresh, ignore)
 
     def head() -> object:
-        opening = response.opening("200 OK", headers)
-        return response.head(
-            opening, length=opening.length, keep_alive=True, version="1.1", date=b"now"
-        )
+        opening, length = response.opening("200 OK", headers)
+        return response.head(opening, length=length, keep_alive=True, version="1.1", date=b"now")
 
     parts: dict[str, Callable[[], object]] = {
         "parse the request": lambda: parser.feed(RAW),
