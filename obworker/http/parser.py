@@ -151,22 +151,23 @@ class RequestParser:
 
     def _begin(self, data: bytes, at: int) -> int:
         """Read a head that is whole, and its body if that is there; or begin line by line."""
-        start = data.find(HEAD_END, at) + len(HEAD_END)
-        if not at < start - len(HEAD_END) <= at + self._shortest_limit:
+        end = data.find(HEAD_END, at)
+        if not at < end <= at + self._shortest_limit:
             return self._begin_slowly(data, at)
+        start = end + len(HEAD_END)
         try:
             head = read_head(data[at:start])
         except RequestError:  # it may not be the first thing that is wrong
             return self._begin_slowly(data, at)
         if len(head.fields) > self._limits.fields:
             return self._begin_slowly(data, at)
-        length = head.length
-        if length is None or head.expects_continue or length > len(data) - start:
+        size, here = head.length, len(data) - start
+        if size is None or size > here or size > self._limits.body or head.expects_continue:
             self._await_body(head)
             return start
-        self._check_size(length)
-        self._complete(head, data[start : start + length])
-        return start + length
+        end = start + size
+        self._complete(head, data[start:end])
+        return end
 
     def _begin_slowly(self, data: bytes, at: int) -> int:
         first = data[at : at + 1]

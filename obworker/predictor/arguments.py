@@ -31,12 +31,12 @@ log = logging.getLogger("obworker.predictor")
 class Call:
     """One call of predict: its environ, its body once read, and what to let go of afterwards."""
 
-    __slots__ = ("_body", "_releases", "environ")
+    __slots__ = ("_body", "environ", "releases")
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.environ = environ
         self._body: bytes | None = None
-        self._releases: list[Release] = []
+        self.releases: list[Release] = []
 
     @property
     def body(self) -> bytes:
@@ -57,16 +57,16 @@ class Call:
 
     def on_release(self, release: Release) -> None:
         """Have `release` called when the reply is complete."""
-        self._releases.append(release)
+        self.releases.append(release)
 
     def release(self) -> None:
         """Let go of everything, the last first; again does nothing.
 
         Whatever one release raises, which only the user's code can cause, the others follow.
         """
-        while self._releases:
+        while self.releases:
             with _logged():
-                self._releases.pop()()
+                self.releases.pop()()
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ class Application:
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
             body = self._failures.answer(error, environ, start_response)
         finally:
-            if type(body) not in UNFINISHED:
+            if call.releases and type(body) not in UNFINISHED:
                 call.release()
         return body
 
