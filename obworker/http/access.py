@@ -22,7 +22,10 @@ UNAUTHORIZED = (
 
 
 class Access:
-    """Lets requests in; `is_open` says by method and path which of them need no key."""
+    """Lets requests in; `is_open` says by method and path which of them need no key.
+
+    Where it `asks_nothing`, any request comes in, and no response has anything to say.
+    """
 
     def __init__(
         self, keys: ApiKeys | None, cors: Cors | None, is_open: Callable[[str, str], bool]
@@ -30,6 +33,7 @@ class Access:
         self._keys = keys
         self._cors = cors
         self._is_open = is_open
+        self.asks_nothing = keys is None and cors is None
 
     def fields(self, environ: Environ) -> Headers:
         """Return what every response to a request has to say, an error's as well."""

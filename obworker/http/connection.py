@@ -143,7 +143,7 @@ class Connection:
         return bool(self._inbox.requests) or not (self._half_closed or service.is_closing)
 
     @property
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The Date field for now."""
         return self._service.date
 
@@ -173,7 +173,7 @@ class Connection:
         assert pending is not None
         self.state = State.RESPONDING
         may_persist = self.may_persist and not self._service.refusing
-        keep_alive = pending.request.keep_alive and may_persist
+        keep_alive = pending.request.head.keep_alive and may_persist
         self._stream.send(pending.error(error, keep_alive=keep_alive))
         pending.log_refusal(error.status)
         self._forget_request()

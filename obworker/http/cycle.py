@@ -52,7 +52,7 @@ class Outlet(Protocol):
         """Whether the connection can take another request after this one."""
 
     @property
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The Date field for a response that starts now."""
 
     def write(self, cycle: Cycle, part: bytes) -> None:
@@ -62,9 +62,31 @@ class Outlet(Protocol):
 class Cycle:
     """Runs the application for one request, which was whole at `received`.
 
-    `timeout` counts from when predict is entered. `fields` are added to the response where the
-    application has none of that name.
+    `timeout` counts from when predict is entered. `request_id` and `fields` are added to the
+    response where the application has none of that name.
     """
+
+    started: float | None = None
+    ended: float | None = None
+    deadline = math.inf
+    status = 0
+    sent = 0
+    keep_alive = False
+    head_sent = False
+    client_gone = False
+    can_be_stopped = False
+    is_over = False
+    _cut_short = False
+    _in_predict = False
+    _status_line = ""
+    _headers: Headers = ()
+    _framing = Framing.CLOSE
+    _remaining: int | None = None
+    _room: threading.Event | None = None
+    _on_lost: Callable[[], object] | None = None
+    # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order. It is
+    # one lock for all cycles, held for moments: to make one takes longer than to wait for it.
+    _lock = threading.Lock()
 
     def __init__(
         self,
@@ -83,42 +105,20 @@ class Cycle:
         self.request_id = request_id
         self.fields = fields
         self.client: str = environ["REMOTE_ADDR"]
-        self.traceparent: str = environ.get("HTTP_TRACEPARENT", "")
         self.received = received or time.monotonic()
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.deadline = math.inf
-        self.status = 0
-        self.sent = 0
-        self.keep_alive = False
-        self.head_sent = False
-        self.client_gone = False
-        self.can_be_stopped = False
-        self.is_over = False
-        self._cut_short = False
         self._application = application
         self._environ = environ
         self._outlet = outlet
         self._timeout = timeout
         self._monitor = monitor
-        self._in_predict = False
-        self._on_lost: Callable[[], object] | None = None
-        # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order.
-        self._lock = threading.Lock()
-        self._status_line = ""
-        self._headers: list[tuple[str, str]] = []
-        self._framing = Framing.CLOSE
-        self._remaining: int | None = None
-        self._room: threading.Event | None = None
 
     def run(self) -> bytes:
         """Serve the request; return the rest of the response. This is the request seam.
 
         Raises nothing but Ctrl-C.
         """
-        self.started = time.monotonic()
         try:
-            return self._serve()
+            return self._serve(self._enter_predict())
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
             return b""
@@ -126,7 +126,7 @@ class Cycle:
             if _is_ctrl_c(error):
                 raise
             with about_request(self.request_id):
-                logger.exception("the application failed on %s", self.request.line)
+                logger.exception("the application failed on %s", self.request.head.line)
             return self._fail()
         finally:
             self.leave_predict()
@@ -187,23 +187,22 @@ class Cycle:
         if is_lost:
             call()
 
-    def _serve(self) -> bytes:
+    def _serve(self, environ: Environ) -> bytes:
         """Run the application; return what is left to send."""
-        if self.client_gone:
-            raise ClientGoneError
-        environ = self._enter_predict()
         body = self._application(environ, self._start_response)
+        if type(body) is list and len(body) == 1 and not self.head_sent:
+            return self._frame_whole(body[0])
         try:
-            if type(body) is list and len(body) == 1 and not self.head_sent:
-                return self._frame_whole(body[0])
             return self._send_parts(body)
         finally:
             self._close(body)
 
     def _enter_predict(self) -> Environ:
         """Let the deadline begin; return the environ, which knows how to move it."""
-        assert self.started is not None
-        self.deadline = self.started + self._timeout
+        self.started = started = time.monotonic()
+        if self.client_gone:
+            raise ClientGoneError
+        self.deadline = started + self._timeout
         self._monitor.begun(self)
         self._in_predict = True  # from here on the monitor may hear more of it, and from the loop
         environ = self._environ
@@ -226,7 +225,7 @@ class Cycle:
                 close()
             except Exception:
                 with about_request(self.request_id):
-                    logger.exception("closing the response to %s failed", self.request.line)
+                    logger.exception("closing the response to %s failed", self.request.head.line)
 
     def _start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
@@ -241,18 +240,19 @@ class Cycle:
         elif self._status_line:
             raise AssertionError("start_response was called twice without exc_info")
         self.status = int(status[:3])
-        self._status_line, self._headers = status, list(headers)
+        self._status_line, self._headers = status, tuple(headers)
         return self._write
 
     def _frame_whole(self, body: bytes) -> bytes:
         """Frame a response that is known whole, for one write: the usual case, and the fast one."""
-        head = self._start(len(body))
-        if self._remaining is not None and len(body) != self._remaining:
-            raise ValueError(f"Content-Length is {self._remaining}, the body is {len(body)}")
+        length = len(body)
+        head = self._start(length)
         if self._framing is Framing.NO_BODY:
-            body = b""
+            body, length = b"", 0
+        elif self._remaining is not None and length != self._remaining:
+            raise ValueError(f"Content-Length is {self._remaining}, the body is {length}")
         whole = head + body
-        self.sent = len(body)
+        self.sent = length
         self.head_sent = True
         return whole
 
@@ -275,27 +275,25 @@ class Cycle:
         """Decide framing and persistence, and write the head; `length` where the body is whole."""
         if not self._status_line:
             raise AssertionError("the application sent a body before it called start_response")
-        version = self.request.version
-        declared = response.content_length(self._headers)
-        known = length if declared is None else declared
-        self._framing = response.framing(self.request.method, version, self.status, known)
-        if declared is None and self._framing is Framing.LENGTH:
-            self._headers.append(("Content-Length", str(known)))
-        elif self.status == 204:  # RFC 9110 8.6
-            self._headers = [h for h in self._headers if h[0].lower() != "content-length"]
-        self._remaining = known if self._framing is Framing.LENGTH else None
-        self.keep_alive = (
-            self.request.keep_alive
-            and self._framing is not Framing.CLOSE
-            and self._outlet.may_persist
+        request, outlet = self.request.head, self._outlet
+        opening, said = response.opening(self._status_line, self._headers)
+        if self.status == 204:  # RFC 9110 8.6
+            said = None
+        known = length if said is None else said
+        self._framing = framing = response.framing(
+            request.method, request.version, self.status, known
         )
+        if framing is Framing.LENGTH:
+            self._remaining = said = known
+        self.keep_alive = request.keep_alive and framing is not Framing.CLOSE and outlet.may_persist
         return response.head(
-            self._status_line,
-            self._headers,
-            chunked=self._framing is Framing.CHUNKED,
+            opening,
+            length=said,
+            chunked=framing is Framing.CHUNKED,
             keep_alive=self.keep_alive,
-            version=version,
-            date=self._outlet.date,
+            version=request.version,
+            date=outlet.date,
+            request_id=self.request_id,
             fields=self.fields,
         )
 
@@ -337,9 +335,10 @@ class Cycle:
             500,
             "Internal Server Error",
             "Internal Server Error",
-            method=self.request.method,
-            version=self.request.version,
+            method=self.request.head.method,
+            version=self.request.head.version,
             date=self._outlet.date,
+            request_id=self.request_id,
             fields=self.fields,
         )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from obworker.http.head import Head
     from obworker.http.parser import Request
     from obworker.http.tls import TlsSocket
 
@@ -56,27 +57,35 @@ def _host_and_port(address: Sequence[Any] | str) -> tuple[str, str]:
 
 
 def make_environ(base: Environ, request: Request) -> Environ:
-    """Make the environ of one request from what its connection shares.
+    """Make the environ of one request from what its connection shares."""
+    head, body = request.head, request.body
+    environ = base | head.variables
+    environ["wsgi.input"] = io.BytesIO(body)
+    if head.length is None:  # it was chunked, and is whole and plain by now
+        environ["CONTENT_LENGTH"] = str(len(body))
+    return environ
+
+
+def variables(head: Head) -> Environ:
+    """Return what an environ has from the head of a request.
 
     Header fields with an underscore are left out: ``X_A`` and ``X-A`` would be the same variable,
     which lets a client pass for the proxy in front (the reason nginx drops them, too).
     """
-    environ = base.copy()
-    path = request.path
+    path, target = head.path, head.target.decode("latin-1")
     if b"%" in path:
         path = unquote_to_bytes(path)
-    environ["REQUEST_METHOD"] = request.method
-    environ["SERVER_PROTOCOL"] = "HTTP/" + request.version
-    environ["PATH_INFO"] = path.decode("latin-1")
-    environ["QUERY_STRING"] = request.query.decode("latin-1")
-    environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
-    environ["wsgi.input"] = io.BytesIO(request.body)
-    for name, value in request.headers:
-        if b"_" not in name:
+    environ = {
+        "REQUEST_METHOD": head.method,
+        "SERVER_PROTOCOL": "HTTP/" + head.version,
+        "PATH_INFO": path.decode("latin-1"),
+        "QUERY_STRING": head.query.decode("latin-1"),
+        "RAW_URI": target,
+        "REQUEST_URI": target,
+    }
+    for name, value in head.fields:
+        if b"_" not in name and name != b"transfer-encoding":
             _add_header(environ, name, value.decode("latin-1"))
-    if "HTTP_TRANSFER_ENCODING" in environ:  # the body is whole and plain by now
-        del environ["HTTP_TRANSFER_ENCODING"]
-        environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ
 
 

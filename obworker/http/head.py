@@ -1,27 +1,31 @@
-"""What the lines of a request's head mean: where its body ends, what it asks for, of which host.
+"""What a request's head means: where the body ends, what is asked for, of which host.
 
 Whatever two servers might understand differently is refused, even where RFC 9112 would let it pass:
 that is what request smuggling lives on (RFC 9112 11.2).
 
-Clients repeat themselves, so the lines that were read last are remembered: a hit costs a tenth of
-what reading the line does.
+Clients repeat themselves, and what a head means depends on nothing but its bytes. So the heads that
+came last are remembered whole, and the lines of those that differ in one or two: a client counts
+its requests in a field, say. What a client keeps secret is not remembered.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from obworker.errors import (
     BadRequest,
-    ContentTooLarge,
     ExpectationFailed,
     HttpVersionNotSupported,
     NotImplementedCoding,
 )
+from obworker.http.environ import variables
 
 REMEMBERED = 256
+MOST_BYTES_REMEMBERED = 2048
+SECRET = re.compile(rb"(?:\A|\n)(?:proxy-)?(?:authorization|cookie|x-api-key):", re.IGNORECASE)
 
 # Clients choose what is matched: no pattern here takes more than linear time to fail.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -34,6 +38,8 @@ OTHER_VERSION = re.compile(rb"[^ ]+ (?:/[^ ]*|[^ ]+ HTTP/(?!1\.[01])[0-9]\.[0-9]
 # control character. The white space around a value is no part of it.
 FIELD = re.compile(rb"(%s):([^\x00-\x08\x0a-\x1f\x7f]*)" % TOKEN)
 WHITE_SPACE = b" \t"
+CRLF = b"\r\n"
+HEAD_END = CRLF + CRLF
 
 # RFC 3986 3.2.2 and 3.2.3; userinfo is refused (RFC 9110 4.2.4), and so is a port without a host.
 NAME = rb"[A-Za-z0-9._~!$&'()*+,;=-]"
@@ -81,13 +87,16 @@ def read_request_line(line: bytes) -> RequestLine:
     raise BadRequest("malformed request line")
 
 
-@lru_cache(REMEMBERED)
 def read_field(line: bytes) -> Field:
     """Take a field line apart, its name in lower case (RFC 9112 5).
 
     Raises:
         BadRequest: it is none, or Host or Content-Length are not what they have to be.
     """
+    return _read_field(line) if SECRET.match(line) else _known_field(line)
+
+
+def _read_field(line: bytes) -> Field:
     match = FIELD.fullmatch(line)
     if not match:
         raise BadRequest("malformed header")
@@ -99,7 +108,82 @@ def read_field(line: bytes) -> Field:
     return name, value
 
 
-def by_name(fields: list[Field]) -> dict[bytes, bytes]:
+_known_field = lru_cache(REMEMBERED)(_read_field)
+
+
+class Head:
+    """All that a head says; requests that say the same share it, so nobody changes it.
+
+    `length` is the body's, None for a chunked one. `line` is the request line as the logs show it,
+    and `variables` what becomes of it all in an environ.
+
+    Raises:
+        RequestError: its lines are in order, but not what they say together.
+    """
+
+    __slots__ = (
+        "expects_continue",
+        "fields",
+        "keep_alive",
+        "length",
+        "line",
+        "method",
+        "path",
+        "query",
+        "target",
+        "variables",
+        "version",
+    )
+
+    def __init__(self, line: RequestLine, fields: Sequence[Field]) -> None:
+        self.method, self.target, self.version, self.path, self.query = line
+        self.fields = tuple(fields)
+        named = by_name(fields)
+        self.length = body_length(named, self.version)
+        host = named.get(b"host")
+        if host is None and self.version == "1.1":  # RFC 9112 3.2
+            raise BadRequest("an HTTP/1.1 request has a Host header")
+        if not self.path:
+            self.path, self.query = split_target(self.method, self.target, host)
+        self.keep_alive = persists(named.get(b"connection"), self.version)
+        expects = expects_continue(named.get(b"expect"), self.version)
+        self.expects_continue = expects and self.length != 0
+        self.line = f"{self.method} {self.target.decode('latin-1')} HTTP/{self.version}"
+        self.variables = variables(self)
+
+
+_known_heads: dict[bytes, Head] = {}
+
+
+def read_head(raw: bytes) -> Head:
+    """Read a whole head, up to and with the empty line.
+
+    Raises:
+        RequestError: something is wrong with it; not always with what comes first.
+    """
+    head = _known_heads.get(raw)
+    if head is None:
+        request_line, *lines = raw[: -len(HEAD_END)].split(CRLF)
+        head = Head(read_request_line(request_line), list(map(read_field, lines)))
+        if len(raw) <= MOST_BYTES_REMEMBERED and not SECRET.search(raw):
+            _remember(raw, head)
+    return head
+
+
+def _remember(raw: bytes, head: Head) -> None:
+    if len(_known_heads) >= REMEMBERED:
+        _known_heads.clear()
+    _known_heads[raw] = head
+
+
+def forget_all() -> None:
+    """Remember nothing."""
+    read_request_line.cache_clear()
+    _known_field.cache_clear()
+    _known_heads.clear()
+
+
+def by_name(fields: Sequence[Field]) -> dict[bytes, bytes]:
     """Return the fields by name, those that came several times as one list (RFC 9110 5.3).
 
     Raises:
@@ -115,12 +199,11 @@ def by_name(fields: list[Field]) -> dict[bytes, bytes]:
     return found
 
 
-def body_length(fields: dict[bytes, bytes], version: str, limit: int) -> int | None:
+def body_length(fields: dict[bytes, bytes], version: str) -> int | None:
     """Return the length of the body, or None for a chunked one (RFC 9112 6.3).
 
     Raises:
         BadRequest: there are two framings, or one that is faulty (RFC 9112 6.1).
-        ContentTooLarge: the body is longer than `limit`.
         NotImplementedCoding: the body has a coding that only another server would know.
     """
     length = fields.get(b"content-length")
@@ -130,10 +213,7 @@ def body_length(fields: dict[bytes, bytes], version: str, limit: int) -> int | N
             raise BadRequest("there are both a Content-Length and a Transfer-Encoding")
         _check_coding(coding.lower(), version)
         return None
-    size = int(length or 0)
-    if size > limit:
-        raise ContentTooLarge(f"the body exceeds {limit} bytes")
-    return size
+    return int(length or 0)
 
 
 def _check_coding(coding: bytes, version: str) -> None:

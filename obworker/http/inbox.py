@@ -47,7 +47,7 @@ class Inbox:
     @property
     def has_begun(self) -> bool:
         """Whether a request has begun and is not whole."""
-        return self._parser.request is not None
+        return self._parser.has_begun
 
     @property
     def in_body(self) -> bool:
@@ -57,7 +57,7 @@ class Inbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is here that another worker would have to know of."""
-        return not self.requests and self.refusal is None and self._parser.request is None
+        return not self.requests and self.refusal is None and not self._parser.has_begun
 
     def take_expectation(self) -> bool:
         """Say once whether the client waits for leave to send the body."""

@@ -1,10 +1,9 @@
 """Bytes in, whole requests out: the message syntax of RFC 9112, strict, and our limits.
 
-Theory of operation. Almost every head comes in one piece and is in order; it is split at its line
-ends, and its lines are mostly such as came before. Any other head (cut, large, faulty) is read line
-by line, and that alone tells what is wrong, so that it does not depend on how the network cuts the
-bytes: a line is judged when its LF is there, its length as soon as it is too long. Nothing is kept
-but the line that is not complete.
+Theory of operation. Almost every head comes in one piece, is in order, and mostly one that came
+before. Any other head (cut, large, faulty) is read line by line, and that alone tells what is
+wrong, so that it does not depend on how the network cuts the bytes: a line is judged when its LF is
+there, its length as soon as it is too long. Nothing is kept but the line that is not complete.
 
 It was llhttp's work until its tests were written. llhttp takes bare LF and CR between requests,
 several spaces in a request line, ``GET / RTSP/1.0`` and a page of extensions on every chunk, none
@@ -20,27 +19,25 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from obworker.errors import BadRequest, ContentTooLarge, HeadersTooLarge, RequestError, UriTooLong
 from obworker.http.head import (
+    CRLF,
+    HEAD_END,
     SINGLETONS,
     TOKEN,
     Field,
+    Head,
     RequestLine,
-    body_length,
-    by_name,
-    expects_continue,
-    persists,
     read_field,
+    read_head,
     read_request_line,
-    split_target,
 )
 
 if TYPE_CHECKING:
     from obworker.settings import Settings
 
-CRLF = b"\r\n"
 # RFC 9112 7.1: a size of 64 bits is enough. The white space that 7.1.1 calls bad is refused.
 DIGITS = 16
 QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\""
@@ -78,29 +75,11 @@ class Limits:
         )
 
 
-class Request:
-    """One request, its header names in lower case, its body whole."""
+class Request(NamedTuple):
+    """One request, its body whole and plain."""
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "target", "version")
-
-    def __init__(self) -> None:
-        self.method = ""
-        self.target = b""
-        self.path = b""
-        self.query = b""
-        self.version = "1.1"
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
-        self.keep_alive = False
-
-    def take_line(self, line: RequestLine) -> None:
-        """Take over what a request line says."""
-        self.method, self.target, self.version, self.path, self.query = line
-
-    @property
-    def line(self) -> str:
-        """The request line, as the logs show it."""
-        return f"{self.method} {self.target.decode('latin-1')} HTTP/{self.version}"
+    head: Head
+    body: bytes
 
 
 class Receiver(Protocol):
@@ -126,12 +105,11 @@ class Line(enum.Enum):
 class RequestParser:
     """Feed it bytes; it calls `receiver` with each whole request, in order.
 
-    `request` is the one being received, or None between two. `in_body` says which part of it.
+    `has_begun` says whether one is being received, `in_body` whether that is its body.
     """
 
     def __init__(self, limits: Limits, receiver: Receiver) -> None:
-        self.request: Request | None = None
-        self.in_body = False
+        self.has_begun = self.in_body = False
         self._limits = limits
         self._receiver = receiver
         self._closed = False
@@ -140,6 +118,9 @@ class RequestParser:
         self._cut_line = b""
         self._empty_lines = 0
         # of the request being received
+        self._request_line: RequestLine | None = None
+        self._fields: list[Field] = []
+        self._head: Head | None = None
         self._missing = 0
         self._body = bytearray()
         self._extensions = 0
@@ -157,7 +138,7 @@ class RequestParser:
             chunk, self._cut_line = self._cut_line + chunk, b""
         at, end = 0, len(chunk)
         while at < end and not self._closed:
-            if self.request is None:
+            if not self.has_begun:
                 at = self._begin(chunk, at)
             elif self._missing:
                 at = self._read_body(chunk, at)
@@ -169,23 +150,24 @@ class RequestParser:
     # Each of these takes what begins at `at`, and returns where it ends.
 
     def _begin(self, data: bytes, at: int) -> int:
-        """Read a head that is whole, or begin to read one line by line."""
-        end = data.find(b"\r\n\r\n", at)
+        """Read a head that is whole, and its body if that is there; or begin line by line."""
+        end = data.find(HEAD_END, at)
         if not at < end <= at + self._shortest_limit:
             return self._begin_slowly(data, at)
-        request_line, *lines = data[at:end].split(CRLF)
+        start = end + len(HEAD_END)
         try:
-            line = read_request_line(request_line)
-            fields = list(map(read_field, lines))
+            head = read_head(data[at:start])
         except RequestError:  # it may not be the first thing that is wrong
             return self._begin_slowly(data, at)
-        if len(fields) > self._limits.fields:
+        if len(head.fields) > self._limits.fields:
             return self._begin_slowly(data, at)
-        self.request = request = Request()
-        request.take_line(line)
-        request.headers = fields
-        self._end_head(request)
-        return end + len(b"\r\n\r\n")
+        size, here = head.length, len(data) - start
+        if size is None or size > here or size > self._limits.body or head.expects_continue:
+            self._await_body(head)
+            return start
+        end = start + size
+        self._complete(head, data[start:end])
+        return end
 
     def _begin_slowly(self, data: bytes, at: int) -> int:
         first = data[at : at + 1]
@@ -193,7 +175,8 @@ class RequestParser:
             return self._skip_empty_line(data, at)
         if not first.isupper():  # TLS, say, which may not send an LF for long
             raise BadRequest("a request begins with a method")
-        self.request = Request()
+        self.has_begun = True
+        self._fields = []
         self._line = Line.REQUEST
         return self._read_line(data, at)
 
@@ -239,7 +222,7 @@ class RequestParser:
         if self._line is Line.CHUNK_END or self._missing or self._body:
             self._body += part
         if not self._missing and self._line is not Line.CHUNK_END:
-            self._complete(bytes(self._body) or part)
+            self._end_body(bytes(self._body) or part)
         return at + len(part)
 
     def _check_length(self, length: int) -> None:
@@ -260,24 +243,23 @@ class RequestParser:
                     raise BadRequest("a chunk is longer than its size")
 
     def _take(self, line: bytes) -> None:
-        request = self.request
-        assert request is not None
         match self._line:
             case Line.REQUEST:
-                request.take_line(read_request_line(line))
+                self._request_line = read_request_line(line)
                 self._line = Line.FIELD
             case Line.FIELD if line:
-                request.headers.append(self._take_field(line, len(request.headers)))
+                self._fields.append(self._take_field(line, len(self._fields)))
             case Line.FIELD:
-                self._end_head(request)
+                assert self._request_line is not None
+                self._await_body(Head(self._request_line, self._fields))
             case Line.CHUNK_SIZE:
                 self._begin_chunk(line)
             case Line.CHUNK_END:
                 self._line = Line.CHUNK_SIZE
             case Line.TRAILER if line:
-                self._drop_trailer(line, request)
+                self._drop_trailer(line)
             case Line.TRAILER:
-                self._complete(bytes(self._body))
+                self._end_body(bytes(self._body))
 
     def _take_field(self, line: bytes, before: int) -> Field:
         """Read a field that comes after `before` others."""
@@ -285,9 +267,10 @@ class RequestParser:
             raise HeadersTooLarge(f"there are over {self._limits.fields} headers")
         return read_field(line)
 
-    def _drop_trailer(self, line: bytes, request: Request) -> None:
+    def _drop_trailer(self, line: bytes) -> None:
         """Drop a trailer that is allowed; nothing in the contract would read it."""
-        name, _ = self._take_field(line, len(request.headers) + self._trailers)
+        assert self._head is not None
+        name, _ = self._take_field(line, len(self._head.fields) + self._trailers)
         if name in FORBIDDEN_TRAILERS:
             raise BadRequest(f"{name.decode()!r} may not be a trailer")
         self._trailers += 1
@@ -298,42 +281,40 @@ class RequestParser:
             raise BadRequest("malformed chunk size")
         self._extensions += len(match[2])
         self._missing = int(match[1], 16)
-        if len(self._body) + self._missing > self._limits.body:
-            raise ContentTooLarge(f"the body exceeds {self._limits.body} bytes")
+        self._check_size(len(self._body) + self._missing)
         self._line = Line.CHUNK_END if self._missing else Line.TRAILER
 
-    def _end_head(self, request: Request) -> None:
-        """Check the head as a whole, and begin the body."""
-        fields, version = by_name(request.headers), request.version
-        length = body_length(fields, version, self._limits.body)
-        host = fields.get(b"host")
-        if host is None and version == "1.1":  # RFC 9112 3.2
-            raise BadRequest("an HTTP/1.1 request has a Host header")
-        if not request.path:
-            request.path, request.query = split_target(request.method, request.target, host)
-        request.keep_alive = persists(fields.get(b"connection"), version)
-        expects = expects_continue(fields.get(b"expect"), version)
-        if length == 0:
-            self._complete(b"")
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.body:
+            raise ContentTooLarge(f"the body exceeds {self._limits.body} bytes")
+
+    def _await_body(self, head: Head) -> None:
+        """Begin a body of which nothing was read yet."""
+        self._head = head
+        if head.length == 0:
+            self._end_body(b"")
             return
-        self.in_body = True
-        if length is None:
+        self.has_begun = self.in_body = True
+        if head.length is None:
             self._line = Line.CHUNK_SIZE
             self._extensions = self._trailers = 0
         else:
+            self._check_size(head.length)
             self._line = Line.REQUEST
-            self._missing = length
-        if expects:
+            self._missing = head.length
+        if head.expects_continue:
             self._receiver.continue_expected()
 
-    def _complete(self, body: bytes) -> None:
-        """Hand the request over."""
-        assert self.request is not None
-        request, self.request = self.request, None
-        request.body = body
+    def _end_body(self, body: bytes) -> None:
+        head, self._head = self._head, None
+        assert head is not None
+        self.has_begun = self.in_body = False
         if self._body:
             self._body = bytearray()
-        self.in_body = False
+        self._complete(head, body)
+
+    def _complete(self, head: Head, body: bytes) -> None:
+        """Hand a request over."""
         self._empty_lines = 0
-        self._closed = not request.keep_alive
-        self._receiver.request_received(request)
+        self._closed = not head.keep_alive
+        self._receiver.request_received(Request(head, body))

@@ -12,11 +12,12 @@ from obworker.http.environ import make_environ
 
 if TYPE_CHECKING:
     from obworker.errors import RequestError
-    from obworker.http.cycle import Outlet
+    from obworker.http.cycle import Application, Outlet
     from obworker.http.environ import Environ
     from obworker.http.forwarded import Proxies
     from obworker.http.monitor import Monitor
     from obworker.http.parser import Request
+    from obworker.http.response import Headers
     from obworker.http.service import Service
 
 
@@ -53,10 +54,13 @@ class Pending:
         if proxies is not None:
             proxies.apply(environ)
         self._id = service.request_ids.assign(environ)
-        self._fields = service.fields(environ, self._id)
-        self._answerer = service.access.answerer(environ)
+        self._fields: Headers = ()
+        self._answerer: Application | None = None
+        access = service.access
+        if not access.asks_nothing:
+            self._fields, self._answerer = access.fields(environ), access.answerer(environ)
         self.at_once = self._answerer is not None or not service.must_queue(
-            request.method, environ["PATH_INFO"]
+            request.head.method, environ["PATH_INFO"]
         )
 
     def start(self, outlet: Outlet, monitor: Monitor) -> Cycle:
@@ -82,8 +86,9 @@ class Pending:
         return error_bytes(
             self._service,
             error,
-            method=self.request.method,
+            method=self.request.head.method,
             keep_alive=keep_alive,
+            request_id=self._id,
             fields=self._fields,
         )
 
@@ -99,8 +104,8 @@ class Pending:
                 AccessRecord(
                     time=time.time(),
                     client=environ["REMOTE_ADDR"],
-                    method=self.request.method,
-                    target=self.request.target,
+                    method=self.request.head.method,
+                    target=self.request.head.target,
                     protocol=environ["SERVER_PROTOCOL"],
                     status=status,
                     sent=0,
@@ -119,7 +124,8 @@ def error_bytes(
     *,
     method: str = "",
     keep_alive: bool = False,
-    fields: response.Headers = (),
+    request_id: str = "",
+    fields: Headers = (),
 ) -> bytes:
     """Return a response of the server's own; `method` is empty where there is no whole request."""
     return response.error_response(
@@ -130,5 +136,6 @@ def error_bytes(
         version="1.1",
         date=service.date,
         keep_alive=keep_alive,
+        request_id=request_id,
         fields=fields,
     )

@@ -11,8 +11,9 @@ from obworker.log import safe_id
 if TYPE_CHECKING:
     from obworker.http.environ import Environ
 
-# The second is what the platform in front of openbayes-serving sends.
-FIELDS = ("HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID")
+FIELD = "HTTP_X_REQUEST_ID"
+# What the platform in front of openbayes-serving sends.
+FIELD_OF_PLATFORM = "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"
 
 
 class RequestIds:
@@ -22,18 +23,18 @@ class RequestIds:
     """
 
     def __init__(self) -> None:
-        self._prefix = secrets.token_hex(8) + "-"
-        self._count = itertools.count(1).__next__
+        named = f"{secrets.token_hex(8)}-%x".__mod__
+        self._make = map(named, itertools.count(1)).__next__
 
     def assign(self, environ: Environ) -> str:
         """Return the id of a request, which is its X-Request-ID from now on.
 
         It is the client's where that can stand in a line of a log and in a header.
         """
-        for field in FIELDS:
-            if field in environ and (id_ := safe_id(environ[field])):
-                break
-        else:
-            id_ = f"{self._prefix}{self._count():x}"
-        environ["HTTP_X_REQUEST_ID"] = id_
+        is_named = FIELD in environ or FIELD_OF_PLATFORM in environ
+        environ[FIELD] = id_ = (is_named and _given(environ)) or self._make()
         return id_
+
+
+def _given(environ: Environ) -> str:
+    return safe_id(environ.get(FIELD, "")) or safe_id(environ.get(FIELD_OF_PLATFORM, ""))

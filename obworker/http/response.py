@@ -7,9 +7,13 @@ import re
 from collections.abc import Sequence
 from email.utils import formatdate
 from enum import Enum, auto
-from functools import lru_cache
+from typing import NamedTuple
+
+REMEMBERED = 256
+MOST_BYTES_REMEMBERED = 1024
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+LINE_BREAK = re.compile(r"[\r\n\0]")
 # PEP 3333: an application says nothing about the connection; RFC 9110 7.6.1 lists these.
 HOP_BY_HOP = frozenset(
     (
@@ -46,64 +50,136 @@ def framing(method: str, version: str, status: int, length: int | None) -> Frami
     return Framing.CHUNKED if version == "1.1" else Framing.CLOSE
 
 
-@lru_cache(maxsize=512)
-def _field_name(name: str) -> str:
-    """Return `name` with its colon, or an empty string for a hop-by-hop field."""
-    if not TOKEN.fullmatch(name):
-        raise ValueError(f"header name {name!r} is not a token")
-    return "" if name.lower() in HOP_BY_HOP else name + ": "
+class Opening(NamedTuple):
+    """The status line and the fields of an application as they are sent; see `opening`.
+
+    `names` are those of the fields, in lower case. `length` is what Content-Length said, which is
+    not among them. It is `plain` where the fields that each response has another of are missing.
+    """
+
+    lines: bytes
+    names: frozenset[str]
+    length: int | None
+    is_plain: bool
 
 
-@lru_cache(maxsize=256)
-def _status_line(status: str) -> str:
+_known: dict[tuple[str, tuple[tuple[str, str], ...]], Opening] = {}
+
+
+def opening(status: str, headers: Headers) -> tuple[Opening, int | None]:
+    """Read what an application said before the body; return what Content-Length said apart.
+
+    Most responses begin as one before them, so what was written last is remembered.
+
+    Raises:
+        ValueError: a status, name or value would break the framing (response splitting), or
+            Content-Length is not one number (RFC 9110 8.6).
+        TypeError: a value is no text.
+    """
+    fields = dict(headers)
+    length = fields.pop("Content-Length", None)
+    if length is None or len(fields) + 1 < len(headers):
+        known = _look_up(status, tuple(headers))
+        return known, known.length
+    known = _look_up(status, tuple(fields.items()))
+    if known.length is not None or not (length.isascii() and length.isdecimal()):
+        raise ValueError(f"Content-Length {length!r} is not one number")
+    return known, int(length)
+
+
+def _look_up(status: str, headers: tuple[tuple[str, str], ...]) -> Opening:
+    known = _known.get((status, headers))
+    if known is None:
+        known = _write_opening(status, headers)
+        if len(known.lines) <= MOST_BYTES_REMEMBERED and "set-cookie" not in known.names:
+            if len(_known) >= REMEMBERED:
+                _known.clear()
+            _known[status, headers] = known
+    return known
+
+
+def _write_opening(status: str, headers: Headers) -> Opening:
+    lines, names, lengths = [_status_line(status)], set(), []
+    for name, value in headers:
+        if not TOKEN.fullmatch(name):
+            raise ValueError(f"header name {name!r} is not a token")
+        key = name.lower()
+        if key == "content-length":
+            lengths.append(value)
+        elif key not in HOP_BY_HOP:
+            names.add(key)
+            lines.append(_line(name, value))
+    if "server" not in names:
+        lines.append(b"Server: obworker\r\n")
+    return Opening(
+        b"".join(lines),
+        frozenset(names),
+        _one_number(lengths) if lengths else None,
+        names.isdisjoint(("date", "x-request-id")),
+    )
+
+
+def _status_line(status: str) -> bytes:
     # 1xx would be no final response, and the client would wait on (RFC 9110 15.2)
     if not re.fullmatch(r"[2-9]\d\d( [\t -~\x80-\xff]*)?", status):
         raise ValueError(f"status {status!r} is not three digits of a final status and a reason")
-    return f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
+    return f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n".encode("latin-1")
+
+
+def _line(name: str, value: str) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"the value of the header {name} is not str but {value!r}")
+    if LINE_BREAK.search(value):
+        raise ValueError(f"the value of the header {name} has a line break or a NUL")
+    return f"{name}: {value}\r\n".encode("latin-1")
+
+
+def _one_number(values: list[str]) -> int:
+    if len(values) > 1 or not (values[0].isascii() and values[0].isdecimal()):
+        raise ValueError(f"Content-Length {', '.join(map(repr, values))} is not one number")
+    return int(values[0])
 
 
 def head(
-    status: str,
-    headers: Headers,
+    opening: Opening,
     *,
+    length: int | None = None,
+    chunked: bool = False,
     keep_alive: bool,
     version: str,
-    date: str,
-    chunked: bool = False,
+    date: bytes,
+    request_id: str = "",
     fields: Headers = (),
 ) -> bytes:
-    """Write the status line and the header section.
+    """Write the status line and the header section, with `length` as Content-Length.
 
-    `date` is the Date field, and `fields` others, to send where the application sent none of that
-    name; what a response varies by adds up (RFC 9110 12.5.5).
-
-    Raises:
-        ValueError: a status, name or value would break the framing (response splitting).
+    `date` is the Date field, `request_id` X-Request-ID (log.safe_id has seen it), and `fields`
+    others, to send where the application sent none of that name; what a response varies by adds up
+    (RFC 9110 12.5.5).
     """
-    lines = [_status_line(status)]
-    defaults = {"server": "Server: obworker\r\n", "date": f"Date: {date}\r\n"}
+    end = b"\r\n" if keep_alive and version == "1.1" else _end(keep_alive=keep_alive)
+    if opening.is_plain and request_id and length is not None and not fields:  # the usual case
+        changing = (opening.lines, date, request_id.encode(), length, end)
+        return b"%bDate: %b\r\nX-Request-ID: %b\r\nContent-Length: %d\r\n%b" % changing
+    names = opening.names
+    lines = [opening.lines]
+    if "date" not in names:
+        lines.append(b"Date: %b\r\n" % date)
+    if request_id and "x-request-id" not in names:
+        lines.append(b"X-Request-ID: %b\r\n" % request_id.encode())
     for name, value in fields:
-        defaults[name.lower()] = f"{name}: {value}\r\n"
-    for name, value in headers:
-        field = _field_name(name)
-        if field:
-            lines.append(f"{field}{value}\r\n")
-            key = name.lower()
-            if key != "vary":
-                defaults.pop(key, None)
-    lines.extend(defaults.values())
+        if name.lower() not in names or name == "Vary":
+            lines.append(_line(name, value))
+    if length is not None:
+        lines.append(b"Content-Length: %d\r\n" % length)
     if chunked:
-        lines.append("Transfer-Encoding: chunked\r\n")
-    if not keep_alive:
-        lines.append("Connection: close\r\n")
-    elif version == "1.0":
-        lines.append("Connection: keep-alive\r\n")
-    lines.append("\r\n")
-    text = "".join(lines)
-    # One scan of the whole instead of one for each value: every line has the one CRLF we wrote.
-    if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
-        raise ValueError("a header value has a line break or a NUL")
-    return text.encode("latin-1")
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    return b"".join((*lines, end))
+
+
+def _end(*, keep_alive: bool) -> bytes:
+    """Return the end of a head that has to say how the connection goes on (RFC 9112 9.3)."""
+    return b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n"
 
 
 def chunk(part: bytes) -> bytes:
@@ -111,23 +187,9 @@ def chunk(part: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(part), part)
 
 
-def http_date(timestamp: float) -> str:
+def http_date(timestamp: float) -> bytes:
     """Write a POSIX timestamp as HTTP does (RFC 9110 5.6.7)."""
-    return formatdate(timestamp, usegmt=True)
-
-
-def content_length(headers: Headers) -> int | None:
-    """Return what Content-Length says, where there is one.
-
-    Raises:
-        ValueError: there is more than one, or it is not a number (RFC 9110 8.6).
-    """
-    values = [value for name, value in headers if name.lower() == "content-length"]
-    if not values:
-        return None
-    if len(values) > 1 or not re.fullmatch(r"[0-9]+", values[0]):
-        raise ValueError(f"Content-Length {', '.join(values)!r} is not one number")
-    return int(values[0])
+    return formatdate(timestamp, usegmt=True).encode()
 
 
 def error_response(
@@ -137,8 +199,9 @@ def error_response(
     *,
     method: str,
     version: str,
-    date: str,
+    date: bytes,
     keep_alive: bool = False,
+    request_id: str = "",
     fields: Headers = (),
 ) -> bytes:
     """Write a whole response for an error of the server's own.
@@ -146,15 +209,17 @@ def error_response(
     `method` is empty where the request was not understood; `fields` are added to the header.
     """
     body = json.dumps({"error": message}, ensure_ascii=False, separators=(",", ":")).encode()
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    headers = [("Content-Type", "application/json")]
     if status == 503:
         headers.append(("Retry-After", "1"))
-    first = head(
-        f"{status} {reason}",
-        headers,
+    first, _ = opening(f"{status} {reason}", headers)
+    whole_head = head(
+        first,
+        length=len(body),
         keep_alive=keep_alive,
         version=version,
         date=date,
+        request_id=request_id,
         fields=fields,
     )
-    return first if method == "HEAD" else first + body
+    return whole_head if method == "HEAD" else whole_head + body

@@ -13,9 +13,10 @@ OF_THE_TRANSFER = frozenset((b"content-length", b"transfer-encoding", b"expect")
 
 def rewrite(request: Request) -> bytes:
     """Write a request, its body framed by Content-Length where it has one."""
-    lines = [b"%s %s HTTP/%s" % (request.method.encode(), request.target, request.version.encode())]
+    head = request.head
+    lines = [head.line.encode("latin-1")]
     framed = False
-    for name, value in request.headers:
+    for name, value in head.fields:
         if name in OF_THE_TRANSFER:
             framed = framed or name != b"expect"
         else:

@@ -12,7 +12,6 @@ from obworker.access_log import AccessLog, AccessRecord
 from obworker.http import response
 from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
-from obworker.http.environ import Environ
 from obworker.http.parser import Limits
 from obworker.http.request_ids import RequestIds
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from obworker.http.access import Access
     from obworker.http.connection import Connection
-    from obworker.http.environ import Environ
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
     from obworker.http.forwarded import Proxies
@@ -84,10 +82,10 @@ class Service:
     refusing: bool = False
     connections: set[Connection] = field(default_factory=set)
     _second: int = 0
-    _date: str = ""
+    _date: bytes = b""
 
     @property
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The Date field for now; written anew once a second."""
         second = int(time.time())
         if second != self._second:
@@ -103,27 +101,23 @@ class Service:
         if not cycle.is_over:
             self.on_overdue(cycle)
 
-    def fields(self, environ: Environ, request_id: str) -> response.Headers:
-        """Return what every response to a request has to say."""
-        return [("X-Request-ID", request_id), *self.access.fields(environ)]
-
 
 def record_of(cycle: Cycle) -> AccessRecord:
     """Return what the access log says of a request that is done with."""
-    request, now = cycle.request, time.monotonic()
+    head, now = cycle.request.head, time.monotonic()
     started = now if cycle.started is None else cycle.started
     ended = started if cycle.ended is None else cycle.ended
     return AccessRecord(
         time=time.time(),
         client=cycle.client,
-        method=request.method,
-        target=request.target,
-        protocol="HTTP/" + request.version,
+        method=head.method,
+        target=head.target,
+        protocol="HTTP/" + head.version,
         status=cycle.status,
         sent=cycle.sent,
         request_id=cycle.request_id,
         queued=started - cycle.received,
         predict=ended - started,
         duration=now - cycle.received,
-        traceparent=cycle.traceparent,
+        traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
     )

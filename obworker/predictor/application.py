@@ -81,9 +81,8 @@ class Blueprint:
             return "json"
         return "data" if asked & {"data", "request"} else "none"
 
-    def reaches_predict(self, method: str, path: str) -> bool:
-        """Whether a request has to wait for a free thread; others are answered at once."""
-        return reaches_predict(method, path)
+    # Whether a request has to wait for a free thread; others are answered at once.
+    reaches_predict = staticmethod(reaches_predict)
 
     def boot(self, threads: int, on_fatal: Callable[[], None]) -> Application:
         """Construct the predictor in this process and return the application that serves it.

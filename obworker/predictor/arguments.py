@@ -31,19 +31,23 @@ log = logging.getLogger("obworker.predictor")
 class Call:
     """One call of predict: its environ, its body once read, and what to let go of afterwards."""
 
-    __slots__ = ("_body", "_releases", "environ")
+    __slots__ = ("_body", "environ", "releases")
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.environ = environ
         self._body: bytes | None = None
-        self._releases: list[Release] = []
+        self.releases: list[Release] = []
 
     @property
     def body(self) -> bytes:
         """The whole body; stays readable for a Request made of the same environ."""
         if self._body is None:
-            self._body = _read(self.environ)
-            self.environ["wsgi.input"] = io.BytesIO(self._body)
+            stream = self.environ["wsgi.input"]
+            if type(stream) is io.BytesIO:  # our own server's: it needs not be read to be known
+                self._body = stream.getvalue()
+            else:
+                self._body = _read(self.environ)
+                self.environ["wsgi.input"] = io.BytesIO(self._body)
         return self._body
 
     @property
@@ -53,16 +57,16 @@ class Call:
 
     def on_release(self, release: Release) -> None:
         """Have `release` called when the reply is complete."""
-        self._releases.append(release)
+        self.releases.append(release)
 
     def release(self) -> None:
         """Let go of everything, the last first; again does nothing.
 
         Whatever one release raises, which only the user's code can cause, the others follow.
         """
-        while self._releases:
+        while self.releases:
             with _logged():
-                self._releases.pop()()
+                self.releases.pop()()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from obworker.predictor.injection import Binding
 
+ROOT = frozenset({"", "/"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
 # Bodies that let go of what the request holds when they are closed, and not before.
@@ -31,7 +32,7 @@ UNFINISHED = {Stream, Continued}
 
 def reaches_predict(method: str, path: str) -> bool:
     """Whether a request calls predict; what does not is answered at once, however busy it is."""
-    return method == "POST" and path in {"", "/"}
+    return method == "POST" and path in ROOT
 
 
 class Config:
@@ -104,7 +105,7 @@ class Application:
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
             body = self._failures.answer(error, environ, start_response)
         finally:
-            if type(body) not in UNFINISHED:
+            if call.releases and type(body) not in UNFINISHED:
                 call.release()
         return body
 
@@ -143,11 +144,14 @@ class Application:
 
 def _introduce(environ: WSGIEnvironment) -> None:
     """Put into the request's context what predict may ask it for."""
-    set_request_id(identify(environ))
+    extend = environ.get("obworker.extend_deadline")
+    if extend is None:
+        set_request_id(identify(environ))
+    else:  # our own server, which has named the request
+        set_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        extension.set(extend)
     if id_ := environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
         request_id.set(id_)
-    if extend := environ.get("obworker.extend_deadline"):
-        extension.set(extend)
 
 
 def _send(value: object, call: Call, start_response: StartResponse) -> list[bytes]:
@@ -161,7 +165,7 @@ def _describe(
     path: str, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
     """Answer what is no prediction."""
-    if path not in {"", "/"}:
+    if path not in ROOT:
         return _refuse(environ, start_response, 404, "Not Found: POST to / for a prediction")
     method = environ["REQUEST_METHOD"]
     if method not in {"GET", "HEAD"}:

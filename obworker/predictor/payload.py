@@ -95,13 +95,10 @@ def _parse_json(body: bytes) -> object:
         body = body[3:]
     try:
         value = orjson.loads(body)
-        return json.loads(body) if _holds_big_integer(body) else value
+        may_be_big = _LONG_RUN in body.translate(_DIGITS_AS_ZEROS)
+        return json.loads(body) if may_be_big and _BIG_INTEGER.search(body) else value
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
-
-
-def _holds_big_integer(body: bytes) -> bool:
-    return _LONG_RUN in body.translate(_DIGITS_AS_ZEROS) and bool(_BIG_INTEGER.search(body))
 
 
 def _checked_map(pairs: list[tuple[object, object]]) -> dict[object, object]:

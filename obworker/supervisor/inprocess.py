@@ -89,4 +89,4 @@ def _never() -> None:
 def _report_overdue(cycle: Cycle) -> None:
     """Say so; with a debugger at work it is no reason to stop."""
     with log.about_request(cycle.request_id):
-        logger.error("%s is past its deadline", cycle.request.line)
+        logger.error("%s is past its deadline", cycle.request.head.line)

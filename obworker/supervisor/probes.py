@@ -80,6 +80,6 @@ class Probes:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         path = environ["PATH_INFO"]
-        if answers(environ["REQUEST_METHOD"], path):
+        if path in PROBES and answers(environ["REQUEST_METHOD"], path):
             return PROBES[path](self._board).send(start_response)
         return self._application(environ, start_response)

@@ -13,9 +13,10 @@ import math
 import threading
 from typing import TYPE_CHECKING
 
+from obworker.supervisor.scoreboard import ID_BYTES, SeatRow
+
 if TYPE_CHECKING:
     from obworker.http.cycle import Cycle
-    from obworker.supervisor.scoreboard import SeatRow
 
 
 class RowMonitor:
@@ -29,7 +30,7 @@ class RowMonitor:
         self._lock = threading.Lock()
         self._cycles: set[Cycle] = set()
         self._shown: Cycle | None = None
-        self._id = self._line = ""
+        self._line = ""
         row.deadline, row.begun_at = math.inf, 0.0
         row.in_flight = row.requests = 0
         row.write_text("request_id", "")
@@ -40,7 +41,8 @@ class RowMonitor:
         with self._lock:
             self._cycles.add(cycle)
             self._row.in_flight = len(self._cycles)
-            if self._shown is None or cycle.deadline < self._shown.deadline:
+            shown = self._shown
+            if shown is None or cycle.deadline < shown.deadline:
                 self._show(cycle)
 
     def extended(self, cycle: Cycle) -> None:
@@ -52,12 +54,14 @@ class RowMonitor:
 
     def ended(self, cycle: Cycle) -> None:
         """Count a request out."""
+        row, cycles = self._row, self._cycles
         with self._lock:
-            self._cycles.discard(cycle)
-            self._row.in_flight = len(self._cycles)
-            self._row.requests += 1
-            if not self._cycles:
-                self._show_none()
+            cycles.discard(cycle)
+            row.in_flight = len(cycles)
+            row.requests += 1
+            if not cycles:
+                row.deadline, row.begun_at = math.inf, 0.0
+                self._shown = None
             elif cycle is self._shown:
                 self._show_first()
 
@@ -73,23 +77,17 @@ class RowMonitor:
     def _show(self, cycle: Cycle) -> None:
         """Fill the row; the deadline last, so that it is never that of another request.
 
-        Most texts are what the last one was, and to write them is what costs.
+        The line is mostly what it was, and an id is ASCII, so that it can be cut anywhere.
         """
-        row, line = self._row, cycle.request.line
+        row, line = self._row, cycle.request.head.line
         row.deadline = math.inf
-        if cycle.request_id != self._id:
-            self._id = cycle.request_id
-            row.write_text("request_id", self._id)
+        row.request_id = cycle.request_id[: ID_BYTES - 1].encode()
         if line != self._line:
             self._line = line
             row.write_text("request_line", line)
         row.begun_at = cycle.started or 0.0
         row.deadline = cycle.deadline
         self._shown = cycle
-
-    def _show_none(self) -> None:
-        self._row.deadline, self._row.begun_at = math.inf, 0.0
-        self._shown = None
 
 
 def _deadline(cycle: Cycle) -> float:

@@ -18,6 +18,7 @@ import os
 MAX_SLOTS = 1024
 # While a worker is replaced, the old and the new process share a slot.
 SEATS_PER_SLOT = 2
+ID_BYTES = 64
 
 
 class Phase(enum.IntEnum):
@@ -142,7 +143,7 @@ class SeatRow(_Record):
         ),  # when that request entered predict; 0: nothing is in predict
         ("in_flight", ctypes.c_uint32),  # requests in predict
         ("requests", ctypes.c_uint64),  # requests that predict has finished
-        ("request_id", ctypes.c_char * 64),
+        ("request_id", ctypes.c_char * ID_BYTES),
         ("request_line", ctypes.c_char * 160),
     )
 

@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> None:
         return application(fresh, ignore)
 
     def head() -> object:
-        return response.head("200 OK", headers, keep_alive=True, version="1.1", date="now")
+        opening, length = response.opening("200 OK", headers)
+        return response.head(opening, length=length, keep_alive=True, version="1.1", date=b"now")
 
     parts: dict[str, Callable[[], object]] = {
         "parse the request": lambda: parser.feed(RAW),

@@ -12,6 +12,7 @@ from corpus import CORPUS, Entry, Found
 from wire import Client, Collector, StartServer, echo
 
 from obworker.errors import RequestError
+from obworker.http.head import forget_all
 from obworker.http.parser import Limits, RequestParser
 
 Outcome = tuple[tuple[Found, ...], int | None]
@@ -26,7 +27,9 @@ def outcome(pieces: Iterable[bytes]) -> Outcome:
             parser.feed(piece)
     except RequestError as error:
         refusal = error.status
-    found = tuple(Found(r.method, r.target, r.body, r.version) for r in collector.requests)
+    found = tuple(
+        Found(r.head.method, r.head.target, r.body, r.head.version) for r in collector.requests
+    )
     return found, refusal
 
 
@@ -51,6 +54,13 @@ def test_it_is_large_and_no_name_is_used_twice() -> None:
 @EVERY_ENTRY
 def test_whole(entry: Entry) -> None:
     assert outcome([entry.raw]) == expected(entry)
+
+
+@EVERY_ENTRY
+def test_again(entry: Entry) -> None:
+    """What is remembered of the first time changes nothing."""
+    forget_all()
+    assert outcome([entry.raw]) == outcome([entry.raw]) == expected(entry)
 
 
 @EVERY_ENTRY

@@ -22,7 +22,7 @@ from obworker.http.environ import base_environ, make_environ
 from obworker.http.parser import Limits, RequestParser
 from obworker.http.response import Headers
 
-DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 TIMEOUT = 10.0
 
 
@@ -141,8 +141,8 @@ class TestBody:
     def test_a_list_of_one_is_one_write_with_its_length(self) -> None:
         outlet, cycle = run(answering([b"hello"], ("X-A", "b")))
         assert outlet.parts == [
-            b"HTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 5\r\nServer: obworker\r\n"
-            b"Date: " + DATE.encode() + b"\r\n\r\nhello"
+            b"HTTP/1.1 200 OK\r\nX-A: b\r\nServer: obworker\r\n"
+            b"Date: " + DATE + b"\r\nContent-Length: 5\r\n\r\nhello"
         ]
         assert (cycle.status, cycle.sent, cycle.keep_alive) == (200, 5, True)
 

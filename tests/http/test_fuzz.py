@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
+from typing import Any
 
 import httptools
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from wire import Collector
 
 from obworker.errors import RequestError
-from obworker.http.head import read_field, read_request_line
+from obworker.http.head import Head, forget_all
 from obworker.http.parser import Limits, Request, RequestParser
 
 RANDOMS = st.randoms(use_true_random=False)
@@ -35,10 +36,11 @@ def parse(pieces: Iterable[bytes]) -> tuple[list[Request], int | None]:
     return collector.requests, None
 
 
-def seen(pieces: Iterable[bytes]) -> tuple[list[object], int | None]:
+def seen(pieces: Iterable[bytes]) -> tuple[list[Any], int | None]:
     """Return all that there is to know of the requests, and the refusal."""
     requests, status = parse(pieces)
-    return [[getattr(one, name) for name in Request.__slots__] for one in requests], status
+    names = Head.__slots__
+    return [[one.body, *(getattr(one.head, name) for name in names)] for one in requests], status
 
 
 def singly(raw: bytes) -> list[bytes]:
@@ -87,7 +89,7 @@ class Llhttp:
 
 def assert_same(raw: bytes) -> None:
     """Compare what both found: a parser may refuse more, but nothing may mean something else."""
-    ours = [(one.method, one.target, one.body) for one in parse([raw])[0]]
+    ours = [(one.head.method, one.head.target, one.body) for one in parse([raw])[0]]
     other = Llhttp()
     other.feed(raw)
     for mine, theirs in zip(ours, other.found, strict=False):
@@ -123,10 +125,9 @@ def feed_for_long(raw: bytes) -> None:
 
 
 def test_memory_is_bounded_by_the_limits() -> None:
-    """A body, a line that is not complete, and the lines that are remembered."""
+    """A body, a line that is not complete, and what is remembered."""
     random = Random(4)
-    read_field.cache_clear()
-    read_request_line.cache_clear()
+    forget_all()
     tracemalloc.start()
     try:
         for _ in range(200):

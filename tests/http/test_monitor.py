@@ -36,7 +36,7 @@ class Listening:
 
     def _note(self, what: str, cycle: Cycle) -> None:
         self.threads[what] = threading.current_thread().name
-        self.heard.append((what, cycle.request.path))
+        self.heard.append((what, cycle.request.head.path))
 
 
 def test_a_request_is_begun_and_ended_on_its_executors_thread(start: StartServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from obworker.errors import RequestError
 from obworker.http.environ import base_environ, make_environ
+from obworker.http.head import forget_all
 from obworker.http.parser import Limits, Request, RequestParser
 
 CONTINUE = "100"
@@ -28,7 +29,7 @@ class Collector:
 
     def request_received(self, request: Request) -> None:
         self.requests.append(request)
-        self.events.append(f"{request.line} {request.body!r} {request.headers}")
+        self.events.append(f"{request.head.line} {request.body!r} {request.head.fields}")
 
     def continue_expected(self) -> None:
         self.events.append(CONTINUE)
@@ -237,7 +238,7 @@ def test_a_cut_head_is_not_read_again_with_each_byte() -> None:
     """Bytes that were kept and read again with each new one would come to 50 GB."""
     raw = get(b"/", *[b"X: " + b"y" * 8000] * 40)
     started = time.process_time()
-    assert one_singly(raw).method == "GET"
+    assert one_singly(raw).head.method == "GET"
     assert time.process_time() - started < 8
 
 
@@ -259,7 +260,7 @@ def test_a_chunk_that_is_too_large_is_refused_before_it_comes() -> None:
 def test_a_field_that_came_several_times_counts_as_one_list() -> None:
     """RFC 9110 5.3."""
     raw = get(b"/", b"Connection: keep-alive", b"X: y", b"Connection: close")
-    assert one(raw).keep_alive is False
+    assert one(raw).head.keep_alive is False
 
 
 class TestExpect:
@@ -298,12 +299,12 @@ class TestKeepAlive:
     )
     def test_persistence(self, version: bytes, connection: bytes, keeps: bool) -> None:
         fields = [connection] if connection else []
-        assert one(get(b"/", *fields, version=version)).keep_alive is keeps
+        assert one(get(b"/", *fields, version=version)).head.keep_alive is keeps
 
     def test_an_upgrade_changes_neither_version_nor_persistence(self) -> None:
         raw = b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-        request = one(raw)
-        assert (request.version, request.keep_alive) == ("1.0", False)
+        head = one(raw).head
+        assert (head.version, head.keep_alive) == ("1.0", False)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +318,8 @@ class TestKeepAlive:
     ],
 )
 def test_target_is_split_into_path_and_query(target: bytes, path: bytes, query: bytes) -> None:
-    request = one(get(target))
-    assert (request.path, request.query) == (path, query)
+    head = one(get(target)).head
+    assert (head.path, head.query) == (path, query)
 
 
 def test_after_the_last_request_nothing_is_kept_of_what_comes() -> None:
@@ -336,3 +337,28 @@ def test_trailers_appear_nowhere() -> None:
     base = base_environ("", "")
     for request in collector.requests:
         assert "HTTP_X_EVIL" not in make_environ(base, request)
+
+
+def kept_of(*fields: bytes) -> int:
+    """Return how many bytes are held when 1000 heads, each with a number in a field, are done."""
+    forget_all()
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            one(get(b"/", *(field % number for field in fields)))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return kept
+
+
+@pytest.mark.parametrize(
+    "name", [b"Authorization: ", b"X-API-Key: ", b"x-api-key:", b"Cookie:", b"Proxy-Authorization:"]
+)
+def test_what_a_client_keeps_secret_is_not_remembered(name: bytes) -> None:
+    assert kept_of(name + b"s3cret" * 100 + b"%d") < 20_000
+
+
+def test_heads_that_are_remembered_are_bounded() -> None:
+    assert kept_of(b"X: " + b"y" * 1000 + b"%d") < 3_000_000
+    assert kept_of(b"X: " + b"y" * 5000 + b"%d") < 3_000_000

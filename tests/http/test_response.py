@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from typing import Any
 
 import pytest
 
 from obworker.http import response
 from obworker.http.response import Framing
 
-DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 def head(
@@ -20,8 +22,14 @@ def head(
     chunked: bool = False,
 ) -> list[str]:
     """Return the lines of a head; it must end with an empty one and have no other."""
+    opening, length = response.opening(status, list(headers))
     raw = response.head(
-        status, list(headers), keep_alive=keep_alive, version=version, date=DATE, chunked=chunked
+        opening,
+        length=length,
+        keep_alive=keep_alive,
+        version=version,
+        date=DATE,
+        chunked=chunked,
     )
     text = raw.decode("latin-1")
     assert text.endswith("\r\n\r\n")
@@ -63,9 +71,9 @@ def test_head_in_order() -> None:
     assert head(("Content-Type", "text/plain"), ("Content-Length", "2")) == [
         "HTTP/1.1 200 OK",
         "Content-Type: text/plain",
-        "Content-Length: 2",
         "Server: obworker",
-        f"Date: {DATE}",
+        f"Date: {DATE.decode()}",
+        "Content-Length: 2",
     ]
 
 
@@ -124,6 +132,37 @@ def test_a_value_cannot_split_the_response(value: str) -> None:
         head(("X-A", value))
 
 
+@pytest.mark.parametrize("value", [1, None, b"a"])
+def test_a_value_that_is_no_text_is_refused(value: Any) -> None:
+    """PEP 3333."""
+    assert "X: 1" in head(("X", "1"))
+    with pytest.raises(TypeError, match="not str"):
+        head(("X", value))
+
+
+def test_what_is_remembered_of_a_head_is_that_head() -> None:
+    """Whatever differs makes another one."""
+    first = head(("X", "a"), ("Content-Length", "1"))
+    assert head(("X", "a"), ("Content-Length", "22")) == [*first[:-1], "Content-Length: 22"]
+    assert head(("X", "b"), ("Content-Length", "1")) != first
+    assert head(("Y", "a"), ("Content-Length", "1")) != first
+    assert head(("X", "a"), ("Content-Length", "1"), status="201 Created") != first
+    assert head(("X", "a"), ("Content-Length", "1")) == first
+
+
+def test_heads_that_are_remembered_are_bounded() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            head(("X", f"{number}" + "x" * 900))
+            head(("X", f"{number}" + "x" * 9000))
+            head(("Set-Cookie", f"{number}"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
+
+
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\n"])
 def test_a_dropped_field_cannot_either(value: str) -> None:
     assert head(("Connection", value)) == head()
@@ -178,15 +217,20 @@ def test_a_value_is_latin_1_or_an_error() -> None:
     ],
 )
 def test_declared_length(headers: list[tuple[str, str]], expected: int | None) -> None:
-    assert response.content_length(headers) == expected
+    assert response.opening("200 OK", headers)[1] == expected
 
 
 @pytest.mark.parametrize(
-    "values", [["1", "2"], ["1", "1"], ["-1"], ["+1"], [" 1"], ["1_0"], [""], ["٣"]]
+    "values", [["1", "2"], ["1", "1"], ["1"] * 3, ["-1"], ["+1"], [" 1"], ["1_0"], [""], ["٣"]]
 )
 def test_a_length_that_is_not_one_number_is_refused(values: list[str]) -> None:
     with pytest.raises(ValueError, match="Content-Length"):
-        response.content_length([("Content-Length", value) for value in values])
+        response.opening("200 OK", [("Content-Length", value) for value in values])
+
+
+def test_two_lengths_are_refused_however_they_are_spelled() -> None:
+    with pytest.raises(ValueError, match="Content-Length"):
+        response.opening("200 OK", [("Content-Length", "1"), ("content-length", "1")])
 
 
 def test_chunk_has_its_size_in_hexadecimal() -> None:

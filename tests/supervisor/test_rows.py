@@ -4,21 +4,23 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from obworker.http.cycle import Cycle
-from obworker.http.environ import Environ
+from obworker.http.cycle import Application, Cycle
+from obworker.http.environ import Environ, base_environ
+from obworker.http.head import Head, RequestLine
 from obworker.http.parser import Request
 from obworker.supervisor.rows import RowMonitor
-from obworker.supervisor.scoreboard import Scoreboard, SeatRow
+from obworker.supervisor.scoreboard import ID_BYTES, Scoreboard, SeatRow
 
 
 class Outlet:
     """A connection that nobody reads."""
 
     may_persist = True
-    date = ""
+    date = b""
 
     def write(self, cycle: Cycle, part: bytes) -> None:
         cycle.make_room()
@@ -34,11 +36,14 @@ def row() -> Iterator[SeatRow]:
     os.close(board.descriptor)
 
 
+def make_cycle(app: Application, path: str = "/", **more: Any) -> Cycle:
+    head = Head(RequestLine("POST", path.encode(), "1.0", path.encode(), b""), ())
+    return Cycle(app, base_environ("", ""), Request(head, b""), Outlet(), **more)
+
+
 def request(path: str, started: float, deadline: float = math.inf) -> Cycle:
     """Make a cycle as it is when predict is entered."""
-    parsed = Request()
-    parsed.method, parsed.target = "POST", path.encode()
-    cycle = Cycle(lambda environ, start_response: [], {}, parsed, Outlet(), request_id=f"id-{path}")
+    cycle = make_cycle(lambda environ, start_response: [], path, request_id=f"id-{path}")
     cycle.started, cycle.deadline = started, deadline
     return cycle
 
@@ -50,7 +55,7 @@ def shown(row: SeatRow) -> tuple[float, float, str]:
 def test_a_new_process_takes_the_seat_clean(row: SeatRow) -> None:
     row.deadline, row.begun_at, row.in_flight, row.requests = 5.0, 4.0, 3, 2
     row.pid, row.generation = 7, 8
-    row.write_text("request_line", "POST /old HTTP/1.1")
+    row.write_text("request_line", "POST /old HTTP/1.0")
     RowMonitor(row)
     assert row.read_text("request_line") == ""
     assert (row.deadline, row.begun_at, row.in_flight, row.requests) == (math.inf, 0.0, 0, 0)
@@ -61,7 +66,7 @@ def test_a_request_is_shown_while_it_is_in_predict(row: SeatRow) -> None:
     seat = RowMonitor(row)
     cycle = request("/a", 100.0, 400.0)
     seat.begun(cycle)
-    assert shown(row) == (100.0, 400.0, "POST /a HTTP/1.1")
+    assert shown(row) == (100.0, 400.0, "POST /a HTTP/1.0")
     assert (row.in_flight, row.requests, row.read_text("request_id")) == (1, 0, "id-/a")
     seat.ended(cycle)
     assert (row.in_flight, row.requests) == (0, 1)
@@ -73,9 +78,14 @@ def test_the_texts_are_those_of_the_last_one(row: SeatRow) -> None:
     for path in ("/a", "/a", "/b", "/a"):
         cycle = request(path, 100.0)
         seat.begun(cycle)
-        assert row.read_text("request_line") == f"POST {path} HTTP/1.1"
+        assert row.read_text("request_line") == f"POST {path} HTTP/1.0"
         assert row.read_text("request_id") == f"id-{path}"
         seat.ended(cycle)
+
+
+def test_an_id_that_is_too_long_is_cut(row: SeatRow) -> None:
+    RowMonitor(row).begun(make_cycle(lambda environ, start_response: [], request_id="x" * 128))
+    assert row.read_text("request_id") == "x" * (ID_BYTES - 1)
 
 
 def test_a_deadline_that_moves_moves_there_too(row: SeatRow) -> None:
@@ -84,13 +94,13 @@ def test_a_deadline_that_moves_moves_there_too(row: SeatRow) -> None:
     seat.begun(cycle)
     cycle.deadline = 900.0
     seat.extended(cycle)
-    assert shown(row) == (100.0, 900.0, "POST /a HTTP/1.1")
+    assert shown(row) == (100.0, 900.0, "POST /a HTTP/1.0")
 
 
 def test_without_a_limit_the_request_is_shown_all_the_same(row: SeatRow) -> None:
     seat = RowMonitor(row)
     seat.begun(request("/a", 100.0))
-    assert shown(row) == (100.0, math.inf, "POST /a HTTP/1.1")
+    assert shown(row) == (100.0, math.inf, "POST /a HTTP/1.0")
 
 
 def test_of_several_the_one_that_is_due_first_is_shown(row: SeatRow) -> None:
@@ -102,17 +112,17 @@ def test_of_several_the_one_that_is_due_first_is_shown(row: SeatRow) -> None:
     seat.begun(second)
     seat.begun(third)
     assert row.in_flight == 3
-    assert shown(row) == (101.0, 300.0, "POST /1 HTTP/1.1")
+    assert shown(row) == (101.0, 300.0, "POST /1 HTTP/1.0")
     second.deadline = 450.0
     seat.extended(second)
-    assert shown(row) == (100.0, 400.0, "POST /0 HTTP/1.1")
+    assert shown(row) == (100.0, 400.0, "POST /0 HTTP/1.0")
     third.deadline = 600.0
     seat.extended(third)
-    assert shown(row) == (100.0, 400.0, "POST /0 HTTP/1.1")
+    assert shown(row) == (100.0, 400.0, "POST /0 HTTP/1.0")
     seat.ended(first)
-    assert shown(row) == (101.0, 450.0, "POST /1 HTTP/1.1")
+    assert shown(row) == (101.0, 450.0, "POST /1 HTTP/1.0")
     seat.ended(third)
-    assert shown(row) == (101.0, 450.0, "POST /1 HTTP/1.1")
+    assert shown(row) == (101.0, 450.0, "POST /1 HTTP/1.0")
     seat.ended(second)
     assert (row.in_flight, row.requests, row.deadline) == (0, 3, math.inf)
 
@@ -156,7 +166,6 @@ def test_a_cycle_that_runs_fills_it(row: SeatRow) -> None:
         allowed.append(row.deadline - row.begun_at)
         raise ConnectionError
 
-    parsed = Request()
-    Cycle(app, {}, parsed, Outlet(), timeout=5.0, monitor=seat).run()
+    make_cycle(app, timeout=5.0, monitor=seat).run()
     assert allowed == pytest.approx([5.0, 60.0], abs=1.0)
     assert (row.in_flight, row.requests) == (0, 1)
