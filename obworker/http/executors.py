@@ -158,12 +158,18 @@ class Executors:
 
     def _steer_if_short(self) -> None:
         """Run the loop on this thread for as long as calls are short."""
-        if not self._may_inline or self.average >= SHORT or self._unfinished or self._stopping:
+        if not self._may_steer():
             return
         with self._wheel:
+            if not self._may_steer():  # a job, or the end, has come while it was another's
+                return
             self._home.steers, self._relief.steers = True, False
             self._reactor.ring()
             self._reactor.run(self._home)
+
+    def _may_steer(self) -> bool:
+        is_short = self._may_inline and self.average < SHORT
+        return is_short and not self._unfinished and not self._stopping
 
     def _run_inline(self, job: Job, done: Done) -> None:
         self._entered = time.monotonic()
