@@ -24,7 +24,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from obworker.errors import GatewayTimeout, RequestError, RequestTimeout, ServiceUnavailable
+from obworker.errors import GatewayTimeout, RequestError, RequestTimeout
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, ends_of
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from obworker.http.tls import TlsSocket
 
 LINGER_TIMEOUT = 2.0
-ENDING = "this worker is about to end; try again"
 # How long a draining server waits for one more request on a connection that has none: it may be
 # on its way already, and a client rarely sends on a connection it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
@@ -271,8 +270,6 @@ class Connection:
         )
         if pending.at_once:
             self._run(service.executors.run_now, UNWATCHED)
-        elif service.refusing:
-            self.refuse(ServiceUnavailable(ENDING))
         else:
             service.queue.enter(self)
 

@@ -79,7 +79,7 @@ class Pending:
 
     def interim(self) -> bytes:
         """Return what a client may be sent before the response, if it can be (RFC 9110 15.2)."""
-        return b"" if self.request.version == "1.0" else response.CONTINUE
+        return b"" if self.request.head.version == "1.0" else response.CONTINUE
 
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
         """Return a response of the server's own."""

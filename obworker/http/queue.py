@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("obworker.http")
 
 FULL = "too many requests wait already; try again"
+# What is here for so long, although calls are short, waits for one that is not.
+MOVED_AFTER = 0.1
+
 TOO_LATE = "no worker was free in time; try again"
 
 
@@ -82,6 +85,7 @@ class RequestQueue:
     """The queue as one worker sees it; `accept` gets what comes from other workers.
 
     `has_peers` says whether there are any: to wait for oneself by way of the exchange is slower.
+    `on_waiting` is told how many places this worker alone holds, as often as that changes.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class RequestQueue:
         *,
         timeout: float,
         accept: Callable[[Parcel], object],
+        on_waiting: Callable[[int], object],
     ) -> None:
         self.has_peers = exchange is not None
         self._reactor = reactor
@@ -101,13 +106,17 @@ class RequestQueue:
         self._places = places
         self._timeout = timeout or math.inf
         self._accept = accept
+        self._on_waiting = on_waiting
         self._waiting: deque[Waiter] = deque()
         self._is_watching = False
         self._takes = exchange is not None
+        self._refusal: RequestError | None = None
 
     def enter(self, waiter: Waiter) -> None:
         """Let a request that has come be served, or wait for it."""
-        if self._executors.is_inline:
+        if self._refusal is not None:
+            self._turn_away(waiter, self._refusal)
+        elif self._executors.is_inline:
             waiter.serve()  # and nothing after it: somebody else may run the loop by then
         elif not self._executors.busy:
             self._serve(waiter)
@@ -115,18 +124,21 @@ class RequestQueue:
             waiter.refuse(ServiceUnavailable(TOO_LATE))
         elif not self._places.reserve():
             waiter.refuse(ServiceUnavailable(FULL))
-        elif not self._move(waiter):
+        elif self._executors.average < SHORT or not self._move(waiter):
             self._waiting.append(waiter)
+            self._on_waiting(len(self._waiting))
 
     def leave(self, waiter: Waiter) -> None:
         """Forget a request that waits: its client has gone."""
         self._waiting.remove(waiter)
+        self._on_waiting(len(self._waiting))
         self._places.release()
 
     def check(self, now: float) -> None:
         """Refuse what has waited too long, here or in the exchange."""
         while self._waiting and self._is_late(self._waiting[0].arrival, now):
             self._pop().refuse(ServiceUnavailable(TOO_LATE))
+        self._share(now)
         if self._exchange is None or not self._takes:
             return
         while self._executors.busy and self._has_late(self._exchange, now):
@@ -135,9 +147,18 @@ class RequestQueue:
         if not self._executors.busy:
             self._take(self._exchange)
 
+    def _share(self, now: float) -> None:
+        """Let those go elsewhere who wait for a long call, although most are short."""
+        for waiter in [w for w in self._waiting if w.arrival + MOVED_AFTER <= now]:
+            if self._move(waiter):
+                self._waiting.remove(waiter)
+                self._on_waiting(len(self._waiting))
+
     def _has_late(self, exchange: Exchange, now: float) -> bool:
+        """Whether the first in the exchange is to be told that nobody will serve it."""
         oldest = exchange.oldest()
-        return oldest is not None and self._is_late(oldest, now)
+        is_hopeless = self._refusal is not None
+        return oldest is not None and (is_hopeless or self._is_late(oldest, now))
 
     def retire(self) -> None:
         """Take nothing more from other workers."""
@@ -145,24 +166,40 @@ class RequestQueue:
         self._takes = False
 
     def refuse_all(self, error: RequestError) -> None:
-        """Let what waits here go elsewhere, or answer with an error."""
-        for _ in range(len(self._waiting)):
-            waiter = self._waiting.popleft()
-            if not self._move(waiter):
-                self._places.release()
-                waiter.refuse(error)
+        """Begin nothing more: what waits here, and what comes, goes elsewhere or gets an error."""
+        self._refusal = error
+        while self._waiting:
+            if not self._move(self._waiting[0]):
+                self._pop().refuse(error)
+            else:
+                self._forget_first()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, here or in the exchange."""
         return not self._waiting and (self._exchange is None or self._exchange.oldest() is None)
 
+    def _turn_away(self, waiter: Waiter, error: RequestError) -> None:
+        """Let a request go to other workers, where they go on when this one has ended."""
+        if self._takes or not self._places.reserve():
+            waiter.refuse(error)
+        elif not self._move(waiter):
+            self._places.release()
+            waiter.refuse(error)
+
     def _is_late(self, arrival: float, now: float) -> bool:
         return arrival + self._timeout <= now
 
     def _pop(self) -> Waiter:
+        """Return the first that waits, which needs no place any more."""
+        waiter = self._forget_first()
         self._places.release()
-        return self._waiting.popleft()
+        return waiter
+
+    def _forget_first(self) -> Waiter:
+        waiter = self._waiting.popleft()
+        self._on_waiting(len(self._waiting))
+        return waiter
 
     def _serve(self, waiter: Waiter) -> None:
         waiter.serve()
@@ -181,8 +218,7 @@ class RequestQueue:
     # the exchange
 
     def _move(self, waiter: Waiter) -> bool:
-        is_worth_it = self.has_peers and self._executors.average >= SHORT
-        return is_worth_it and self._exchange is not None and waiter.move(self._exchange)
+        return self.has_peers and self._exchange is not None and waiter.move(self._exchange)
 
     def _take(self, exchange: Exchange) -> bool:
         """Go on with the first parcel, if there is one; nothing may follow where it is inline."""

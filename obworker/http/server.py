@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from obworker.access_log import AccessLog
 from obworker.errors import ServiceUnavailable
 from obworker.http.access import Access
-from obworker.http.connection import ENDING, Connection
+from obworker.http.connection import Connection
 from obworker.http.cors import Cors
 from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
@@ -56,6 +56,7 @@ MADE_FREE = 0.01
 DEFAULT_PLACES = 100
 # A client that may have left is given the time of a way there and back to show it.
 DOUBT_TIME = 0.05
+ENDING = "this worker is about to end; try again"
 
 
 def _always(_method: str, _path: str) -> bool:
@@ -66,6 +67,10 @@ def _never(_method: str, _path: str) -> bool:
     return False
 
 
+def _ignore(_count: int) -> None:
+    """Have nobody to tell."""
+
+
 class Server:
     """Serves `application` on `listeners`; all methods are for the event loop's thread.
 
@@ -73,7 +78,8 @@ class Server:
     that thread too: it must not take time, nor have more than one part of body to wait with; it is
     for questions such as "are you there?". One for which `is_open` is true needs none of the
     `api_keys`. What waits for an executor waits in `exchange`, where there is one. `slot` is for
-    the access log. `on_drained` is called once.
+    the access log. `on_waiting` is told how many places in the queue this process alone holds,
+    `on_drained` is called once.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Server:
         exchange: Exchange | None = None,
         tls: ssl.SSLContext | None = None,
         monitor: Monitor = UNWATCHED,
+        on_waiting: Callable[[int], object] = _ignore,
         on_overdue: Callable[[Cycle], None],
         on_drained: Callable[[], None],
     ) -> None:
@@ -109,6 +116,7 @@ class Server:
             exchange or OwnPlaces(_places(settings)),
             timeout=settings.queue_timeout,
             accept=self._take_in,
+            on_waiting=on_waiting,
         )
         self._yielding: Timer | None = None
         self._is_accepting = False

@@ -71,7 +71,7 @@ class HealthChecks:
     def _run(self) -> Unhealthy | None:
         """Run on an executor's thread; return what it raised."""
         assert self._check is not None
-        self._reactor.post(self._begin)
+        self._executors.call(self._begin)
         try:
             self._check()
         except Unhealthy as failure:

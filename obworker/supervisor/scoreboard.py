@@ -125,6 +125,7 @@ class SeatRow(_Record):
     deadline: float
     begun_at: float
     in_flight: int
+    waiting: int
     requests: int
     request_id: bytes
     request_line: bytes
@@ -142,6 +143,7 @@ class SeatRow(_Record):
             ctypes.c_double,
         ),  # when that request entered predict; 0: nothing is in predict
         ("in_flight", ctypes.c_uint32),  # requests in predict
+        ("waiting", ctypes.c_uint32),  # places in the queue that only the worker can give back
         ("requests", ctypes.c_uint64),  # requests that predict has finished
         ("request_id", ctypes.c_char * ID_BYTES),
         ("request_line", ctypes.c_char * 160),

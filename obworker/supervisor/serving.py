@@ -113,6 +113,7 @@ class Serving:
             on_overdue=self._overdue,
             on_drained=self._wind_up,
             monitor=RowMonitor(self._row),
+            on_waiting=partial(setattr, self._row, "waiting"),
         )
         self._health = HealthChecks(
             application.check_health,

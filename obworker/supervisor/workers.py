@@ -308,6 +308,8 @@ class Workers:
         """Account for a worker that was reaped."""
         link = self._links.pop(_key(seat))
         self._forget(link.channel)
+        for _ in range(self._board.seat(seat.slot, seat.number).waiting):
+            self._descriptors.exchange.release()  # what waited within it has gone with it
         self.ends.exited(seat, code, reason=link.reason, failure=link.failure)
 
     def _forget(self, channel: Channel) -> None:

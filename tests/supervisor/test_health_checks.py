@@ -177,3 +177,12 @@ def test_nothing_runs_where_nothing_is_to_be_asked(
     assert passed.wait(TIMEOUT)
     assert worker.reasons == []
     assert check is None or not check.calls
+
+
+def test_the_time_of_one_that_has_ended_does_not_run_out(worker: Worker) -> None:
+    """It began to run when the check was over, and ended a worker that was well."""
+    check = Answers(None)
+    checks = worker.check(check, interval=4 * SHORT, timeout=SHORT)
+    eventually(lambda: check.calls >= 3)
+    worker.call(checks.stop)
+    assert worker.reasons == []
