@@ -80,12 +80,12 @@ class Cycle:
     _in_predict = False
     _status_line = ""
     _headers: Headers = ()
-    _framing = Framing.CLOSE
+    _framing: Framing = response.CLOSE
     _remaining: int | None = None
     _room: threading.Event | None = None
     _on_lost: Callable[[], object] | None = None
-    # predict moves the deadline, the loop acts on it: the monitor is to hear of it in order. It is
-    # one lock for all cycles, held for moments: to make one takes longer than to wait for it.
+    # A monitor is to hear one thing at a time, in order, while predict moves the deadline and the
+    # loop acts on it. All cycles share the lock: it is held for moments.
     _lock = threading.Lock()
 
     def __init__(
@@ -138,7 +138,7 @@ class Cycle:
 
         It would take the connection's end for the body's (RFC 9112 6.3).
         """
-        return self._cut_short and self._framing is Framing.CLOSE
+        return self._cut_short and self._framing is response.CLOSE
 
     def cut_short(self) -> None:
         """Note that the body ends where it is, which is not its end."""
@@ -203,8 +203,9 @@ class Cycle:
         if self.client_gone:
             raise ClientGoneError
         self.deadline = started + self._timeout
-        self._monitor.begun(self)
-        self._in_predict = True  # from here on the monitor may hear more of it, and from the loop
+        with self._lock:
+            self._in_predict = True
+            self._monitor.begun(self)
         environ = self._environ
         # Two that refer to each other would keep the request's body until a garbage collection.
         del self._environ
@@ -247,7 +248,7 @@ class Cycle:
         """Frame a response that is known whole, for one write: the usual case, and the fast one."""
         length = len(body)
         head = self._start(length)
-        if self._framing is Framing.NO_BODY:
+        if self._framing is response.NO_BODY:
             body, length = b"", 0
         elif self._remaining is not None and length != self._remaining:
             raise ValueError(f"Content-Length is {self._remaining}, the body is {length}")
@@ -263,13 +264,13 @@ class Cycle:
                 self._write(part)
             elif self.client_gone:
                 raise ClientGoneError
-            if self.head_sent and self._framing is Framing.NO_BODY:
+            if self.head_sent and self._framing is response.NO_BODY:
                 return b""  # it may go on for ever, and nobody will see it
         head = b"" if self.head_sent else self._start(0)
         if self._remaining:
             raise ValueError(f"the body ended {self._remaining} bytes before its Content-Length")
         self.head_sent = True
-        return head + (response.LAST_CHUNK if self._framing is Framing.CHUNKED else b"")
+        return head + (response.LAST_CHUNK if self._framing is response.CHUNKED else b"")
 
     def _start(self, length: int | None) -> bytes:
         """Decide framing and persistence, and write the head; `length` where the body is whole."""
@@ -283,13 +284,15 @@ class Cycle:
         self._framing = framing = response.framing(
             request.method, request.version, self.status, known
         )
-        if framing is Framing.LENGTH:
+        if framing is response.LENGTH:
             self._remaining = said = known
-        self.keep_alive = request.keep_alive and framing is not Framing.CLOSE and outlet.may_persist
+        self.keep_alive = (
+            request.keep_alive and framing is not response.CLOSE and outlet.may_persist
+        )
         return response.head(
             opening,
             length=said,
-            chunked=framing is Framing.CHUNKED,
+            chunked=framing is response.CHUNKED,
             keep_alive=self.keep_alive,
             version=request.version,
             date=outlet.date,
@@ -305,9 +308,9 @@ class Cycle:
             if len(part) > self._remaining:
                 raise ValueError("the body is longer than its Content-Length")
             self._remaining -= len(part)
-        if self._framing is Framing.NO_BODY:
+        if self._framing is response.NO_BODY:
             part = b""
-        framed = response.chunk(part) if part and self._framing is Framing.CHUNKED else part
+        framed = response.chunk(part) if part and self._framing is response.CHUNKED else part
         whole = head + framed
         self.sent += len(part)
         self.head_sent = True

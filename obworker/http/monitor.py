@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 class Monitor(Protocol):
     """Follows what is in predict; called on every request's way, so it must be quick.
 
-    Of one cycle it hears in order: `begun`, `extended` as often as it happens, `ended` once. Of
-    several cycles it hears from several threads at once. What is answered at once, on the loop's
-    thread, is not in predict.
+    Of a cycle it hears in order: `begun`, `extended` as often as it happens, `ended` once. Cycles
+    tell it from several threads, but one at a time. What is answered at once, on the loop's thread,
+    is not in predict.
     """
 
     def begun(self, cycle: Cycle) -> None:

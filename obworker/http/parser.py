@@ -19,7 +19,7 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from obworker.errors import BadRequest, ContentTooLarge, HeadersTooLarge, RequestError, UriTooLong
 from obworker.http.head import (
@@ -75,11 +75,14 @@ class Limits:
         )
 
 
-class Request(NamedTuple):
+class Request:
     """One request, its body whole and plain."""
 
-    head: Head
-    body: bytes
+    __slots__ = ("body", "head")
+
+    def __init__(self, head: Head, body: bytes) -> None:
+        self.head = head
+        self.body = body
 
 
 class Receiver(Protocol):

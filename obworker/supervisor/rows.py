@@ -10,7 +10,6 @@ a deadline is there only while its request is.
 from __future__ import annotations
 
 import math
-import threading
 from typing import TYPE_CHECKING
 
 from obworker.supervisor.scoreboard import ID_BYTES, SeatRow
@@ -27,7 +26,6 @@ class RowMonitor:
 
     def __init__(self, row: SeatRow) -> None:
         self._row = row
-        self._lock = threading.Lock()
         self._cycles: set[Cycle] = set()
         self._shown: Cycle | None = None
         self._line = ""
@@ -38,32 +36,29 @@ class RowMonitor:
 
     def begun(self, cycle: Cycle) -> None:
         """Count a request in, and show it if it is the first to be over."""
-        with self._lock:
-            self._cycles.add(cycle)
-            self._row.in_flight = len(self._cycles)
-            shown = self._shown
-            if shown is None or cycle.deadline < shown.deadline:
-                self._show(cycle)
+        self._cycles.add(cycle)
+        self._row.in_flight = len(self._cycles)
+        shown = self._shown
+        if shown is None or cycle.deadline < shown.deadline:
+            self._show(cycle)
 
     def extended(self, cycle: Cycle) -> None:
         """Show the new deadline, or the request that is the first to be over now."""
-        with self._lock:
-            if cycle is self._shown:
-                self._row.deadline = cycle.deadline
-            self._show_first()
+        if cycle is self._shown:
+            self._row.deadline = cycle.deadline
+        self._show_first()
 
     def ended(self, cycle: Cycle) -> None:
         """Count a request out."""
         row, cycles = self._row, self._cycles
-        with self._lock:
-            cycles.discard(cycle)
-            row.in_flight = len(cycles)
-            row.requests += 1
-            if not cycles:
-                row.deadline, row.begun_at = math.inf, 0.0
-                self._shown = None
-            elif cycle is self._shown:
-                self._show_first()
+        cycles.discard(cycle)
+        row.in_flight = len(cycles)
+        row.requests += 1
+        if not cycles:
+            row.deadline, row.begun_at = math.inf, 0.0
+            self._shown = None
+        elif cycle is self._shown:
+            self._show_first()
 
     def beat(self, now: float) -> None:
         """Note that the event loop turns."""

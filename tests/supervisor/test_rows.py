@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from obworker.http.cycle import Application, Cycle
+from obworker.http.cycle import Application, Cycle, StartResponse
 from obworker.http.environ import Environ, base_environ
 from obworker.http.head import Head, RequestLine
 from obworker.http.parser import Request
@@ -136,14 +136,15 @@ def test_threads_lose_no_count(row: SeatRow) -> None:
     seat = RowMonitor(row)
     start = threading.Barrier(4)
 
+    def extending(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["obworker.extend_deadline"](1000.0)
+        start_response("200 OK", [])
+        return [b""]
+
     def serve(number: int) -> None:
         start.wait()
         for i in range(500):
-            cycle = request(f"/{number}", 100.0, 400.0 + i)
-            seat.begun(cycle)
-            cycle.deadline += 1
-            seat.extended(cycle)
-            seat.ended(cycle)
+            make_cycle(extending, f"/{number}", timeout=400.0 + i, monitor=seat).run()
 
     threads = [threading.Thread(target=serve, args=(number,)) for number in range(4)]
     for thread in threads:
