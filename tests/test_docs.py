@@ -128,7 +128,7 @@ def test_every_field_that_the_server_adds_is_explained() -> None:
     error = response.error_response(
         503, "-", "-", method="", version="1.1", date=b"-", fields=[added]
     )
-    opening = response.opening("200 OK", ())
+    opening, _ = response.opening("200 OK", ())
     stream = response.head(opening, keep_alive=True, version="1.0", date=b"-", chunked=True)
     explained = " ".join(first_column(section("http.md", "## What a response has")))
     names = re.findall(rb"^([\w-]+): ", error + stream, re.MULTILINE)
