@@ -152,6 +152,7 @@ class AccessLog:
         self._sleeps = True
         self._woken = threading.Event()
         self._closing = threading.Event()
+        self._starting = threading.Lock()
 
     def write(self, record: AccessRecord) -> None:
         """Have a line written soon; where too many wait it is lost."""
@@ -166,7 +167,8 @@ class AccessLog:
 
     def close(self) -> None:
         """Write what waits and close the file; wait no longer than CLOSE_TIMEOUT seconds."""
-        self._closing.set()
+        with self._starting:  # another thread may be about to write the first record
+            self._closing.set()
         self._woken.set()
         if self._thread is None:
             self._output.close()
@@ -182,8 +184,13 @@ class AccessLog:
         self._sleeps = False
         self._woken.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
-            self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._closing.is_set():
+                self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+                self._thread.start()
 
     # the writer's thread
 

@@ -34,7 +34,7 @@ from obworker.http.pace import Pace
 from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite
 from obworker.http.service import record_of
-from obworker.http.state import State
+from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
 from obworker.http.stream import Outflow, Stream
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Connection:
         arrival: float | None = None,
         attempt: int = 0,
     ) -> None:
-        self.state = State.IDLE
+        self.state = IDLE
         self.is_lost = False
         self._brought, self._attempt = arrival, attempt
         self._service = service
@@ -91,7 +91,7 @@ class Connection:
 
     def on_received(self, chunk: bytes) -> None:
         """Parse what came, and serve what is complete."""
-        if self.state is not State.LINGERING:
+        if self.state is not LINGERING:
             self._inbox.feed(chunk)
             self._advance()
 
@@ -100,9 +100,9 @@ class Connection:
         self._half_closed = True
         if self._pending is not None and self._cycle is None:
             self._stream.send(self._pending.interim())  # a client that has left resets it
-        if self.state in (State.WAITING, State.RESPONDING) or self._stream.unsent:
+        if self.state in (WAITING, RESPONDING) or self._stream.unsent:
             self._stream.pause_reading()
-            if self.state is State.LINGERING:
+            if self.state is LINGERING:
                 self._stream.close_when_flushed()
         else:
             self.close()
@@ -114,7 +114,7 @@ class Connection:
             if was_held_up:
                 self._excuse(self._cycle, time.monotonic())
                 self._cycle.make_room()
-        elif self.state is not State.LINGERING:
+        elif self.state is not LINGERING:
             self._advance()
 
     def on_lost(self) -> None:
@@ -124,7 +124,7 @@ class Connection:
         if self._cycle is not None:
             self._cycle.lose_client()
             return
-        if self.state is State.WAITING:
+        if self.state is WAITING:
             self._service.queue.leave(self)
         self._service.on_closed(self)
 
@@ -170,7 +170,7 @@ class Connection:
         """Answer the request that waits with an error; another may follow."""
         pending = self._pending
         assert pending is not None
-        self.state = State.RESPONDING
+        self.state = RESPONDING
         may_persist = self.may_persist and not self._service.refusing
         keep_alive = pending.request.head.keep_alive and may_persist
         self._stream.send(pending.error(error, keep_alive=keep_alive))
@@ -201,20 +201,20 @@ class Connection:
             else:
                 self._check_cycle(self._cycle, now)
         elif self._stream.unsent:
-            if self.state is State.LINGERING:  # its time counts from the last byte
+            if self.state is LINGERING:  # its time counts from the last byte
                 self.deadline = now + LINGER_TIMEOUT
         elif self._is_overdue(now):
             self._give_up()
 
     def _is_overdue(self, now: float) -> bool:
-        if self.state is State.WAITING:
+        if self.state is WAITING:
             return False
-        is_too_slow = self.state is State.BODY and self._inbox.is_too_slow(now)
+        is_too_slow = self.state is BODY and self._inbox.is_too_slow(now)
         return is_too_slow or now >= self.deadline
 
     def drain(self) -> None:
         """Move or close once what is under way is answered; the last response says so."""
-        if self.is_lost or self.state is not State.IDLE:
+        if self.is_lost or self.state is not IDLE:
             return
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
@@ -264,7 +264,7 @@ class Connection:
 
     def _begin(self, request: Request) -> None:
         service = self._service
-        self.state = State.WAITING
+        self.state = WAITING
         self._pending = pending = Pending(
             service, request, self._base, self._proxies, self._brought or time.monotonic()
         )
@@ -275,26 +275,26 @@ class Connection:
 
     def _run(self, run: Run, monitor: Monitor) -> None:
         assert self._pending is not None
-        self.state = State.RESPONDING
+        self.state = RESPONDING
         self._cycle = cycle = self._pending.start(self, monitor)
         run(cycle.run, partial(self._finish, cycle))
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
         if self._inbox.in_body:
-            if self.state is not State.BODY:
-                self.state = State.BODY
+            if self.state is not BODY:
+                self.state = BODY
                 self._inbox.start_body(now)
             self.deadline = now + timeouts.body
             if self._inbox.take_expectation():
                 self._stream.send(response.CONTINUE)
         elif not self._inbox.has_begun:
-            if self.state is not State.IDLE:  # the empty lines before a request buy no time
-                self.state, self.deadline = State.IDLE, now + timeouts.keep_alive
+            if self.state is not IDLE:  # the empty lines before a request buy no time
+                self.state, self.deadline = IDLE, now + timeouts.keep_alive
             if self._service.draining:
                 self.drain()
-        elif self.state is not State.HEADER:
-            self.state, self.deadline = State.HEADER, now + timeouts.header
+        elif self.state is not HEADER:
+            self.state, self.deadline = HEADER, now + timeouts.header
 
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:
@@ -364,7 +364,7 @@ class Connection:
         self._service.note_overdue(cycle)
 
     def _give_up(self) -> None:
-        if self.state in (State.HEADER, State.BODY):
+        if self.state in (HEADER, BODY):
             self._send_error(RequestTimeout("the request took too long to arrive"))
         else:
             self.close()
@@ -382,7 +382,7 @@ class Connection:
         if self.is_lost:
             return
         self._inbox.requests.clear()
-        self.state = State.LINGERING
+        self.state = LINGERING
         self.deadline = time.monotonic() + LINGER_TIMEOUT
         if self._half_closed:
             self._stream.close_when_flushed()

@@ -50,8 +50,9 @@ class Executors:
 
     A job never raises: what it runs is the request seam, which catches. `on_free` is called when
     one has ended and the next would not have to wait (inline, none ever waits), `on_relieved` when
-    the loop goes on although a call is under way that was inline. `average` is how long a call
-    takes of late, in seconds. Methods are for who holds the wheel, unless they say otherwise.
+    the loop goes on although a call is under way that was inline. While it `is_inline`, a job that
+    is submitted keeps the loop until it is over. `average` is how long a call takes of late, in
+    seconds. Methods are for who holds the wheel, unless they say otherwise.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Executors:
         self.threads = threads
         self._may_inline = inline and threads == 1
         self.average = 0.0 if self._may_inline else SHORT
+        self.is_inline = False
         self._reactor = reactor
         self._on_free = on_free
         self._on_relieved = on_relieved
@@ -102,6 +104,7 @@ class Executors:
     def stop(self) -> None:
         """End the threads: each as soon as it has no job, the loop's at once."""
         self._stopping = True
+        self.is_inline = False
         self._home.end()
         self._relief.end()
         self._reactor.ring()
@@ -111,11 +114,6 @@ class Executors:
             self._jobs.put(None)
 
     # jobs
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether a job submitted now would keep the loop until it is over."""
-        return self._home.steers
 
     @property
     def busy(self) -> bool:
@@ -162,7 +160,8 @@ class Executors:
             return
         with self._wheel:
             if not self._unfinished and not self._stopping:
-                self._home.steers, self._relief.steers = True, False
+                self.is_inline = self._home.steers = True
+                self._relief.end()
                 self._reactor.ring()
         self._reactor.run(self._home, self._wheel)
 
@@ -188,7 +187,8 @@ class Executors:
         return result
 
     def _count(self, seconds: float) -> None:
-        self.average += (min(seconds, MOST_COUNTED) - self.average) / 8
+        counted = min(MOST_COUNTED, seconds)
+        self.average += (counted - self.average) / 8
 
     # the relief's side
 
@@ -219,7 +219,8 @@ class Executors:
         try:
             # Without a call under way the executor waits for events, and would not hear of jobs.
             if self._home.steers and self._entered:
-                self._home.steers, self._relief.steers = False, True
+                self.is_inline = self._home.steers = False
+                self._relief.steers = True
                 self.average = max(self.average, SHORT)  # the call under way counts already
                 self._on_relieved()
             return self._relief.steers

@@ -29,7 +29,7 @@ from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
-from obworker.http.state import State
+from obworker.http.state import IDLE
 
 if TYPE_CHECKING:
     import ssl
@@ -254,7 +254,7 @@ class Server:
 
     def _make_free(self) -> bool:
         """Close the connections that are idle longest; return whether there were any."""
-        idle = [one for one in self._service.connections if one.state is State.IDLE]
+        idle = [one for one in self._service.connections if one.state is IDLE]
         for connection in heapq.nsmallest(
             max(1, int(self._most * MADE_FREE)), idle, key=attrgetter("deadline")
         ):

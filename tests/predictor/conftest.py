@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from wsgiref.validate import validator
 
 import pytest
 
+import obworker
 from obworker.predictor import application, events
 
 
@@ -129,3 +131,19 @@ def serve(model: Callable[..., Path]) -> Callable[..., Client]:
         return Client(blueprint.boot(1, lambda: None))
 
     return boot
+
+
+class AddRequestId(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = obworker.request_id()
+        return True
+
+
+@pytest.fixture
+def messages_of(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], list[str]]]:
+    """Return what is logged on behalf of a request."""
+    adding = AddRequestId()
+    caplog.handler.addFilter(adding)
+    caplog.set_level(logging.INFO)
+    yield lambda id_: [r.getMessage() for r in caplog.records if r.__dict__["request_id"] == id_]
+    caplog.handler.removeFilter(adding)

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from obworker.errors import BootError, InjectionError, LoadError
 from obworker.predictor import application
 
 Model = Callable[..., Path]
+MessagesOf = Callable[[str], list[str]]
 Serve = Callable[..., Any]
 
 ECHO = """
@@ -284,25 +285,6 @@ class Predictor:
     def predict(self):
         raise ValueError("secret")
 """
-
-
-class AddRequestId(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = obworker.request_id()
-        return True
-
-
-MessagesOf = Callable[[str], list[str]]
-
-
-@pytest.fixture
-def messages_of(caplog: pytest.LogCaptureFixture) -> Iterator[MessagesOf]:
-    """Return what is logged on behalf of a request."""
-    adding = AddRequestId()
-    caplog.handler.addFilter(adding)
-    caplog.set_level(logging.INFO)
-    yield lambda id_: [r.getMessage() for r in caplog.records if r.__dict__["request_id"] == id_]
-    caplog.handler.removeFilter(adding)
 
 
 def test_in_production_an_error_says_nothing_but_the_log_does(

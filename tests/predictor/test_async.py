@@ -347,7 +347,7 @@ def test_sys_exit_reaches_the_server_as_from_a_plain_predict(serve: Serve) -> No
 
 
 def test_an_error_after_the_first_item_is_logged_and_raised(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, messages_of: Callable[[str], list[str]]
 ) -> None:
     source = """
         class Predictor:
@@ -358,7 +358,7 @@ def test_an_error_after_the_first_item_is_logged_and_raised(
     client = serve(source)
     with pytest.raises(ValueError, match="late"):
         client.post(HTTP_X_REQUEST_ID="r-1")
-    assert "request r-1: predict raised ValueError" in caplog.text
+    assert messages_of("r-1") == ["predict raised ValueError"]
 
 
 # items one at a time
