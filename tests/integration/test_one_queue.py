@@ -15,12 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import Authority
-from clients import Load, Outcome
 from harness import Serve, Server, command, eventually
 from wire import TIMEOUT, Client, Reply
 
@@ -75,12 +75,16 @@ class Service:
 
     def scale(self, workers: int) -> set[int]:
         """Have so many workers, and return the pids of those that there were not."""
-        while len(self.server.workers()) < workers:
-            before = len(self.server.workers())
-            self.server.signal(signal.SIGTTIN)
-            eventually(lambda: len(self.server.workers()) > before, what="one more worker")
+        for _ in range(workers - 1):
+            self.change(signal.SIGTTIN)
         self.server.wait_until_ready(workers)
         return {worker.pid for worker in self.server.workers().values()} - {self._first}
+
+    def change(self, number: signal.Signals) -> None:
+        """Have a worker more, or one less."""
+        before = set(self.server.workers())
+        self.server.signal(number)
+        eventually(lambda: set(self.server.workers()) != before, what="another set of workers")
 
     @property
     def begun(self) -> list[str]:
@@ -92,7 +96,10 @@ class Service:
         """Have a worker busy for each client, until they are let go."""
         for number, client in enumerate(clients):
             ask(client, f"/?hold=1&n=h{number}")
-            eventually(lambda held=f"h{number}": held in self.begun, what="a worker that is held")
+            eventually(partial(self._has_begun, f"h{number}"), what="a worker that is held")
+
+    def _has_begun(self, number: str) -> bool:
+        return number in self.begun
 
     def let_go(self) -> None:
         (self._model / "go").touch()
@@ -361,6 +368,11 @@ class Callers:
                 return
             self.answered += 1
 
+    def go_on(self) -> None:
+        """Wait until some more are answered."""
+        enough = self.answered + 40
+        eventually(lambda: self.answered > enough or self.failed, what="more answers")
+
     def stop(self) -> None:
         self._is_over.set()
         for thread in self._threads:
@@ -373,10 +385,11 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_what_it_computes(star
     clients = service.connect(8)
     others = service.scale(3)
     callers = Callers(clients, "/?sleep=0.05")
-    eventually(lambda: callers.answered > 40)
+    callers.go_on()
     victim = next(w for w in service.server.workers().values() if w.pid in others)
     victim.kill()
-    eventually(lambda: callers.answered > 120)
+    callers.go_on()
+    callers.go_on()
     callers.stop()
     assert len(callers.failed) <= 1, callers.failed
     assert service.server.stop() == 0
@@ -388,10 +401,8 @@ def test_workers_come_and_go_under_load(start: Start) -> None:
     service.scale(3)
     callers = Callers(clients, "/?sleep=0.02")
     for number in (signal.SIGTTOU, signal.SIGTTOU, signal.SIGTTIN, signal.SIGTTIN) * 2:
-        before, answered = set(service.server.workers()), callers.answered
-        service.server.signal(number)
-        eventually(lambda old=before: set(service.server.workers()) != old)
-        eventually(lambda so_far=answered: callers.answered > so_far + 20)
+        service.change(number)
+        callers.go_on()
     callers.stop()
     assert callers.failed == []
     assert service.server.stop() == 0
