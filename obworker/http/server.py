@@ -158,18 +158,22 @@ class Server:
 
         `empty_queue` says that nobody else will accept what waits in the listeners' queues. Where
         it is `final`, nobody will take what is in the exchange either, and connections end;
-        otherwise they move there.
+        otherwise they move there. That it is can be said later.
         """
         service = self._service
-        if service.draining:
+        if service.draining and (service.is_closing or not final):
             return
-        service.draining = True
+        has_left, service.draining = service.draining, True
         service.is_closing = final or service.exchange is None
         if not service.is_closing:
             self.queue.retire()
+        elif has_left:
+            self.queue.rejoin()
         for connection in list(service.connections):
             connection.drain()
-        if empty_queue:
+        if has_left:
+            self._note_drained()
+        elif empty_queue:
             self.reactor.call_later(ACCEPT_GRACE, self._empty_listeners)
         else:
             self._leave_listeners()

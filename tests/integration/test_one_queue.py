@@ -453,3 +453,18 @@ def test_an_encrypted_connection_waits_where_it_is(start: Start, tmp_path: Path)
         ask(client, "/?sleep=0.05&n=tls")
     assert [answer(client)["n"] for client in clients] == ["tls"] * 6
     assert service.server.stop() == 0
+
+
+def test_a_stop_during_a_reload_ends_the_connections_of_the_old_workers(start: Start) -> None:
+    """They moved to the others, which had ended by then, and the next request on them was lost."""
+    service = start()
+    (client,) = service.connect(1)
+    service.hold(client)
+    service.server.signal(signal.SIGHUP)
+    service.server.wait_until_ready(2)
+    service.server.signal(signal.SIGTERM)
+    service.server.wait_for_log(r"worker 0 +stopped")
+    service.let_go()
+    reply = client.read_reply()
+    assert (reply.status, reply.headers.get("connection")) == (200, "close")
+    assert service.server.wait() == 0
