@@ -186,7 +186,12 @@ class Connection:
             return False
         return self._give_away(exchange, rewrite(pending.request), pending.arrival)
 
-    # Server: called by the ticker and when it drains
+    # Server: called by the ticker, when it drains and when it has no room
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, and all answers have been sent."""
+        return self.state is IDLE and not self._stream.unsent
 
     def check(self, now: float) -> None:
         """Act on a deadline that has passed."""
@@ -209,8 +214,7 @@ class Connection:
     def _is_overdue(self, now: float) -> bool:
         if self.state is WAITING:
             return False
-        is_too_slow = self.state is BODY and self._inbox.is_too_slow(now)
-        return is_too_slow or now >= self.deadline
+        return now >= self.deadline or (self.state is BODY and self._inbox.is_too_slow(now))
 
     def drain(self) -> None:
         """Move or close once what is under way is answered; the last response says so."""

@@ -165,6 +165,12 @@ class RequestQueue:
         self.ignore()
         self._takes = False
 
+    def rejoin(self) -> None:
+        """Take from other workers again: nobody else will."""
+        self._takes = self._exchange is not None
+        if not self._executors.busy:
+            self.watch()
+
     def refuse_all(self, error: RequestError) -> None:
         """Begin nothing more: what waits here, and what comes, goes elsewhere or gets an error."""
         self._refusal = error

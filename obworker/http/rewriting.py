@@ -20,7 +20,7 @@ def rewrite(request: Request) -> bytes:
         if name in OF_THE_TRANSFER:
             framed = framed or name != b"expect"
         else:
-            lines.append(b"%s: %s" % (name, value))
+            lines.append(b"%s:%s" % (name, value))  # a space more may be one too many
     if framed:
         lines.append(b"content-length: %d" % len(request.body))
     return b"\r\n".join(lines) + b"\r\n\r\n" + request.body

@@ -29,7 +29,6 @@ from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
-from obworker.http.state import IDLE
 
 if TYPE_CHECKING:
     import ssl
@@ -165,18 +164,22 @@ class Server:
 
         `empty_queue` says that nobody else will accept what waits in the listeners' queues. Where
         it is `final`, nobody will take what is in the exchange either, and connections end;
-        otherwise they move there.
+        otherwise they move there. That it is can be said later.
         """
         service = self._service
-        if service.draining:
+        if service.draining and (service.is_closing or not final):
             return
-        service.draining = True
+        has_left, service.draining = service.draining, True
         service.is_closing = final or service.exchange is None or service.tls is not None
         if not service.is_closing:
             self.queue.retire()
+        elif has_left:
+            self.queue.rejoin()
         for connection in list(service.connections):
             connection.drain()
-        if empty_queue:
+        if has_left:
+            self._note_drained()
+        elif empty_queue:
             self.reactor.call_later(ACCEPT_GRACE, self._empty_listeners)
         else:
             self._leave_listeners()
@@ -198,11 +201,14 @@ class Server:
 
     # accepting
 
-    def _watch_listeners(self) -> None:
-        if not self._is_accepting:
-            self._is_accepting = True
-            for listener in self._listeners:
-                self.reactor.watch(listener.fileno(), READ, partial(self._waits, listener))
+    def _watch_listeners(self) -> bool:
+        """Return whether they were not watched before."""
+        if self._is_accepting:
+            return False
+        self._is_accepting = True
+        for listener in self._listeners:
+            self.reactor.watch(listener.fileno(), READ, partial(self._waits, listener))
+        return True
 
     def _ignore_listeners(self) -> None:
         if self._is_accepting:
@@ -225,14 +231,14 @@ class Server:
         if self._yielding is not None:
             self._yielding.cancel()
             self._yielding = None
-        if not self._is_accepting:
-            self._watch_listeners()
+        if self._watch_listeners():
             for listener in self._listeners:
-                self._accept(listener)
+                if self._is_accepting:  # else the one before has found no room
+                    self._accept(listener)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection, so that workers take turns; return whether there was one."""
-        if self.active >= self._most and not self._make_free():
+        if self.active >= self._most and not any(map(_is_idle, self._service.connections)):
             self._pause_accepting(ACCEPT_RETRY_TIME)
             return False
         try:
@@ -244,6 +250,8 @@ class Server:
             self._make_free()
             self._pause_accepting(ACCEPT_RETRY_TIME)
             return False
+        if self.active >= self._most:
+            self._make_free()
         client.setblocking(False)
         if client.family != socket.AF_UNIX:
             # without it, the second part of a response waits for the first to be acknowledged
@@ -252,14 +260,13 @@ class Server:
         Connection(self._service, client if tls is None else _encrypted(tls, client))
         return True
 
-    def _make_free(self) -> bool:
-        """Close the connections that are idle longest; return whether there were any."""
-        idle = [one for one in self._service.connections if one.state is IDLE]
+    def _make_free(self) -> None:
+        """Close the connections that are idle longest, where any are."""
+        idle = filter(_is_idle, self._service.connections)
         for connection in heapq.nsmallest(
             max(1, int(self._most * MADE_FREE)), idle, key=attrgetter("deadline")
         ):
             connection.close()
-        return bool(idle)
 
     def _empty_listeners(self) -> None:
         """Take what the kernel has accepted for us, then let go of the listeners."""
@@ -357,6 +364,10 @@ def _most_connections(wanted: int) -> int:
     """Return how many connections there can be, for each takes a descriptor."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit - SPARED_DESCRIPTORS)
+
+
+def _is_idle(connection: Connection) -> bool:
+    return connection.is_idle
 
 
 def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:

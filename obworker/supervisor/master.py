@@ -344,6 +344,7 @@ class Master:
             self._listeners.refuse_new_connections()
             self._table.stop()
             self._generations.stop()
+            self._workers.end_connections()
 
     def _give_up(self, error: ObworkerError) -> None:
         """Stop because of an error that would only come again."""

@@ -185,12 +185,13 @@ class Serving:
             reactions.get(number, _do_nothing)()
 
     def _read_order(self, _events: int) -> None:
-        """Do as the master says; drain, too, when it is gone."""
+        """Do as the master says, that it is for good also later; drain, too, when it is gone."""
         message, _ = self._channel.receive()
         if isinstance(message, Serve):
             self._server.start()
             return
-        self._server.reactor.forget(self._channel.fileno())
+        if message is None:
+            self._server.reactor.forget(self._channel.fileno())
         self._channel.send(Leaving("was told to drain"))
         self._drain(message if isinstance(message, Drain) else Drain(empty_queue=True, final=True))
 

@@ -111,6 +111,12 @@ class Workers:
             row.state, row.generation, row.pid = seat.state, seat.generation, seat.pid or 0
             row.spawned_at, row.ready_at = seat.spawned_at, seat.ready_at or 0.0
 
+    def end_connections(self) -> None:
+        """Tell workers that drain already that there will be no others to go on."""
+        for seat in self._table.seats:
+            if seat.state is State.DRAINING:
+                self._links[_key(seat)].channel.send(self._order_to_drain())
+
     def kill_all(self) -> None:
         """Kill every worker."""
         for seat in self._table.seats:

@@ -555,7 +555,7 @@ class TestDeadline:
         assert (reply.status, reply.headers["connection"]) == (504, "close")
         assert json.loads(reply.body)["error"]
         assert client.at_end
-        (cycle,) = server.overdue
+        (cycle,) = eventually(lambda: server.overdue)
         assert (cycle.request.head.path, cycle.status) == (b"/slow", 504)
         app.release.set()
 

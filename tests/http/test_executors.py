@@ -275,12 +275,12 @@ class Caller(threading.Thread):
                 time.sleep(self._chance.random() * 0.02)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("seed", "threads"), [(1, 1), (2, 1), (3, 3)])
 def test_every_request_is_answered_once_whatever_the_mix_of_calls(
-    start: StartServer, seed: int
+    start: StartServer, seed: int, threads: int
 ) -> None:
-    app = Paced()
-    server = start(app)
+    app = Paced(most=threads)
+    server = start(app, threads=threads)
     callers = [Caller(server, 100 * seed + n, time.monotonic() + 2) for n in range(8)]
     for caller in callers:
         caller.start()
@@ -289,6 +289,6 @@ def test_every_request_is_answered_once_whatever_the_mix_of_calls(
         assert not caller.is_alive()
         assert caller.answered == [f"GET {path.partition('?')[0]} " for path in caller.asked]
     assert app.calls == sum(len(caller.asked) for caller in callers)
-    assert app.threads == {server._thread.ident}
+    assert len(app.threads) == threads
     assert not app.met
     eventually(lambda: server.pending == 0)
