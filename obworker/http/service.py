@@ -93,9 +93,11 @@ class Service:
         return self._date
 
     def note_overdue(self, cycle: Cycle) -> None:
-        """Tell of a predict that is past its deadline, if it does not come back."""
-        patience = STOP_TIMEOUT if cycle.can_be_stopped else 0.0
-        self.reactor.call_later(patience, self._judge_overdue, cycle)
+        """Tell of a predict that is past its deadline, and does not come back if it is stopped."""
+        if cycle.can_be_stopped:
+            self.reactor.call_later(STOP_TIMEOUT, self._judge_overdue, cycle)
+        else:
+            self.on_overdue(cycle)
 
     def _judge_overdue(self, cycle: Cycle) -> None:
         if not cycle.is_over:
