@@ -246,10 +246,10 @@ LOADING = {
         r"predictor\.py: .*predict.*|.*has no predict method",
         predictor="class Predictor: pass\n",
     ),
-    "async predict": Case(
+    "async run": Case(
         LOAD,
-        r"Predictor\.predict is async def; it must be a plain function: .*",
-        predictor="class Predictor:\n    async def predict(self): pass\n",
+        r"Predictor\.run is async def; it must be a plain function: .*",
+        predictor="class Predictor:\n    def predict(self): pass\n    async def run(self): pass\n",
     ),
     "unknown parameter of __init__": Case(
         LOAD,
