@@ -191,8 +191,8 @@ class Stream:
     def _flush(self) -> None:
         """Send what waits."""
         try:
-            if self._tls is not None:
-                self._tls.send(b"")
+            if self._tls is not None and not self._unsent:
+                self._tls.send(b"")  # what is TLS's own: what is ours must be given again
             while self._unsent:
                 self._send_first()
         except (BlockingIOError, InterruptedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -116,6 +117,24 @@ def test_a_large_body_passes_both_ways(client: Requests, body: bytes | list[byte
     reply = client.send("/?case=raw", body, BYTES)
     assert (reply.status, len(reply.body)) == (200, len(LARGE))
     assert reply.body == LARGE
+
+
+def test_one_that_reads_by_fits_and_starts_gets_each_byte_once(
+    secure: Talking, authority: Authority
+) -> None:
+    size, received = 24 << 20, b""
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    with (
+        socket.create_connection(("127.0.0.1", secure.port), TIMEOUT) as plain,
+        context.wrap_socket(plain, server_hostname=HOST) as client,
+    ):
+        line = f"POST /?case=large&size={size} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        client.sendall(line.encode())
+        while part := client.recv(1 << 20):
+            received += part
+            if len(received) < 8 << 20:  # the server meets a full socket again and again
+                threading.Event().wait(0.002)
+    assert received.partition(b"\r\n\r\n")[2] == bytes(range(256)) * (size // 256)
 
 
 def test_a_stream_arrives_part_by_part(client: Requests, tmp_path: Path) -> None:
