@@ -173,8 +173,9 @@ class Connection:
         self.state = RESPONDING
         may_persist = self.may_persist and not self._service.refusing
         keep_alive = pending.request.head.keep_alive and may_persist
-        self._stream.send(pending.error(error, keep_alive=keep_alive))
-        pending.log_refusal(error.status)
+        answer = pending.error(error, keep_alive=keep_alive)
+        self._stream.send(answer)
+        pending.log_refusal(error.status, answer)
         self._forget_request()
         self._go_on(keep_alive=keep_alive)
 

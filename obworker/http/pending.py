@@ -92,7 +92,7 @@ class Pending:
             fields=self._fields,
         )
 
-    def log_refusal(self, status: int) -> None:
+    def log_refusal(self, status: int, answer: bytes) -> None:
         """Write the line of a request that was not begun."""
         log, environ, waited = (
             self._service.access_log,
@@ -108,7 +108,7 @@ class Pending:
                     target=self.request.head.target,
                     protocol=environ["SERVER_PROTOCOL"],
                     status=status,
-                    sent=0,
+                    sent=len(answer.partition(b"\r\n\r\n")[2]),
                     request_id=self._id,
                     queued=waited,
                     predict=0.0,

@@ -297,6 +297,7 @@ def test_what_finds_no_place_gets_503_at_once(start: Start, places: int, workers
     ask(turned_away, "/?n=again")
     assert answer(turned_away)["n"] == "again"
     eventually(lambda: service.places == places, what="all places")
+    service.server.wait_for_log(r'" 503 [1-9]\d* .* queued=')
 
 
 @pytest.mark.parametrize("workers", [1, 2])
