@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import threading
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ class Load:
             sent = send(self._port, connection, keep=keep)
             connection = sent if isinstance(sent, Pending) else None
             self.results.append(sent.result() if isinstance(sent, Pending) else sent)
-            self._over.wait(PAUSE_SECONDS)
+            self._over.wait(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # or they fall into step
         if connection:
             connection.close()
 
