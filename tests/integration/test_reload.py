@@ -309,7 +309,7 @@ def test_an_import_that_hangs_shows_where(
     serve: Serve, model: Path, write: Write, preload: str
 ) -> None:
     write(1, at_import="time.sleep(600)")
-    limits = ("--load-timeout", "0.5", "--boot-timeout", "0.5")
+    limits = ("--load-timeout", "2", "--boot-timeout", "2")
     server = serve("--preload", preload, *limits, str(model))
     server.wait_for_log(r'predictor\.py", line 3 in <module>')
     server.signal(signal.SIGINT)
