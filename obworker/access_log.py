@@ -153,6 +153,7 @@ class AccessLog:
         self._woken = threading.Event()
         self._closing = threading.Event()
         self._starting = threading.Lock()
+        self._over = threading.Event()
 
     def write(self, record: AccessRecord) -> None:
         """Have a line written soon; where too many wait it is lost."""
@@ -173,7 +174,7 @@ class AccessLog:
         if self._thread is None:
             self._output.close()
         else:
-            self._thread.join(CLOSE_TIMEOUT)
+            self._over.wait(CLOSE_TIMEOUT)  # not join: Ctrl-C may have come in the middle of start
 
     def _put(self, item: AccessRecord | None) -> None:
         self._waiting.append(item)
@@ -205,6 +206,7 @@ class AccessLog:
         self._write_all()
         self._tell_of_losses()
         self._output.close()
+        self._over.set()
 
     def _sleep(self) -> None:
         """Wait until there is something; who puts it there looks at `_sleeps` after that."""
