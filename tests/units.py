@@ -92,7 +92,7 @@ class Service:
         return self.systemd.main_process(self.unit)
 
     def titles(self) -> list[str]:
-        return [" ".join(child.cmdline()).strip() for child in self.master.children()]
+        return [title for child in self.master.children() if (title := _title(child))]
 
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
@@ -116,3 +116,11 @@ class Service:
         self.systemd.systemctl("daemon-reload")
         assert self.systemd.systemctl("start", self.socket).returncode == 0
         return port
+
+
+def _title(process: psutil.Process) -> str:
+    """Return what a process calls itself; nothing for one that has just ended."""
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.NoSuchProcess:  # a zombie, too, is one of these
+        return ""
