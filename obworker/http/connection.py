@@ -171,7 +171,7 @@ class Connection:
         pending = self._pending
         assert pending is not None
         self.state = RESPONDING
-        may_persist = self.may_persist and not self._service.refusing
+        may_persist = self.may_persist and not self._service.queue.refuses
         keep_alive = pending.request.head.keep_alive and may_persist
         answer = pending.error(error, keep_alive=keep_alive)
         self._stream.send(answer)

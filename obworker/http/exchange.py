@@ -34,6 +34,9 @@ LENT = struct.Struct("=i")
 CONTROL_BYTES = socket.CMSG_SPACE(2 * LENT.size)
 CUT = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
+PLACES_PER_WORKER = 100
+"""How many requests may wait for each worker, where nobody says otherwise."""
+
 SO_SNDBUFFORCE = getattr(socket, "SO_SNDBUFFORCE", 32)  # <asm-generic/socket.h>
 # The kernel doubles it (socket(7)), and uses it only while parcels wait.
 SEND_BUFFER_BYTES = 16 << 20

@@ -94,11 +94,8 @@ class Pending:
 
     def log_refusal(self, status: int, answer: bytes) -> None:
         """Write the line of a request that was not begun."""
-        log, environ, waited = (
-            self._service.access_log,
-            self._environ,
-            time.monotonic() - self.arrival,
-        )
+        log, environ = self._service.access_log, self._environ
+        waited = time.monotonic() - self.arrival
         if log is not None:
             log.write(
                 AccessRecord(

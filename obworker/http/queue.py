@@ -129,9 +129,8 @@ class RequestQueue:
             self._on_waiting(len(self._waiting))
 
     def leave(self, waiter: Waiter) -> None:
-        """Forget a request that waits: its client has gone."""
-        self._waiting.remove(waiter)
-        self._on_waiting(len(self._waiting))
+        """Forget a request that waits, which needs no place any more."""
+        self._forget(waiter)
         self._places.release()
 
     def check(self, now: float) -> None:
@@ -151,14 +150,12 @@ class RequestQueue:
         """Let those go elsewhere who wait for a long call, although most are short."""
         for waiter in [w for w in self._waiting if w.arrival + MOVED_AFTER <= now]:
             if self._move(waiter):
-                self._waiting.remove(waiter)
-                self._on_waiting(len(self._waiting))
+                self._forget(waiter)
 
     def _has_late(self, exchange: Exchange, now: float) -> bool:
         """Whether the first in the exchange is to be told that nobody will serve it."""
         oldest = exchange.oldest()
-        is_hopeless = self._refusal is not None
-        return oldest is not None and (is_hopeless or self._is_late(oldest, now))
+        return oldest is not None and (self.refuses or self._is_late(oldest, now))
 
     def retire(self) -> None:
         """Take nothing more from other workers."""
@@ -175,10 +172,15 @@ class RequestQueue:
         """Begin nothing more: what waits here, and what comes, goes elsewhere or gets an error."""
         self._refusal = error
         while self._waiting:
-            if not self._move(self._waiting[0]):
-                self._pop().refuse(error)
+            if self._move(self._waiting[0]):
+                self._forget(self._waiting[0])
             else:
-                self._forget_first()
+                self._pop().refuse(error)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether nothing more is begun here."""
+        return self._refusal is not None
 
     @property
     def is_empty(self) -> bool:
@@ -197,15 +199,14 @@ class RequestQueue:
         return arrival + self._timeout <= now
 
     def _pop(self) -> Waiter:
-        """Return the first that waits, which needs no place any more."""
-        waiter = self._forget_first()
-        self._places.release()
+        """Return the first that waits, and forget it."""
+        waiter = self._waiting[0]
+        self.leave(waiter)
         return waiter
 
-    def _forget_first(self) -> Waiter:
-        waiter = self._waiting.popleft()
+    def _forget(self, waiter: Waiter) -> None:
+        self._waiting.remove(waiter)
         self._on_waiting(len(self._waiting))
-        return waiter
 
     def _serve(self, waiter: Waiter) -> None:
         waiter.serve()

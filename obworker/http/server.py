@@ -19,6 +19,7 @@ from obworker.errors import ServiceUnavailable
 from obworker.http.access import Access
 from obworker.http.connection import Connection
 from obworker.http.cors import Cors
+from obworker.http.exchange import PLACES_PER_WORKER
 from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
@@ -52,7 +53,6 @@ ACCEPT_GRACE = 0.2
 SPARED_DESCRIPTORS = 64
 # Where every place is taken, this part of them is made free at once: to find the oldest takes time.
 MADE_FREE = 0.01
-DEFAULT_PLACES = 100
 # A client that may have left is given the time of a way there and back to show it.
 DOUBT_TIME = 0.05
 ENDING = "this worker is about to end; try again"
@@ -186,7 +186,6 @@ class Server:
 
     def refuse_queued(self) -> None:
         """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
-        self._service.refusing = True
         self.queue.refuse_all(ServiceUnavailable(ENDING))
 
     def reopen_access_log(self) -> None:
@@ -357,7 +356,7 @@ class Server:
 
 def _places(settings: Settings) -> int:
     """Return how many requests may wait where there is one worker."""
-    return DEFAULT_PLACES if settings.max_queue is None else settings.max_queue
+    return PLACES_PER_WORKER if settings.max_queue is None else settings.max_queue
 
 
 def _most_connections(wanted: int) -> int:

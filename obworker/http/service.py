@@ -79,7 +79,6 @@ class Service:
     on_closed: Callable[[Connection], None]
     draining: bool = False
     is_closing: bool = False
-    refusing: bool = False
     connections: set[Connection] = field(default_factory=set)
     _second: int = 0
     _date: bytes = b""

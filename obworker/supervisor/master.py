@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 from obworker import log
 from obworker.errors import ObworkerError
-from obworker.http.exchange import Exchange
+from obworker.http.exchange import PLACES_PER_WORKER, Exchange
 from obworker.supervisor import linux
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
@@ -50,7 +50,6 @@ TICK = 1.0
 LATE = 5 * TICK
 LEAST_FROZEN = 1.0
 MOST_FROZEN = 30.0
-PLACES_PER_WORKER = 100
 
 
 class Master:
