@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -70,7 +71,7 @@ def _converse(connection: socket.socket, sent: Sequence[bytes], random: Random) 
     """Send it all in pieces, then read to the end, or leave without a word."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     # A server may close a connection, and even reset it, while more is sent than it reads.
-    with suppress(ConnectionResetError, BrokenPipeError):
+    with _suppress_end():
         for raw in sent:
             for piece in cut(raw, random):
                 connection.sendall(piece)
@@ -79,6 +80,18 @@ def _converse(connection: socket.socket, sent: Sequence[bytes], random: Random) 
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(1 << 16):
             pass
+
+
+@contextmanager
+def _suppress_end() -> Iterator[None]:
+    """Take a connection that the server has ended for what it is."""
+    try:
+        yield
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:  # shutdown(2), where the reset was there before it
+            raise
 
 
 def send_good(port: int, tally: Tally, is_over: Callable[[], bool]) -> None:
