@@ -65,9 +65,8 @@ def request_id() -> str:
     return _current_id.get()
 
 
-def set_request_id(id_: str) -> None:
-    """Say which request the current context serves."""
-    _current_id.set(id_)
+# Says which request the current context serves.
+set_request_id = _current_id.set
 
 
 @contextlib.contextmanager

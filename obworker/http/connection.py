@@ -35,7 +35,7 @@ from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite
 from obworker.http.service import record_of
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
-from obworker.http.stream import Outflow, Stream
+from obworker.http.stream import CLOGGED_AT, Outflow, Stream
 
 if TYPE_CHECKING:
     from obworker.http.exchange import Exchange
@@ -255,7 +255,7 @@ class Connection:
         inbox = self._inbox
         if self.is_lost:
             return
-        if self._pending is not None or self._stream.is_clogged:
+        if self._pending is not None or self._stream.unsent > CLOGGED_AT:
             if inbox.requests:
                 self._stream.pause_reading()
         elif inbox.requests:
@@ -286,18 +286,18 @@ class Connection:
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
-        if self._inbox.in_body:
+        if not self._inbox.has_begun:
+            if self.state is not IDLE:  # the empty lines before a request buy no time
+                self.state, self.deadline = IDLE, now + timeouts.keep_alive
+            if self._service.draining:
+                self.drain()
+        elif self._inbox.in_body:
             if self.state is not BODY:
                 self.state = BODY
                 self._inbox.start_body(now)
             self.deadline = now + timeouts.body
             if self._inbox.take_expectation():
                 self._stream.send(response.CONTINUE)
-        elif not self._inbox.has_begun:
-            if self.state is not IDLE:  # the empty lines before a request buy no time
-                self.state, self.deadline = IDLE, now + timeouts.keep_alive
-            if self._service.draining:
-                self.drain()
         elif self.state is not HEADER:
             self.state, self.deadline = HEADER, now + timeouts.header
 
@@ -325,7 +325,7 @@ class Connection:
         self._forget_request()
         if self.is_lost:
             self._service.on_closed(self)
-        elif cycle.needs_reset:
+        elif not keep_alive and cycle.needs_reset:
             self._stream.reset()
             self.on_lost()
         else:

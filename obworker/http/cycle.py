@@ -94,7 +94,6 @@ class Cycle:
         environ: Environ,
         request: Request,
         outlet: Outlet,
-        *,
         received: float = 0.0,
         timeout: float = math.inf,
         monitor: Monitor = UNWATCHED,

@@ -65,16 +65,17 @@ class Pending:
 
     def start(self, outlet: Outlet, monitor: Monitor) -> Cycle:
         """Return the cycle that answers it; called once."""
-        return Cycle(
-            self._answerer or self._service.application,
+        service = self._service
+        return Cycle(  # by place: names would cost as much as all the rest
+            self._answerer or service.application,
             self._environ,
             self.request,
             outlet,
-            received=self.arrival,
-            timeout=self._service.timeouts.request,
-            monitor=monitor,
-            request_id=self._id,
-            fields=self._fields,
+            self.arrival,
+            service.timeouts.request,
+            monitor,
+            self._id,
+            self._fields,
         )
 
     def interim(self) -> bytes:

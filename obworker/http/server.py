@@ -144,6 +144,7 @@ class Server:
             on_overdue=on_overdue,
             on_closed=self._forget,
         )
+        self._service.tell_time()
 
     @property
     def active(self) -> int:
@@ -333,6 +334,7 @@ class Server:
         is_late, self._tick_due = now > self._tick_due + TICK, now + TICK
         self.reactor.call_later(TICK, self._tick)
         self._service.monitor.beat(now)
+        self._service.tell_time()
         if not is_late:  # else what came meanwhile is yet to be read: timers run before that
             for connection in list(self._service.connections):
                 connection.check(now)

@@ -80,16 +80,11 @@ class Service:
     draining: bool = False
     is_closing: bool = False
     connections: set[Connection] = field(default_factory=set)
-    _second: int = 0
-    _date: bytes = b""
+    date: bytes = b""
 
-    @property
-    def date(self) -> bytes:
-        """The Date field for now; written anew once a second."""
-        second = int(time.time())
-        if second != self._second:
-            self._date, self._second = response.http_date(second), second
-        return self._date
+    def tell_time(self) -> None:
+        """Write the Date field of responses anew; to be called several times a second."""
+        self.date = response.http_date(time.time())
 
     def note_overdue(self, cycle: Cycle) -> None:
         """Tell of a predict that is past its deadline, and does not come back if it is stopped."""
