@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from obworker.values import Parse, addresses, flag
+from obworker.values import Parse, flag
 
 ENVIRONMENT_PREFIX = "OBWORKER_"
 
@@ -19,11 +19,12 @@ def option(
     metavar: str | None = None,
     default: Any = None,
     shown: str | None = None,
+    repeatable: bool = False,
 ) -> Any:
     """Declare one option.
 
     `metavar` is what its value is called, none for a flag; `shown` describes a default that is
-    worked out at start.
+    worked out at start. One whose value is a list may be `repeatable`.
     """
     metadata = {
         "flags": flags,
@@ -32,6 +33,7 @@ def option(
         "help": help,
         "metavar": metavar,
         "shown": shown,
+        "repeatable": repeatable,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -47,6 +49,7 @@ class Option(NamedTuple):
     help: str
     metavar: str | None
     default: str
+    is_repeatable: bool
 
     @property
     def variable(self) -> str:
@@ -57,11 +60,6 @@ class Option(NamedTuple):
     def is_flag(self) -> bool:
         """Whether the command line gives it without a value."""
         return self.parse is flag
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether the command line may give it several times, for a list."""
-        return self.parse is addresses
 
 
 def options_of(settings: Any) -> Iterator[Option]:
@@ -78,6 +76,7 @@ def options_of(settings: Any) -> Iterator[Option]:
             help=facts["help"],
             metavar=facts["metavar"],
             default=facts["shown"] or text_of(field.default),
+            is_repeatable=facts["repeatable"],
         )
 
 

@@ -10,7 +10,9 @@ Precedence: command line, environment (``OBWORKER_*``), file, default (configura
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from obworker.onnx_options import AUTO, providers, session_options
 from obworker.options import option, options_of
 from obworker.values import (
     absolute_path,
@@ -51,8 +53,24 @@ class Settings:
         shown="the only *.onnx beside predictor.py",
         help="ONNX file, or the directory to look for it in.",
     )
+    onnx_threads: int = option(
+        "--onnx-threads", metavar="N", parse=whole_number(1, 1024), group="ONNX", default=1,
+        help="Threads that one call of the onnx session uses. With 1 all workers may share a"
+        " session that was made before the fork; with more each makes its own.",
+    )
+    onnx_providers: str = option(
+        "--onnx-providers", metavar="LIST", parse=providers, group="ONNX", default=AUTO,
+        help="Execution providers of the onnx session in order of preference, such as cuda,cpu."
+        " auto: the worker's device, where onnxruntime can use it, and the CPU.",
+    )
+    onnx_option: str | None = option(
+        "--onnx-option", metavar="KEY=VALUE", parse=session_options, group="ONNX", shown="none",
+        repeatable=True,
+        help="Option of the onnx session, such as graph_optimization_level=enable_basic or"
+        " session.intra_op.allow_spinning=0; may be repeated.",
+    )
     bind: str | None = option(
-        "-b", "--bind", metavar="ADDRESS", parse=addresses, group="Server",
+        "-b", "--bind", metavar="ADDRESS", parse=addresses, group="Server", repeatable=True,
         shown="HOST:PORT from --host and --port",
         help="Address to serve on: HOST:PORT, [IPV6]:PORT, unix:PATH or, inherited, fd:N. A list"
         " serves on all; the option may be repeated.",
@@ -274,6 +292,15 @@ class Settings:
         default="text", help="Lines of the access log: text or json.",
     )
     # fmt: on
+
+    @property
+    def onnx(self) -> dict[str, Any]:
+        """What is wanted of the onnx session, as arguments for whoever makes it."""
+        return {
+            "threads": self.onnx_threads,
+            "providers": self.onnx_providers,
+            "options": self.onnx_option,
+        }
 
 
 OPTIONS = tuple(options_of(Settings))

@@ -18,6 +18,12 @@ VALUES: dict[str, tuple[str, Any]] = {
     "model": ("./m", "./m"),
     "class": ("Other", "Other"),
     "model_path": ("a.onnx", "a.onnx"),
+    "onnx_threads": ("2", 2),
+    "onnx_providers": ("CUDAExecutionProvider, cpu", "cuda,cpu"),
+    "onnx_option": (
+        "execution_mode=ORT_PARALLEL, session.intra_op_thread_affinities=1,2;3,enable_mem_reuse =0",
+        "execution_mode=parallel,session.intra_op_thread_affinities=1,2;3,enable_mem_reuse=0",
+    ),
     "bind": ("[::1]:81, unix:/a,a:1", "[::1]:81,unix:/a,a:1"),
     "host": ("::1", "::1"),
     "port": ("81", 81),
@@ -197,6 +203,13 @@ WRONG: dict[str, list[str]] = {
     "unix_mode": ["", "9", "rw-", "1777", "66"],
     "forwarded_allow_ips": ["", "localhost", "10.0.0.1/8", "*,::1"],
     "cors_origin": ["", "app.example", "https://a/b", "*,https://a", "null"],
+    "onnx_threads": ["0", "-1", "many"],
+    "onnx_providers": ["", "cuda,", "auto,cpu", "cpu,CPUExecutionProvider", "a b"],
+    "onnx_option": [
+        *("", "enable_mem_pattern", "x=", "=1", "enable_mem_pattern=maybe", "log_severity_level=5"),
+        *("graph_optimization_level=99", "intra_op_num_threads=2", "session.allow_spinning=1"),
+        "enable_mem_pattern=1,enable_mem_pattern=0",
+    ],
     "gpus": ["", ",", "0,", "all", "-1", "0;1", "auto,0", "none,none", "UUID"],
 }
 
@@ -207,6 +220,29 @@ WRONG: dict[str, list[str]] = {
 def test_a_text_that_is_no_value_is_refused_by_the_name_it_was_given(key: str, text: str) -> None:
     with pytest.raises(UsageError, match=r"^--that: "):
         configuration.resolve({key: Given(text, "command line", "--that")})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "enable_mem_patern=1",
+            r"no session option of onnxruntime \(did you mean 'enable_mem_patt",
+        ),
+        ("x=1", "x: is no session option of onnxruntime; docs/onnx.md lists them: enable_cpu_mem"),
+        ("execution_mode=quick", "execution_mode: 'quick' is not one of sequential, parallel"),
+        ("intra_op_num_threads=2", "'intra_op_num_threads' is what --onnx-threads says"),
+        ("session.disable_prepacking=2", "session.disable_prepacking: '2' is not true or false"),
+    ],
+)
+def test_a_wrong_session_option_says_what_would_be_right(text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=f"^--onnx-option: .*{complaint}"):
+        configuration.resolve({"onnx_option": Given(text, "command line", "--onnx-option")})
+
+
+def test_options_of_a_provider_are_its_own() -> None:
+    resolved, _ = configuration.resolve(layer("x", onnx_option="ep.cuda.anything=1,2"))
+    assert resolved.onnx_option == "ep.cuda.anything=1,2"
 
 
 @pytest.mark.parametrize(

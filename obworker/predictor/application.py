@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, LoadError
@@ -32,11 +32,11 @@ from obworker.predictor.injection import (
     plan_predict,
 )
 from obworker.predictor.loop import PredictorLoop
-from obworker.predictor.onnx import find_model, open_session
+from obworker.predictor.onnx import SessionPlan, find_model, open_session, plan_session
 from obworker.predictor.traces import locate, summarise, trim, user_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Application", "Blueprint", "adopt", "create", "load"]
 
@@ -51,7 +51,7 @@ class Blueprint:
     predictor: type
     init: Plan
     predict: Plan
-    model: Path | None
+    session: SessionPlan | None
     is_async: bool
     has_run: bool
     health: str | None
@@ -65,8 +65,9 @@ class Blueprint:
         if self.is_async:
             shape = f"await {shape}"
         lines = [("predictor", f"{self.file.name}: {shape}")]
-        if self.model is not None:
-            lines.append(("onnx", os.path.relpath(self.model, self.file.parent)))
+        if self.session is not None:
+            model = os.path.relpath(self.session.model, self.file.parent)
+            lines.append(("onnx", f"{model}: {self.session.description}"))
         if self.has_run:
             lines.append(("background", f"{name}.run()"))
         if self.health is not None:
@@ -84,7 +85,7 @@ class Blueprint:
     # Whether a request has to wait for a free thread; others are answered at once.
     reaches_predict = staticmethod(reaches_predict)
 
-    def boot(self, threads: int, on_fatal: Callable[[], None]) -> Application:
+    def boot(self, on_fatal: Callable[[], None]) -> Application:
         """Construct the predictor in this process and return the application that serves it.
 
         `on_fatal` is called, from another thread, if the predictor's run() fails in production.
@@ -92,7 +93,7 @@ class Blueprint:
         in_production = self.environment is Environment.PRODUCTION
         events.install(events.Recorder(events.RECORDER_URL if in_production else None))
         config = Config()
-        instance = self._construct(config, threads)
+        instance = self._construct(config)
         if self.has_run:
             run = partial(self._run, instance.run, on_fatal if in_production else None)  # type: ignore[attr-defined]
             threading.Thread(target=run, name="run", daemon=True).start()
@@ -115,8 +116,8 @@ class Blueprint:
         """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
         events.flush(timeout)
 
-    def _construct(self, config: Config, threads: int) -> object:
-        session = None if self.model is None else open_session(self.model, threads)
+    def _construct(self, config: Config) -> object:
+        session = None if self.session is None else open_session(self.session)
         binding = self.init.bind({"onnx": lambda _: session, "config": lambda _: config})
         try:
             return binding.call(self.predictor, None)
@@ -152,23 +153,30 @@ def load(
     class_name: str | None = None,
     model_path: str | None = None,
     environment: str = "local",
+    onnx: Mapping[str, Any] | None = None,
 ) -> Blueprint:
     """Import the predictor.py that `path` means and check all that needs no instance.
 
-    Changes the working directory to the model directory, as its code expects.
+    Changes the working directory to the model directory, as its code expects. `onnx` is for
+    plan_session.
     """
     file = loader.find(Path(path))
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
-    return _plan(file, loader.load_class(file, class_name), model, environment)
+    return _plan(file, loader.load_class(file, class_name), model, environment, onnx or {})
 
 
-def adopt(predictor: type, model_path: str | None = None, environment: str = "local") -> Blueprint:
+def adopt(
+    predictor: type,
+    model_path: str | None = None,
+    environment: str = "local",
+    onnx: Mapping[str, Any] | None = None,
+) -> Blueprint:
     """Do what load does with a class that is there already: ``python predictor.py``."""
     file = loader.file_of(predictor)
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
-    return _plan(file, predictor, model, environment)
+    return _plan(file, predictor, model, environment, onnx or {})
 
 
 def create(
@@ -181,20 +189,23 @@ def create(
     os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
     blueprint = load(path, class_name, model_path, detect(os.environ).value)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
-    return blueprint.boot(len(os.sched_getaffinity(0)), on_fatal=partial(os._exit, 1))
+    return blueprint.boot(on_fatal=partial(os._exit, 1))
 
 
-def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> Blueprint:
+def _plan(
+    file: Path, predictor: type, model: Path | None, environment: str, onnx: Mapping[str, Any]
+) -> Blueprint:
     if inspect.isabstract(predictor):
         missing = ", ".join(sorted(getattr(predictor, "__abstractmethods__", ())))
         raise LoadError(f"{file.name}: {predictor.__name__} is abstract: it lacks {missing}")
     init = plan_init(predictor)
+    wants_onnx = "onnx" in init.names
     return Blueprint(
         file=file,
         predictor=predictor,
         init=init,
         predict=plan_predict(predictor),
-        model=find_model(file.parent, model) if "onnx" in init.names else None,
+        session=plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None,
         is_async=is_async(predictor),
         has_run=has_background_run(predictor),
         health=health_method(predictor),

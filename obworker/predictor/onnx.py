@@ -1,22 +1,37 @@
-"""An .onnx file becomes an InferenceSession; imports onnxruntime only when asked for one."""
+"""An .onnx file becomes an InferenceSession; imports onnxruntime only when asked for one.
+
+What a session will be is planned when the predictor is loaded, and is the same in whatever process
+it is then made.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from obworker.errors import BootError, LoadError
+from obworker.onnx_options import ATTRIBUTES, AUTO, pairs_of, short_name
 from obworker.predictor.traces import summarise
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
-CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+# Each with the variables that, where they are empty, hide its devices. Others are never taken
+# unasked: TensorRT compiles for minutes at the first request, OpenVINO has threads of its own.
+ACCELERATORS = {
+    "CUDAExecutionProvider": ("CUDA_VISIBLE_DEVICES",),
+    "MIGraphXExecutionProvider": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    "ROCMExecutionProvider": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    "CANNExecutionProvider": ("ASCEND_RT_VISIBLE_DEVICES",),
+}
+GPU_PACKAGES = {"cuda", "tensorrt"}
 
 log = logging.getLogger("obworker.predictor")
 
@@ -37,20 +52,140 @@ def find_model(directory: Path, model_path: Path | None) -> Path:
     raise LoadError(f"--model-path {model_path}: no such file or directory")
 
 
-def open_session(path: Path, threads: int) -> InferenceSession:
-    """Load the model at `path`, on the GPU where there is one, with `threads` on the CPU."""
-    onnxruntime = _import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    providers = _providers(onnxruntime.get_available_providers())
+@dataclass(frozen=True)
+class SessionPlan:
+    """How the session of a model is made; `providers` are in order of preference."""
+
+    model: Path
+    providers: tuple[str, ...]
+    threads: int = 1
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether workers can use a session that was made before the fork.
+
+        It has no thread then, which would not be there, and no device.
+        """
+        options = dict(self.options)
+        return (
+            self.providers == (CPU,)
+            and self.threads == 1
+            and options.get("inter_op_num_threads", "1") == "1"
+            and options.get("execution_mode", "sequential") == "sequential"
+        )
+
+    @property
+    def description(self) -> str:
+        """Where it runs, and how."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        options = [f"{key}={value}" for key, value in self.options]
+        return ", ".join([*map(short_name, self.providers), threads, *options])
+
+
+def plan_session(
+    model: Path,
+    *,
+    threads: int = 1,
+    providers: str = AUTO,
+    options: str | None = None,
+    on_device: bool = True,
+) -> SessionPlan:
+    """Plan the session of `model` with what this machine's onnxruntime offers.
+
+    `on_device` is whether workers have a device if there is one; the others are the settings of
+    ``--onnx-threads`` and its neighbours.
+
+    Raises:
+        LoadError: there is no onnxruntime, or it does not offer what is asked for.
+    """
+    offered = import_onnxruntime().get_available_providers()
+    if providers != AUTO:
+        chosen = find_providers(providers.split(","), offered)
+    else:
+        chosen = default_providers(offered, os.environ) if on_device else [CPU]
+    return SessionPlan(model, tuple(chosen), threads, tuple(pairs_of(options)))
+
+
+def default_providers(offered: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Return the providers for the devices that `environ` does not hide, and the CPU."""
+    found = [
+        name
+        for name, variables in ACCELERATORS.items()
+        if name in offered and all(environ.get(variable) != "" for variable in variables)
+    ]
+    return [*found, CPU]
+
+
+def find_providers(names: Sequence[str], offered: Sequence[str]) -> list[str]:
+    """Return the providers with these short names.
+
+    Raises:
+        LoadError: one of them is not offered.
+    """
+    known = {short_name(provider): provider for provider in offered}
+    for name in names:
+        if name not in known:
+            raise LoadError(
+                f"--onnx-providers: this onnxruntime has no {name!r}; it has {', '.join(known)}",
+                "pip install 'obworker[onnx-gpu]'" if name in GPU_PACKAGES else None,
+            )
+    return [known[name] for name in names]
+
+
+def open_session(plan: SessionPlan) -> InferenceSession:
+    """Make the session that was planned.
+
+    Raises:
+        BootError: the model cannot be loaded, or not where it is to run.
+    """
+    onnxruntime = import_onnxruntime()
+    name = plan.model.name
+    options = session_options(onnxruntime.SessionOptions(), plan)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            str(plan.model), options, providers=list(plan.providers)
+        )
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
-        raise BootError(f"{path.name} cannot be loaded: {summarise(error)}") from error
-    if session.get_providers()[0] != providers[0]:
-        log.warning("%s runs on the CPU: onnxruntime could not start %s", path.name, providers[0])
+        raise BootError(f"{name} cannot be loaded: {summarise(error)}") from error
+    wanted = plan.providers[0]
+    if wanted not in session.get_providers():
+        _fall_back(name, wanted, is_allowed=CPU in plan.providers)
     return session
+
+
+def session_options(options: SessionOptions, plan: SessionPlan) -> SessionOptions:
+    """Set what the plan says in onnxruntime's options.
+
+    Raises:
+        BootError: this onnxruntime is too old for one of them.
+    """
+    options.intra_op_num_threads = plan.threads
+    options.inter_op_num_threads = 1
+    for key, value in plan.options:
+        if key not in ATTRIBUTES:
+            options.add_session_config_entry(key, value)
+        elif hasattr(options, key):
+            setattr(options, key, _typed(value, type(getattr(options, key))))
+        else:
+            raise BootError(f"--onnx-option: this onnxruntime has no {key!r}")
+    return options
+
+
+def _typed(value: str, kind: Any) -> object:
+    """Return the member of an enumeration of onnxruntime, or the number or the flag."""
+    members = getattr(kind, "__members__", None)
+    return members[f"ORT_{value.upper()}"] if members else kind(int(value))
+
+
+def _fall_back(model: str, provider: str, *, is_allowed: bool) -> None:
+    name = short_name(provider)
+    if not is_allowed:
+        raise BootError(
+            f"{model} cannot be loaded: onnxruntime could not start {provider}; its log says why",
+            f"with --onnx-providers {name},cpu it runs on the CPU then",
+        )
+    log.warning("%s runs on the CPU: onnxruntime could not start %s", model, provider)
 
 
 def _only_model(searched: Path, directory: Path) -> Path:
@@ -67,7 +202,12 @@ def _only_model(searched: Path, directory: Path) -> Path:
     raise LoadError(f"{searched}: no .onnx file for the parameter onnx; there is {names}")
 
 
-def _import_onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """Import it as a fork allows.
+
+    Raises:
+        LoadError: it is not installed.
+    """
     # The supervisor presets this for its processes; here it is for other servers. Telemetry
     # starts a thread, and a fork after that is no longer safe.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -79,10 +219,3 @@ def _import_onnxruntime() -> ModuleType:
             "pip install 'obworker[onnx]', or 'obworker[onnx-gpu]' for a GPU",
         ) from error
     return onnxruntime  # type: ignore[no-any-return]  # it has no types of its own
-
-
-def _providers(available: list[str]) -> list[str]:
-    # An empty CUDA_VISIBLE_DEVICES hides every GPU. TensorRT is never taken by itself: it
-    # compiles for minutes at the first request.
-    has_gpu = CUDA in available and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return [CUDA, CPU] if has_gpu else [CPU]

@@ -46,8 +46,8 @@ class Blueprint(Protocol):
     def body_kind(self) -> str:
         """What a request's body is to the predictor: json, data or none."""
 
-    def boot(self, threads: int, on_fatal: Callable[[], None]) -> Predictions:
-        """Build the predictor with so many native threads.
+    def boot(self, on_fatal: Callable[[], None]) -> Predictions:
+        """Build the predictor.
 
         `on_fatal` is called once, from any thread, when the predictor cannot go on.
 

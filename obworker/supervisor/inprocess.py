@@ -7,7 +7,6 @@ the event loop has a thread of its own.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 from obworker import log
@@ -35,8 +34,7 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int
     api_keys, tls = ApiKeys.of(settings), tls_context(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
-    threads = len(os.sched_getaffinity(0))
-    application = blueprint.boot(threads, lambda: linux.leave(1))
+    application = blueprint.boot(lambda: linux.leave(1))
     server = Server(
         application,
         listeners.sockets,

@@ -58,6 +58,7 @@ class Plan:
                 "class_name": settings.class_name,
                 "model_path": settings.model_path,
                 "environment": detect(environ).value,
+                "onnx": settings.onnx | {"on_device": bool(chosen)},
             },
             settings=settings,
             devices=devices,

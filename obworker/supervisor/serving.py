@@ -80,7 +80,6 @@ class Serving:
 
     def __init__(self, order: Spawn, channel: Channel, context: Context) -> None:
         self._slot = order.slot
-        self._threads = order.threads
         self._channel = channel
         self._context = context
         self._code = EXIT_DRAINED
@@ -93,7 +92,7 @@ class Serving:
     def boot(self) -> Predictions:
         """Build the predictor."""
         context = self._context
-        application = context.blueprint.boot(self._threads, lambda: self._fatal.set_result(None))
+        application = context.blueprint.boot(lambda: self._fatal.set_result(None))
         return probes.Probes(application, context.board)
 
     def serve(self, application: Predictions) -> NoReturn:

@@ -128,7 +128,7 @@ def serve(model: Callable[..., Path]) -> Callable[..., Client]:
 
     def boot(source: str, environment: str = "local") -> Client:
         blueprint = application.load(str(model(source)), environment=environment)
-        return Client(blueprint.boot(1, lambda: None))
+        return Client(blueprint.boot(lambda: None))
 
     return boot
 

@@ -510,7 +510,7 @@ def booted_run(
     directory = model(RUNNING.format(statement))
     blueprint = application.load(str(directory), environment=environment)
     assert ("background", "Predictor.run()") in blueprint.description
-    blueprint.boot(1, lambda: fatal.append(True))
+    blueprint.boot(lambda: fatal.append(True))
     for thread in threading.enumerate():
         if thread.name == "run":
             thread.join(10)
@@ -591,8 +591,9 @@ def test_the_onnx_file_is_found_and_described(model: Model) -> None:
     source = "class Predictor:\n def __init__(self, onnx): 0\n def predict(self): 0"
     directory = model(source, a__onnx="", b__onnx="")
     blueprint = application.load(str(directory), model_path="b.onnx")
-    assert blueprint.model == directory / "b.onnx"
-    assert ("onnx", "b.onnx") in blueprint.description
+    assert blueprint.session is not None
+    assert blueprint.session.model == directory / "b.onnx"
+    assert ("onnx", "b.onnx: cpu, 1 thread") in blueprint.description
 
 
 def test_a_model_path_is_relative_to_where_one_was(
@@ -603,8 +604,9 @@ def test_a_model_path_is_relative_to_where_one_was(
     directory = model(source)
     monkeypatch.chdir(tmp_path)
     blueprint = application.load("model", model_path="x.onnx")
-    assert blueprint.model == tmp_path / "x.onnx"
-    assert ("onnx", "../x.onnx") in blueprint.description
+    assert blueprint.session is not None
+    assert blueprint.session.model == tmp_path / "x.onnx"
+    assert ("onnx", "../x.onnx: cpu, 1 thread") in blueprint.description
     assert Path.cwd() == directory
 
 

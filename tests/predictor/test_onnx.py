@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from obworker.errors import BootError, LoadError
-from obworker.predictor.onnx import find_model, open_session
+from obworker.onnx_options import ATTRIBUTES, LEVELS
+from obworker.predictor import onnx
+from obworker.predictor.onnx import (
+    SessionPlan,
+    default_providers,
+    find_model,
+    find_providers,
+    open_session,
+    plan_session,
+)
 
 Model = Callable[..., Path]
 
@@ -73,25 +82,126 @@ def test_a_model_path_that_is_not_there(directory: Path) -> None:
 
 
 def test_a_session_runs_with_the_threads_given(directory: Path) -> None:
-    session = open_session(directory / "digits.onnx", 3)
+    session = open_session(plan_session(directory / "digits.onnx", threads=3))
     given = np.array([1, 2], dtype=np.float32)
     assert session.run(None, {"x": given})[0].tolist() == [1, 2]
     assert session.get_session_options().intra_op_num_threads == 3
     assert session.get_session_options().inter_op_num_threads == 1
 
 
-def test_no_gpu_is_used_where_none_is_visible(
+def test_a_session_has_the_options_given(directory: Path) -> None:
+    wanted = (
+        "graph_optimization_level=enable_basic,execution_mode=parallel,inter_op_num_threads=2,"
+        "enable_mem_pattern=0,session.intra_op.allow_spinning=0"
+    )
+    options = open_session(
+        plan_session(directory / "digits.onnx", options=wanted)
+    ).get_session_options()
+    assert options.graph_optimization_level.name == "ORT_ENABLE_BASIC"
+    assert options.execution_mode.name == "ORT_PARALLEL"
+    assert options.inter_op_num_threads == 2
+    assert options.enable_mem_pattern is False
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize("key", sorted(ATTRIBUTES))
+def test_every_attribute_is_one_of_onnxruntimes(key: str) -> None:
+    assert hasattr(onnx.import_onnxruntime().SessionOptions(), key)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_is_one_of_onnxruntimes(directory: Path, level: str) -> None:
+    plan = plan_session(directory / "digits.onnx", options=f"graph_optimization_level={level}")
+    options = open_session(plan).get_session_options()
+    assert options.graph_optimization_level.name == f"ORT_{level.upper()}"
+
+
+CUDA, MIGRAPHX, CPU = (f"{name}ExecutionProvider" for name in ("CUDA", "MIGraphX", "CPU"))
+OFFERED = ["TensorrtExecutionProvider", CUDA, "AzureExecutionProvider", CPU]
+
+
+@pytest.mark.parametrize(
+    ("offered", "environ", "chosen"),
+    [
+        ([CPU], {}, [CPU]),
+        (OFFERED, {}, [CUDA, CPU]),
+        (OFFERED, {"CUDA_VISIBLE_DEVICES": "1"}, [CUDA, CPU]),
+        (OFFERED, {"CUDA_VISIBLE_DEVICES": ""}, [CPU]),
+        ([MIGRAPHX, CPU], {"HIP_VISIBLE_DEVICES": "0"}, [MIGRAPHX, CPU]),
+        ([MIGRAPHX, CPU], {"HIP_VISIBLE_DEVICES": ""}, [CPU]),
+        (["CANNExecutionProvider", CPU], {}, ["CANNExecutionProvider", CPU]),
+        (["OpenVINOExecutionProvider", CPU], {}, [CPU]),
+    ],
+)
+def test_by_default_it_runs_on_the_devices_that_are_visible(
+    offered: list[str], environ: dict[str, str], chosen: list[str]
+) -> None:
+    assert default_providers(offered, environ) == chosen
+
+
+def test_a_worker_without_a_device_runs_on_the_cpu(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    session = open_session(directory / "digits.onnx", 1)
-    assert session.get_providers() == ["CPUExecutionProvider"]
+    onnxruntime = onnx.import_onnxruntime()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: OFFERED)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    model = directory / "digits.onnx"
+    assert plan_session(model).providers == (CUDA, CPU)
+    assert plan_session(model, on_device=False).providers == (CPU,)
+
+
+def test_providers_are_found_by_their_short_names_in_the_order_given() -> None:
+    assert find_providers(["cpu", "tensorrt"], OFFERED) == [CPU, "TensorrtExecutionProvider"]
+
+
+def test_a_provider_that_is_not_offered_is_an_error_that_names_those_that_are(
+    directory: Path,
+) -> None:
+    with pytest.raises(LoadError, match=r"no 'cuda'; it has .*cpu") as got:
+        plan_session(directory / "digits.onnx", providers="cuda,cpu")
+    assert got.value.hint == "pip install 'obworker[onnx-gpu]'"
+
+
+def test_a_provider_that_does_not_start_is_an_error_unless_the_cpu_is_allowed(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = directory / "digits.onnx"
+    with pytest.warns(UserWarning, match=CUDA):
+        open_session(SessionPlan(model, (CUDA, CPU)))
+    assert "digits.onnx runs on the CPU: onnxruntime could not start CUDA" in caplog.text
+    with pytest.warns(UserWarning, match=CUDA), pytest.raises(BootError) as got:
+        open_session(SessionPlan(model, (CUDA,)))
+    assert str(got.value).startswith("digits.onnx cannot be loaded: onnxruntime could not start")
+    assert got.value.hint == "with --onnx-providers cuda,cpu it runs on the CPU then"
+
+
+@pytest.mark.parametrize(
+    ("may_be_forked", "plan"),
+    [
+        (True, SessionPlan(Path("m"), (CPU,))),
+        (True, SessionPlan(Path("m"), (CPU,), 1, (("execution_mode", "sequential"),))),
+        (False, SessionPlan(Path("m"), (CPU,), 2)),
+        (False, SessionPlan(Path("m"), (CUDA, CPU))),
+        (False, SessionPlan(Path("m"), ("XnnpackExecutionProvider", CPU))),
+        (False, SessionPlan(Path("m"), (CPU,), 1, (("execution_mode", "parallel"),))),
+        (False, SessionPlan(Path("m"), (CPU,), 1, (("inter_op_num_threads", "2"),))),
+    ],
+)
+def test_a_session_without_threads_and_devices_may_be_forked(
+    may_be_forked: bool, plan: SessionPlan
+) -> None:
+    assert plan.may_be_forked is may_be_forked
+
+
+def test_a_plan_describes_itself() -> None:
+    plan = SessionPlan(Path("m"), (CUDA, CPU), 2, (("enable_mem_pattern", "0"),))
+    assert plan.description == "cuda, cpu, 2 threads, enable_mem_pattern=0"
 
 
 def test_a_corrupt_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(BootError, match=r"bad\.onnx cannot be loaded: ") as got:
-        open_session(tmp_path / "bad.onnx", 1)
+        open_session(plan_session(tmp_path / "bad.onnx"))
     assert "\n" not in str(got.value)
 
 
@@ -100,5 +210,5 @@ def test_without_onnxruntime_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(LoadError, match="needs onnxruntime") as got:
-        open_session(directory / "digits.onnx", 1)
+        plan_session(directory / "digits.onnx")
     assert "obworker[onnx]" in str(got.value.hint)
