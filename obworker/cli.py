@@ -24,6 +24,7 @@ from obworker.errors import LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
+from obworker.prepack import prepack
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import bootstrap, lent, listeners
 from obworker.supervisor.listeners import Address, Listeners
@@ -32,6 +33,7 @@ from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import Signals
 
 FACTORY = "obworker.predictor.application:load"
+PREPACK = "prepack"
 SCRIPT_PORT = 80
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
@@ -73,15 +75,19 @@ def _complain(error: ObworkerError, terminal: int) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    is_operation = bool(arguments) and arguments[0] in OPERATIONS
-    return _operate(arguments) if is_operation else _serve_model(arguments)
+    command = arguments[0] if arguments else None
+    if command == PREPACK:
+        return _print(prepack(arguments[1:]))
+    if command in OPERATIONS:
+        return _print(operate(arguments, os.environ.get(RUNTIME_DIRECTORY)))
+    return _serve_model(arguments)
 
 
-# obworker status, reload, scale, stop, stacks
+# obworker prepack, status, reload, scale, stop, stacks
 
 
-def _operate(arguments: Sequence[str]) -> int:
-    printed = operate(arguments, os.environ.get(RUNTIME_DIRECTORY))
+def _print(printed: str | int) -> int:
+    """Print what a command returned, and return the exit code."""
     if isinstance(printed, int):
         return printed
     print(printed)

@@ -19,6 +19,9 @@ For an obworker that runs (of a MODEL of that name: obworker ./status)
   obworker status    obworker reload    obworker scale N    obworker stop
   obworker stacks SLOT                  each has a --help
 \b
+For a model whose memory all workers are to share
+  obworker prepack MODEL.onnx           has a --help
+\b
 Every option is also an environment variable and a key of the file:
   --workers 4        OBWORKER_WORKERS=4        workers = 4
 The command line wins over the environment, that over the file.

@@ -17,7 +17,7 @@ import pytest
 from corpus import CORPUS
 from harness import ROOT
 
-from obworker import errors
+from obworker import errors, onnx_options
 from obworker.access_log import AccessRecord, json_line
 from obworker.http import connection, parser, response, server
 from obworker.http.cycle import CLIENT_CLOSED_REQUEST
@@ -167,6 +167,11 @@ def test_fixed_limits_are_what_the_page_on_http_says(pattern: str, value: float)
 def test_fixed_timeouts_are_what_the_page_on_timeouts_says(seconds: float, what: str) -> None:
     rows = section("timeouts.md", "## Fixed, because nobody should need to change them")
     assert re.search(rf"^\| {what}( every| after)? \| {seconds:g} \|$", rows, re.MULTILINE)
+
+
+def test_every_session_option_is_explained() -> None:
+    explained = " ".join(first_column(section("onnx.md", "## Session options")))
+    assert set(re.findall(r"`([\w.]+)`", explained)) == set(onnx_options.KEYS)
 
 
 def test_every_benchmark_has_its_section() -> None:

@@ -1,0 +1,118 @@
+"""The command ``obworker prepack``: a model in the form whose weights all processes share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from obworker.command import invoke
+from obworker.errors import CommandError, LoadError, UsageError
+from obworker.onnx_options import pairs_of, session_options
+from obworker.predictor import onnx, prepacked
+from obworker.predictor.onnx import SessionPlan
+from obworker.predictor.traces import summarise
+
+DIRECTORY = "prepacked"
+SUFFIX = ".onnx"
+FIRST_VERSION = (1, 21)  # with session.save_external_prepacked_constant_initializers
+LOGGED_SEVERITY = 3  # errors; a warning says for which CPU the model will be, as we note in it
+
+
+def prepack(arguments: Sequence[str]) -> str | int:
+    """Do what the command line says; return what to print, or the exit code after a --help.
+
+    Raises:
+        UsageError: the arguments are wrong.
+        CommandError: the model cannot be read, or not written.
+        LoadError: there is no onnxruntime that can do it.
+    """
+    printed: str | int = invoke(_command, arguments)
+    return printed
+
+
+@click.command(
+    "obworker prepack",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.option(
+    *("-o", "--output"),
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help=f"File to write.  [default: {DIRECTORY}/MODEL.onnx beside the model]",
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option(
+    "--onnx-option",
+    "texts",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Option of the session whose graph is written; may be repeated.",
+)
+def _command(model: Path, output: Path | None, *, force: bool, texts: Sequence[str]) -> str:
+    """Write MODEL.onnx so that all processes that serve it share the memory of its weights.
+
+    What is written is the graph, optimised for the CPU of this machine, and beside it a .data file
+    with the weights, as they are and as onnxruntime packs them: twice the size on disk. It is for
+    machines with such a CPU, and refused on others.
+    """
+    target = model.parent / DIRECTORY / model.name if output is None else output
+    _check_paths(model, target, force=force)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".prepack-") as name:
+            size = _write(_plan(model, texts), Path(name) / target.name)
+            _move(Path(name), target.parent)
+    except OSError as error:
+        raise CommandError(f"{target}: cannot be written: {error.strerror}") from error
+    return f"{target}  {size / 2**20:.1f} MiB with its weights, which are in {target.name}.data"
+
+
+def _check_paths(model: Path, target: Path, *, force: bool) -> None:
+    if not model.is_file():
+        what = "is a directory" if model.is_dir() else "there is no such file"
+        raise UsageError(f"{model}: {what}", "obworker prepack MODEL.onnx")
+    if target.suffix != SUFFIX:
+        raise UsageError(f"--output: {str(target)!r} is not the name of an {SUFFIX} file")
+    for path in (target, target.with_name(target.name + prepacked.DATA_SUFFIX)):
+        if path.exists() and not force:
+            raise UsageError(f"{path}: exists", "--force writes over it")
+
+
+def _plan(model: Path, texts: Sequence[str]) -> SessionPlan:
+    try:
+        options = session_options(",".join(texts)) if texts else None
+    except ValueError as error:
+        raise UsageError(f"--onnx-option: {error}") from error
+    return SessionPlan(model, (onnx.CPU,), options=tuple(pairs_of(options)))
+
+
+def _write(plan: SessionPlan, target: Path) -> int:
+    """Write the model and its weights, side by side; return their size."""
+    onnxruntime = onnx.import_onnxruntime()
+    version = onnxruntime.__version__
+    if tuple(map(int, version.split(".")[:2])) < FIRST_VERSION:
+        raise LoadError(
+            f"onnxruntime {version} cannot pre-pack", "pip install --upgrade onnxruntime"
+        )
+    options = onnx.session_options(onnxruntime.SessionOptions(), plan)
+    options.log_severity_level = LOGGED_SEVERITY
+    options.optimized_model_filepath = str(target)
+    data = target.name + prepacked.DATA_SUFFIX
+    for key, value in {**prepacked.ENTRIES, prepacked.NAME_ENTRY: data}.items():
+        options.add_session_config_entry(key, value)
+    try:
+        onnxruntime.InferenceSession(str(plan.model), options, providers=list(plan.providers))
+    except Exception as error:  # onnxruntime's exceptions have no base class of their own
+        raise CommandError(f"{plan.model}: cannot be pre-packed: {summarise(error)}") from error
+    prepacked.mark(target, prepacked.this_cpu())
+    return sum(path.stat().st_size for path in target.parent.iterdir())
+
+
+def _move(source: Path, directory: Path) -> None:
+    """Put the files in their place, the weights first: a server may be reading older ones."""
+    for path in sorted(source.iterdir(), key=lambda path: path.suffix == SUFFIX):
+        path.replace(directory / path.name)
