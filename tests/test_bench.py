@@ -14,10 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 
 import pytest
-from benchmarks import options, queueing, work
+from benchmarks import onnx, options, queueing, work
 from benchmarks.openloop import connected
 from benchmarks.outcomes import UNANSWERED, Arrival, Outcome, failures
 from benchmarks.overload import WINDOW, recovery_seconds
+from benchmarks.servers import BenchError
 
 PREDICT_SECONDS = 0.05
 
@@ -166,3 +167,26 @@ def test_what_is_unanswered_when_patience_ends_is_a_failure_of_infinite_latency(
 
     assert failures(outcomes) == {UNANSWERED: 1}
     assert outcomes[0].latency == math.inf
+
+
+def measured(loop: list[float], served: list[float]) -> onnx.Measured:
+    return onnx.Measured(loop=loop, served=served)
+
+
+def test_the_share_of_a_model_is_of_rounds_that_stood_side_by_side() -> None:
+    """A machine that is twice as slow for a while slows the loop and the server alike."""
+    assert measured([0.005, 0.010, 0.005], [0.005, 0.010, 0.0075]).share == pytest.approx(100)
+
+
+def test_only_models_that_take_long_enough_are_claimed_for() -> None:
+    models = {
+        "quick": measured([0.001], [0.002]),
+        "slow": measured([0.010], [0.0125]),
+        "slower": measured([0.020], [0.020]),
+    }
+    assert [claim.holds for claim in onnx._claims(models)] == [False, True]
+
+
+def test_a_machine_on_which_no_model_takes_long_proves_nothing() -> None:
+    with pytest.raises(BenchError, match="no model takes 5 ms"):
+        onnx._claims({"quick": measured([0.001], [0.001])})

@@ -41,7 +41,7 @@ class Server:
     name: str
     package: str
     argv: tuple[str, ...]
-    files: Mapping[str, str]
+    files: Mapping[str, str | bytes]
     path: str = "/"
     venv: str = "venv"
 
@@ -102,8 +102,10 @@ def running(
     """Start the server, on all cores or on these; wait until it answers 200; stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="obworker-bench-") as name:
         directory = Path(name)
-        for file, text in server.files.items():
-            (directory / file).write_text(text)
+        for file, content in server.files.items():
+            (directory / file).write_bytes(
+                content.encode() if isinstance(content, str) else content
+            )
         port = _free_port()
         process = _start(server, directory, cores or os.sched_getaffinity(0), port)
         try:

@@ -1,0 +1,162 @@
+"""What serving takes from a model: requests per core, beside the same predict in a bare loop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from benchmarks import options as types
+from benchmarks.claims import Claim, at_least, verdict
+from benchmarks.load import Exchange, Load
+from benchmarks.onnx_cases import LOOP, Case, cases
+from benchmarks.processes import cpu_seconds
+from benchmarks.servers import BenchError, Running, obworker, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SHARE = 95.0
+CLAIMED_FROM = 0.005
+FIRST_CALLS = 20
+
+
+def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Declare the command and its options."""
+    parser = add_parser(
+        "onnx",
+        help="requests per core of ONNX models, beside a bare loop",
+        description="Serve ONNX models with one worker on one core, loaded from another, and call "
+        "the same predict with the same body in a loop on that core; their rounds take turns. "
+        "Requests per core are those per second of CPU time, of all the server's processes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=types.count, default=7, help="rounds after one warm-up")
+    parser.add_argument("--seconds", type=types.count, default=2, help="length of a round")
+    parser.add_argument("--connections", type=types.count, default=4, help="connections at once")
+    parser.set_defaults(run=run)
+
+
+@dataclass
+class Measured:
+    """CPU seconds of each call in the loop and of each request, one number a round."""
+
+    loop: list[float] = field(default_factory=list)
+    served: list[float] = field(default_factory=list)
+
+    @property
+    def call(self) -> float:
+        """The median CPU seconds of a call."""
+        return statistics.median(self.loop)
+
+    @property
+    def share(self) -> float:
+        """The median of the requests per core, in percent of the loop's calls."""
+        pairs = zip(self.loop, self.served, strict=True)
+        return statistics.median(100 * loop / served for loop, served in pairs)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure each model, print the table and the verdict."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchError("two cores are needed: one for the server, one for the load")
+    os.sched_setaffinity(0, {cores[0]})
+    row = "{:<14}{:>10}{:>13}{:>15}{:>11}{:>22}"
+    print(row.format("", "loop, ms", "served, ms", "req/s/core", "% of loop", "least..most"))
+    measured = {}
+    for case in cases():
+        measured[case.name] = rounds = _measure(case, cores[1], options)
+        shares = [100 * a / b for a, b in zip(rounds.loop, rounds.served, strict=True)]
+        served = statistics.median(rounds.served)
+        cells = (f"{rounds.call * 1e3:.3f}", f"{served * 1e3:.3f}", f"{1 / served:.0f}")
+        spread = f"{min(shares):.1f}..{max(shares):.1f}"
+        print(row.format(case.name, *cells, f"{rounds.share:.1f}", spread), flush=True)
+    return verdict(_claims(measured))
+
+
+def _claims(measured: dict[str, Measured]) -> list[Claim]:
+    claims = [
+        at_least(f"{name}: requests per core, % of the bare loop's calls", rounds.share, SHARE)
+        for name, rounds in measured.items()
+        if rounds.call >= CLAIMED_FROM
+    ]
+    if not claims:
+        raise BenchError(f"no model takes {CLAIMED_FROM * 1e3:.0f} ms on this machine")
+    return claims
+
+
+def _measure(case: Case, core: int, options: argparse.Namespace) -> Measured:
+    server = obworker(case.predictor, "--workers", "1")
+    files = {**server.files, **case.files, "loop.py": LOOP, "body": case.body}
+    request = Exchange(case.body, None).request()
+    measured = Measured()
+    with (
+        running(replace(server, files=files), request, [core]) as target,
+        _looping(target.directory, core) as loop,
+    ):
+        exchange = Exchange(case.body, loop.answer)
+        calls = max(FIRST_CALLS, int(options.seconds / loop.seconds_per_call(FIRST_CALLS)))
+        _serve(target, exchange, calls, options)
+        for _ in range(options.rounds):
+            measured.loop.append(loop.seconds_per_call(calls))
+            measured.served.append(_serve(target, exchange, calls, options))
+    return measured
+
+
+def _serve(
+    target: Running, exchange: Exchange, requests: int, options: argparse.Namespace
+) -> float:
+    """Send the requests; return the CPU seconds that each took the server."""
+    processes = target.processes()
+    before = cpu_seconds(processes)
+    load = Load(target.port, exchange, requests, 10 * options.seconds).run(options.connections)
+    if load.failures:
+        raise BenchError(f"{load.failures.total()} requests failed: {load.failures.most_common(3)}")
+    return (cpu_seconds(processes) - before) / load.answered
+
+
+class Loop:
+    """A process that calls predict as often as it is told."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.answer = json.loads(self._read())
+
+    def seconds_per_call(self, count: int) -> float:
+        """Return the CPU seconds of a call, the mean of so many."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return float(self._read()) / count
+
+    def _read(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchError("the bare loop ended; what it said is above")
+        return line
+
+
+@contextmanager
+def _looping(directory: Path, core: int) -> Iterator[Loop]:
+    """Run the loop in the directory of a server, on a core; end it at the end."""
+    with subprocess.Popen(
+        ["taskset", "--cpu-list", str(core), sys.executable, "loop.py"],
+        cwd=directory,
+        env={"PATH": os.environ["PATH"]},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Loop(process)
+        finally:
+            process.kill()
