@@ -98,7 +98,7 @@ def _write(plan: SessionPlan, target: Path) -> int:
         raise LoadError(
             f"onnxruntime {version} cannot pre-pack", "pip install --upgrade onnxruntime"
         )
-    options = onnx.session_options(onnxruntime.SessionOptions(), plan)
+    options = onnx.options_of(plan, onnxruntime)
     options.log_severity_level = LOGGED_SEVERITY
     options.optimized_model_filepath = str(target)
     data = target.name + prepacked.DATA_SUFFIX

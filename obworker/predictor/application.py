@@ -180,14 +180,18 @@ def adopt(
 
 
 def create(
-    path: str = ".", class_name: str | None = None, model_path: str | None = None
+    path: str = ".",
+    class_name: str | None = None,
+    model_path: str | None = None,
+    onnx: Mapping[str, Any] | None = None,
 ) -> Application:
     """Return the application for any WSGI server.
 
-    For example ``gunicorn "obworker.predictor.application:create('./model')"``.
+    For example ``gunicorn "obworker.predictor.application:create('./model')"``. `onnx` is for
+    plan_session.
     """
     os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
-    blueprint = load(path, class_name, model_path, detect(os.environ).value)
+    blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
     return blueprint.boot(on_fatal=partial(os._exit, 1))
 

@@ -142,7 +142,7 @@ def open_session(plan: SessionPlan) -> InferenceSession:
     """
     onnxruntime = import_onnxruntime()
     name = plan.model.name
-    options = session_options(onnxruntime.SessionOptions(), plan)
+    options = options_of(plan, onnxruntime)
     try:
         session = onnxruntime.InferenceSession(
             str(plan.model), options, providers=list(plan.providers)
@@ -156,12 +156,13 @@ def open_session(plan: SessionPlan) -> InferenceSession:
     return session
 
 
-def session_options(options: SessionOptions, plan: SessionPlan) -> SessionOptions:
-    """Set what the plan says in onnxruntime's options.
+def options_of(plan: SessionPlan, onnxruntime: ModuleType) -> SessionOptions:
+    """Return what the plan says as onnxruntime's options.
 
     Raises:
         BootError: this onnxruntime is too old for one of them.
     """
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = 1
     for key, value in plan.options:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
+from benchmarks import onnx_models
 
 import obworker
 from obworker.errors import BootError, InjectionError, LoadError
@@ -636,6 +637,24 @@ def test_a_class_that_is_there_already_is_adopted(model: Model) -> None:
 def test_what_cannot_be_adopted(predictor: Any, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         application.adopt(predictor)
+
+
+SESSION_THREADS = """
+    class Predictor:
+        def __init__(self, onnx):
+            self.threads = onnx.get_session_options().intra_op_num_threads
+
+        def predict(self):
+            return self.threads
+"""
+
+
+def test_create_makes_the_session_that_is_asked_for(model: Model) -> None:
+    directory = model(SESSION_THREADS)
+    (directory / "net.onnx").write_bytes(onnx_models.dense(width=2, layers=1))
+    app = application.create(str(directory), onnx={"threads": 2, "providers": "cpu"})
+    bodies = app({"REQUEST_METHOD": "POST", "PATH_INFO": "/"}, lambda *_: lambda data: None)
+    assert b"".join(bodies) == b"2"
 
 
 def test_create_gives_an_application_for_any_server(
