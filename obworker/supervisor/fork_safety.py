@@ -26,6 +26,8 @@ from pathlib import Path
 
 import threadpoolctl
 
+from obworker.supervisor import linux
+
 CUDA_LIBRARY = "libcuda.so.1"
 # <cuda.h>: what cuDeviceGetCount returns as long as nobody has called cuInit.
 CUDA_ERROR_NOT_INITIALIZED = 3
@@ -96,8 +98,7 @@ def release_thread_pools() -> None:
     if threading.active_count() == 1:  # another thread may be inside one of its parallel regions
         _pause_libgomp()
     gc.collect()
-    with contextlib.suppress(AttributeError):  # musl has no such call
-        ctypes.CDLL(None).malloc_trim(0)
+    linux.trim_heap()
 
 
 def _pause_libgomp() -> None:

@@ -47,6 +47,12 @@ def die_with_parent(parent: int) -> bool:
     return os.getppid() == parent
 
 
+def trim_heap() -> None:
+    """Give memory that was freed back to the system, which the C library keeps (malloc_trim(3))."""
+    with contextlib.suppress(AttributeError):  # musl has no such call
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def next_ended() -> int | None:
     """Return the pid of a child that has ended, which stays its own until `reap`."""
     try:

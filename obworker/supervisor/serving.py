@@ -93,6 +93,7 @@ class Serving:
         """Build the predictor."""
         context = self._context
         application = context.blueprint.boot(lambda: self._fatal.set_result(None))
+        linux.trim_heap()  # a model is loaded in pieces that are not all kept
         return probes.Probes(application, context.board)
 
     def serve(self, application: Predictions) -> NoReturn:

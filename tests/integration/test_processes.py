@@ -775,3 +775,16 @@ def test_many_workers_start(serve: Serve, model: Path) -> None:
     server = serve("--workers", "40", str(model)).wait_until_ready(40)
     assert sorted(server.workers()) == list(range(40))
     assert server.stop() == 0
+
+
+def test_memory_that_was_freed_while_it_booted_is_not_kept(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(
+        "class Predictor:\n"
+        "    def __init__(self):\n"
+        "        pieces = [bytes(100_000) for _ in range(2000)]\n"
+        "        self.kept = pieces[-1]  # the heap can shrink only from its end\n"
+        "    def predict(self):\n"
+        "        return 1\n"
+    )
+    server = serve(str(model)).wait_until_ready()
+    assert psutil.Process(server.workers()[0].pid).memory_info().rss < 100e6
