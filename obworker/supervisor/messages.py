@@ -107,11 +107,12 @@ class Serve:
 
 @dataclasses.dataclass(frozen=True)
 class BootFailed:
-    """The worker could not build its predictor; it is about to exit."""
+    """The worker could not build its predictor, maybe because its GPU failed; it will exit."""
 
     message: str
     hint: str | None
     traceback: str
+    device_lost: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +124,13 @@ class Recycle:
 
 @dataclasses.dataclass(frozen=True)
 class Leaving:
-    """The worker has begun to drain, on its own account or told to, and will exit."""
+    """The worker has begun to drain, on its own account or told to, and will exit.
+
+    Where its GPU failed it holds the memory that it has there until it has ended.
+    """
 
     reason: str
+    device_lost: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

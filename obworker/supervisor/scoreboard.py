@@ -127,6 +127,7 @@ class SeatRow(_Record):
     in_flight: int
     waiting: int
     requests: int
+    no_memory: int
     request_id: bytes
     request_line: bytes
 
@@ -145,6 +146,7 @@ class SeatRow(_Record):
         ("in_flight", ctypes.c_uint32),  # requests in predict
         ("waiting", ctypes.c_uint32),  # places in the queue that only the worker can give back
         ("requests", ctypes.c_uint64),  # requests that predict has finished
+        ("no_memory", ctypes.c_uint64),  # times that memory, a GPU's or the machine's, was short
         ("request_id", ctypes.c_char * ID_BYTES),
         ("request_line", ctypes.c_char * 160),
     )
