@@ -37,7 +37,25 @@ def _service(report: Report) -> list[str]:
         lines.append("a reload is on its way")
     if report["reload_failure"]:
         lines.append(f"the last reload failed: {_one_line(report['reload_failure'])}")
-    return lines
+    return [*lines, *_quarantines(report["slots"]), *_wants_of_memory(report["slots"])]
+
+
+def _quarantines(slots: list[Report]) -> list[str]:
+    """Return a line for each device that is left alone."""
+    held = {_text(slot["device"]): slot["quarantine"] for slot in slots if slot["quarantine"]}
+    return [
+        f"{device} is in quarantine for {duration(hold['left'])} more, or until a reload:"
+        f" {_one_line(hold['reason'])}"
+        for device, hold in held.items()
+    ]
+
+
+def _wants_of_memory(slots: list[Report]) -> list[str]:
+    short = [slot for slot in slots if slot["no_memory"]]
+    if not short:
+        return []
+    times = ", ".join(f"{slot['no_memory']} in slot {slot['slot']}" for slot in short)
+    return [f"memory was short, times: {times}"]
 
 
 def _rows(slot: Report) -> list[tuple[str, ...]]:

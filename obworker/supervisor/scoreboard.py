@@ -103,6 +103,9 @@ class SlotRow(_Record):
     last_exit: bytes
     last_exit_at: float
     requests_before: int
+    no_memory_before: int
+    quarantine: bytes
+    quarantined_until: float
 
     _fields_ = (
         ("device", ctypes.c_char * 64),
@@ -110,6 +113,9 @@ class SlotRow(_Record):
         ("last_exit", ctypes.c_char * 256),
         ("last_exit_at", ctypes.c_double),
         ("requests_before", ctypes.c_uint64),  # of the slot's processes that have ended
+        ("no_memory_before", ctypes.c_uint64),  # likewise
+        ("quarantine", ctypes.c_char * 256),  # why the device is left alone; empty: it is not
+        ("quarantined_until", ctypes.c_double),
     )
 
 
