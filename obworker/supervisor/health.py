@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from obworker.supervisor.readings import Reading, readings
 from obworker.supervisor.scoreboard import Phase, Scoreboard, SeatRow, SlotRow, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT
 
@@ -118,7 +119,12 @@ def report(board: Scoreboard, now: float) -> Report:
             for index in range(header.slots)
             if index < stands.wanted or _occupied(board, index)
         ],
+        "gpus": [_gpu(reading) for reading in readings(board, now)],
     }
+
+
+def _gpu(reading: Reading) -> Report:
+    return {**reading.sensed._asdict(), "slots": list(reading.slots)}
 
 
 def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:

@@ -1,7 +1,8 @@
 """What all processes of one obworker know of one another: one shared page set, no locks, no files.
 
 Made by the master before the first child and mapped by everybody (memfd_create(2)). Every field
-has one writer: the master for what it decides, a worker for its own requests. A number is aligned
+has one writer: the master for what it decides, a worker for its own requests, the admin process for
+what it reads of GPUs. A number is aligned
 and at most eight bytes, so a reader sees the old value or the new one and nothing between. A text
 may be read half written; it is for people.
 
@@ -16,6 +17,8 @@ import mmap
 import os
 
 MAX_SLOTS = 1024
+# 16 GPUs of 7 MIG instances each.
+MAX_GPUS = 112
 # While a worker is replaced, the old and the new process share a slot.
 SEATS_PER_SLOT = 2
 ID_BYTES = 64
@@ -168,15 +171,41 @@ class SeatRow(_Record):
         return f"{line or 'a request'} ({now - self.begun_at:.1f} s{named})"
 
 
+class GpuRow(_Record):
+    """What a GPU's sensors said; written by the admin process. Not a number is not known."""
+
+    gpu: int
+    uuid: bytes
+    name: bytes
+    memory_used: float
+    memory_total: float
+    utilisation: float
+    temperature: float
+    read_at: float
+
+    _fields_ = (
+        ("gpu", ctypes.c_uint32),  # its index
+        ("uuid", ctypes.c_char * 96),
+        ("name", ctypes.c_char * 96),
+        ("memory_used", ctypes.c_double),
+        ("memory_total", ctypes.c_double),
+        ("utilisation", ctypes.c_double),
+        ("temperature", ctypes.c_double),
+        ("read_at", ctypes.c_double),
+    )
+
+
 class _Layout(ctypes.Structure):
     header: Header
     slots: ctypes.Array[SlotRow]
     seats: ctypes.Array[SeatRow]
+    gpus: ctypes.Array[GpuRow]
 
     _fields_ = (
         ("header", Header),
         ("slots", SlotRow * MAX_SLOTS),
         ("seats", SeatRow * (MAX_SLOTS * SEATS_PER_SLOT)),
+        ("gpus", GpuRow * MAX_GPUS),
     )
 
 
@@ -211,6 +240,11 @@ class Scoreboard:
     def seats(self, slot: int) -> tuple[SeatRow, ...]:
         """Return the rows of all seats of a slot."""
         return tuple(self.seat(slot, seat) for seat in range(SEATS_PER_SLOT))
+
+    @property
+    def gpus(self) -> list[GpuRow]:
+        """Return the rows of GPUs."""
+        return list(self._layout.gpus)
 
     def serves_beside(self, row: SeatRow) -> bool:
         """Whether a process serves that is not the one of `row`."""

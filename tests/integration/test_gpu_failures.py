@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from harness import Reply, Serve, Server, command, eventually, request
 
@@ -289,3 +290,37 @@ def test_want_of_memory_ends_nothing_and_is_counted(start: Start, model: Path) -
     report = admin(server)[1]
     assert (report["status"], report["slots"][0]["no_memory"]) == ("ok", 3)
     assert "memory was short, times: 3 in slot 0\n" in obworker(model, "status")
+
+
+def test_the_status_has_what_nvml_says_and_no_other_process_loads_it(
+    start: Start, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = model.parent / "nvml"
+    stub.mkdir()
+    noted = f"\nimport os\nopen({str(stub)!r} + f'/loaded-by-{{os.getpid()}}', 'w')\n"
+    source = (Path(__file__).parents[1] / "stub_nvml.py").read_text()
+    (stub / "pynvml.py").write_text(source + noted)
+    monkeypatch.setenv("PYTHONPATH", str(stub), prepend=":")
+    server = start("0", "--workers", "2").wait_until_ready(2)
+    (gpu,) = eventually(lambda: admin(server)[1]["gpus"])
+    assert gpu == {
+        "gpu": 0,
+        "uuid": "GPU-aaaaaaaa-0000",
+        "name": "NVIDIA X",
+        "memory_used": 12 * 2**30,
+        "memory_total": 16 * 2**30,
+        "utilisation": 97,
+        "temperature": 61,
+        "slots": [0, 1],
+    }
+    assert "0    NVIDIA X  12.0 of 16.0 GiB  97%" in obworker(model, "status")
+    (note,) = stub.glob("loaded-by-*")
+    loader = int(note.name.removeprefix("loaded-by-"))
+    assert loader not in {server.pid, *(worker.pid for worker in server.workers().values())}
+    assert psutil.Process(loader).cmdline()[0].startswith("obworker: admin")
+
+
+def test_without_nvml_nothing_is_said(start: Start, model: Path) -> None:
+    server = start("0").wait_until_ready()
+    assert admin(server)[1]["gpus"] == []
+    assert "nvml" not in server.log().lower()

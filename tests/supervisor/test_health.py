@@ -65,6 +65,7 @@ def test_what_is_not_known_is_null() -> None:
             "reload_failure": None,
             "workers": {"ready": 0, "wanted": 0, "needed": 1},
             "slots": [],
+            "gpus": [],
         }
 
 
