@@ -138,7 +138,7 @@ class Application:
             passed = value(environ, start_response)
             if isinstance(passed, list):
                 return passed
-            return Continued(passed, context, call.release)
+            return Continued(passed, context, self._failures.examine, call.release)
         return _send(value, call, start_response)
 
 

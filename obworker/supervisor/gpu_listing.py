@@ -9,18 +9,10 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
-from obworker.supervisor.visibility import ASCEND, CUDA, HIP, Family
+from obworker.supervisor.visibility import ASCEND, CUDA, HIP, Listing
 
 NVIDIA_SMI_TIMEOUT = 10.0
-
-
-class Listing(NamedTuple):
-    """The devices of a machine, as their runtime would be told of them."""
-
-    family: Family
-    tokens: list[str]
 
 
 def enumerate_gpus(root: Path = Path("/")) -> Listing:

@@ -6,8 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from obworker.errors import UsageError
-from obworker.supervisor.gpu_listing import Listing
-from obworker.supervisor.visibility import CUDA, FAMILIES, HIP, Family, family_of, parse_visible
+from obworker.supervisor.visibility import (
+    CUDA,
+    FAMILIES,
+    HIP,
+    Family,
+    Listing,
+    family_of,
+    parse_visible,
+)
 
 ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from obworker.errors import UsageError
 
@@ -47,6 +48,13 @@ HIP = Family("gpu", "HIP", "HIP_VISIBLE_DEVICES", mixes=True)
 ROCR = Family("gpu", "ROCr", "ROCR_VISIBLE_DEVICES", mixes=True)
 ASCEND = Family("npu", "CANN", "ASCEND_RT_VISIBLE_DEVICES", prefixes=(), ascends=True)
 FAMILIES = (CUDA, HIP, ROCR, ASCEND)
+
+
+class Listing(NamedTuple):
+    """The devices of a machine, as their runtime would be told of them."""
+
+    family: Family
+    tokens: list[str]
 
 
 def family_of(environ: Mapping[str, str]) -> Family | None:

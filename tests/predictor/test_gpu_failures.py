@@ -15,12 +15,17 @@ from obworker.predictor import application
 ASSERT = "CUDA error: device-side assert triggered"
 SOURCE = """
     import asyncio, os
+    from werkzeug import Response
     from werkzeug.exceptions import NotFound
 
     class OutOfMemoryError(RuntimeError):
         pass
 
     lost = RuntimeError("CUDA error: device-side assert triggered")
+
+    def failing():
+        yield b"x"
+        raise lost
 
     def wrapped():
         try:
@@ -105,7 +110,12 @@ def test_the_traceback_is_shown_outside_production(model: Model, client_of: Clie
 
 
 @pytest.mark.parametrize(
-    ("body", "counts"), [("yield 1; raise lost", (1, 0)), ("yield 1; raise MemoryError()", (0, 1))]
+    ("body", "counts"),
+    [
+        ("yield 1; raise lost", (1, 0)),
+        ("yield 1; raise MemoryError()", (0, 1)),
+        ("return Response(failing())", (1, 0)),
+    ],
 )
 def test_an_error_in_the_middle_of_a_stream_is_told(
     model: Model, client_of: ClientOf, body: str, counts: tuple[int, int]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from obworker.errors import UsageError
-from obworker.supervisor.gpu_listing import Listing
 from obworker.supervisor.gpus import Device, assign, select
-from obworker.supervisor.visibility import ASCEND, CUDA, HIP, ROCR, Family
+from obworker.supervisor.visibility import ASCEND, CUDA, HIP, ROCR, Family, Listing
 
 A, B = "GPU-aaaa", "GPU-bbbb"
 M1, M2 = "MIG-1111", "MIG-2222"
