@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obworker.environment import Environment, detect, with_dotenv
-from obworker.errors import LoadError, ObworkerError, RunError
+from obworker.errors import BootError, LoadError, ObworkerError, RunError
 from obworker.predictor import events, loader
 from obworker.predictor.arguments import (
     flask_request_maker,
@@ -22,7 +22,7 @@ from obworker.predictor.arguments import (
 )
 from obworker.predictor.dispatch import Application, Config, reaches_predict
 from obworker.predictor.failures import Failures
-from obworker.predictor.faults import boot_error
+from obworker.predictor.faults import kind_of
 from obworker.predictor.health import HealthCheck
 from obworker.predictor.injection import (
     Plan,
@@ -136,7 +136,8 @@ class Blueprint:
             return binding.call(self.predictor, None)
         except BaseException as error:  # whatever it is, it is the user's code that raised it
             trace = user_traceback(error, self.file.parent)
-            raise boot_error(error, self._explain(error), traceback=trace) from error
+            kind = kind_of(error, BootError)
+            raise kind(self._explain(error), traceback=trace) from error
 
     def _explain(self, error: BaseException) -> str:
         place = locate(error, self.file.parent) or self.file.name

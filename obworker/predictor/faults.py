@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from obworker.errors import BootError, DeviceError, ObworkerError
+from obworker.errors import DeviceError, ObworkerError
 
 LONGEST_TEXT = 200
 
@@ -84,11 +84,11 @@ def diagnose(error: BaseException) -> Diagnosis | None:
     return next(lost, found[0] if found else None)
 
 
-def boot_error(error: BaseException, message: str, *, traceback: str = "") -> ObworkerError:
-    """Return what to raise for an error that kept a predictor from being built."""
+def kind_of(error: BaseException, otherwise: type[ObworkerError]) -> type[ObworkerError]:
+    """Return what to raise for an error of the user's code: DeviceError, if that is what it is."""
     diagnosis = diagnose(error)
     is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
-    return (DeviceError if is_lost else BootError)(message, traceback=traceback)
+    return DeviceError if is_lost else otherwise
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:

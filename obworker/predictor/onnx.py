@@ -6,8 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from obworker.errors import LoadError
-from obworker.predictor.faults import boot_error
+from obworker.errors import BootError, LoadError
+from obworker.predictor.faults import kind_of
 from obworker.predictor.traces import summarise
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def open_session(path: Path, threads: int) -> InferenceSession:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
-        raise boot_error(error, f"{path.name} cannot be loaded: {summarise(error)}") from error
+        kind = kind_of(error, BootError)
+        raise kind(f"{path.name} cannot be loaded: {summarise(error)}") from error
     if session.get_providers()[0] != providers[0]:
         log.warning("%s runs on the CPU: onnxruntime could not start %s", path.name, providers[0])
     return session

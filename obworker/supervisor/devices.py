@@ -55,8 +55,8 @@ class Devices:
         slots = [str(slot.index) for slot in self._table.slots if self._is_held(slot.index)]
         logger.error(
             "%s is in quarantine: it failed %d times in %.0f minutes, at last with %s; "
-            "slots %s stay empty for %.0f minutes, or until a reload",
-            *(device, MOST_FAILURES, WINDOW / 60, reason, ", ".join(slots), DURATION / 60),
+            "it is not used for %.0f minutes, or until a reload (slots: %s)",
+            *(device, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
         )
 
     def judge(self) -> None:

@@ -107,12 +107,12 @@ class Serve:
 
 @dataclasses.dataclass(frozen=True)
 class BootFailed:
-    """The worker could not build its predictor, maybe because its GPU failed; it will exit."""
+    """The worker could not build its predictor; it is about to exit."""
 
     message: str
     hint: str | None
+    exit_code: int
     traceback: str
-    device_lost: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import time
 
 import threadpoolctl
 
-from obworker.errors import DeviceError, ObworkerError
+from obworker.errors import ObworkerError
 from obworker.supervisor import linux, signals
 from obworker.supervisor.messages import BootFailed, Channel, Spawn
 from obworker.supervisor.serving import EXIT_LOST, Context, Serving
@@ -33,8 +33,7 @@ def main(order: Spawn, channel: Channel, context: Context) -> None:
         serving = Serving(order, channel, context)
         serving.serve(serving.boot())
     except ObworkerError as error:
-        lost = isinstance(error, DeviceError)
-        channel.send(BootFailed(str(error), error.hint, error.traceback, lost))
+        channel.send(BootFailed(str(error), error.hint, error.exit_code, error.traceback))
         code = error.exit_code
     except BaseException:  # the worker's seam: nothing of the mold's may run after it
         logger.exception("worker %d failed", order.slot)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from obworker.errors import ObworkerError
+from obworker.errors import DeviceError, ObworkerError
 from obworker.supervisor import linux
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends, Failure
@@ -270,7 +270,7 @@ class Workers:
             self._ready(seat)
         elif isinstance(message, BootFailed | LoadFailed):
             link.failure = message
-            if isinstance(message, BootFailed) and message.device_lost:
+            if message.exit_code == DeviceError.exit_code:
                 link.lost_device = message.message
         elif isinstance(message, Loaded):
             self._generations.loaded_directly(seat.generation, message)

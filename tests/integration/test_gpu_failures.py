@@ -60,6 +60,15 @@ class Predictor:
             torch.launch(params.get("kernel", "add"))
         return {"pid": os.getpid(), "gpu": self.gpu}
 """
+AT_IMPORT = """
+if os.path.exists("broken-" + os.environ["CUDA_VISIBLE_DEVICES"]):
+    torch.launch("assert")
+"""
+AS_A_SCRIPT = """
+if __name__ == "__main__":
+    import openbayes_serving as serv
+    serv.run(Predictor)
+"""
 LOST = {"error": "this worker's GPU has failed; try again"}
 
 Start = Callable[..., Server]
@@ -69,9 +78,9 @@ Start = Callable[..., Server]
 def start(serve: Serve, model: Path) -> Start:
     """Start the predictor above on stubs of GPUs."""
     (model / "torch.py").write_text(TORCH)
-    (model / "predictor.py").write_text(PREDICTOR)
 
-    def start_with(gpus: str, *argv: str) -> Server:
+    def start_with(gpus: str, *argv: str, source: str = PREDICTOR) -> Server:
+        (model / "predictor.py").write_text(source)
         control = ("--control-socket", str(model.parent / "control"))
         environ = {"CUDA_VISIBLE_DEVICES": gpus}
         return serve("--admin-bind", "127.0.0.1:0", *control, *argv, str(model), environ=environ)
@@ -182,7 +191,7 @@ def test_a_gpu_that_fails_again_and_again_is_left_alone_until_a_reload(
     line = server.wait_for_log("gpu 4 is in quarantine: .*")[0]
     assert line.endswith(
         "at last with CUDA error: device-side assert triggered; "
-        "slots 0, 2 stay empty for 10 minutes, or until a reload"
+        "it is not used for 10 minutes, or until a reload (slots: 0, 2)"
     )
 
     def settled() -> bool:
@@ -233,9 +242,16 @@ def test_a_gpu_that_is_broken_from_the_start_keeps_no_other_from_serving(
 ) -> None:
     (model / "broken-4").touch()
     server = start("4,6").wait_until_ready()
-    server.wait_for_log("gpu 4 is in quarantine: .*; slots 0 stay empty")
+    server.wait_for_log(r"gpu 4 is in quarantine: .* \(slots: 0\)")
     assert json.loads(server.request().body)["gpu"] == "6"
     assert "exited with code" not in server.log()
+
+
+def test_an_import_that_finds_its_gpu_broken_counts_as_well(start: Start, model: Path) -> None:
+    (model / "broken-4").touch()
+    server = start("4,6", "--preload", "off", source=PREDICTOR + AT_IMPORT).wait_until_ready()
+    server.wait_for_log(r"gpu 4 is in quarantine: .* \(slots: 0\)")
+    assert json.loads(server.request().body)["gpu"] == "6"
 
 
 def test_a_start_with_broken_gpus_alone_fails_with_a_code_of_its_own(
@@ -324,3 +340,17 @@ def test_without_nvml_nothing_is_said(start: Start, model: Path) -> None:
     server = start("0").wait_until_ready()
     assert admin(server)[1]["gpus"] == []
     assert "nvml" not in server.log().lower()
+
+
+def test_without_a_supervisor_a_lost_gpu_is_said_and_nothing_ends(
+    serve: Serve, model: Path
+) -> None:
+    (model / "torch.py").write_text(TORCH)
+    script = model / "predictor.py"
+    script.write_text(PREDICTOR + AS_A_SCRIPT)
+    server = serve(script=script, environ={"CUDA_VISIBLE_DEVICES": "0"})
+    for kernel in ("assert", "add"):
+        reply = server.request("POST", f"/?kernel={kernel}")
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert json.loads(reply.body)["error"] == "the GPU has failed; try again"
+    assert "CUDA error: device-side assert triggered; what needs it fails" in server.log()
