@@ -293,10 +293,10 @@ def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) ->
 
 def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> int:
     from obworker.predictor.application import adopt
-    from obworker.supervisor import gpus, inprocess
+    from obworker.supervisor import gpu_listing, gpus, inprocess
 
     if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
-        chosen = gpus.select(given.gpus, environ, gpus.enumerate_gpus)
+        chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     blueprint = adopt(predictor, given.model_path, detect(environ).value, given.onnx)
     return inprocess.serve(blueprint, _listeners(given, environ), given)

@@ -58,6 +58,16 @@ class InjectionError(LoadError):
     """A signature asks for something that nothing can fill."""
 
 
+class RunError(ObworkerError):
+    """The predictor's run() failed, which its worker does not outlive."""
+
+
+class DeviceError(ObworkerError):
+    """The GPU failed, and nothing in this process can use it any more."""
+
+    exit_code = 5
+
+
 class Unhealthy(Exception):
     """The predictor says that it cannot serve; the message says why."""
 
@@ -143,6 +153,13 @@ class GatewayTimeout(RequestError):
 
     def __init__(self) -> None:
         super().__init__("the predictor did not answer in time")
+
+
+class InsufficientStorage(RequestError):
+    """There is not as much memory as the request would take (RFC 4918 11.5)."""
+
+    status = 507
+    reason = "Insufficient Storage"
 
 
 class HttpVersionNotSupported(RequestError):

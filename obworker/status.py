@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Report = Mapping[str, Any]
@@ -11,14 +11,35 @@ HEADINGS = (
     *("SLOT", "STATE", "PID", "DEVICE", "UPTIME"),
     *("REQUESTS", "IN FLIGHT", "RESTARTS", "LAST EXIT"),
 )
+GPU_HEADINGS = ("GPU", "NAME", "MEMORY", "UTILISATION", "TEMPERATURE", "SLOTS")
 UNKNOWN = "-"
+GIB = 1 << 30
 
 
 def describe(report: Report) -> str:
     """Return everything worth a look, the service first, then a line for each process."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     rows += [row for slot in report["slots"] for row in _rows(slot)]
-    return "\n".join([*_service(report), "", *_aligned(rows)])
+    return "\n".join([*_service(report), "", *_aligned(rows), *_gpus(report["gpus"])])
+
+
+def _gpus(gpus: list[Report]) -> list[str]:
+    return ["", *_aligned([GPU_HEADINGS, *map(_gpu, gpus)])] if gpus else []
+
+
+def _gpu(gpu: Report) -> tuple[str, ...]:
+    used, total = _amount(gpu["memory_used"]), _amount(gpu["memory_total"])
+    busy, celsius = _with_unit(gpu["utilisation"], "%"), _with_unit(gpu["temperature"], " °C")
+    slots = ", ".join(map(str, gpu["slots"]))
+    return str(gpu["gpu"]), gpu["name"] or UNKNOWN, f"{used} of {total} GiB", busy, celsius, slots
+
+
+def _amount(bytes_: float | None) -> str:
+    return UNKNOWN if bytes_ is None else f"{bytes_ / GIB:.1f}"
+
+
+def _with_unit(number: float | None, unit: str) -> str:
+    return UNKNOWN if number is None else f"{number:.0f}{unit}"
 
 
 def _service(report: Report) -> list[str]:
@@ -37,7 +58,25 @@ def _service(report: Report) -> list[str]:
         lines.append("a reload is on its way")
     if report["reload_failure"]:
         lines.append(f"the last reload failed: {_one_line(report['reload_failure'])}")
-    return lines
+    return [*lines, *_quarantines(report["slots"]), *_wants_of_memory(report["slots"])]
+
+
+def _quarantines(slots: list[Report]) -> list[str]:
+    """Return a line for each device that is left alone."""
+    held = {_text(slot["device"]): slot["quarantine"] for slot in slots if slot["quarantine"]}
+    return [
+        f"{device} is in quarantine for {duration(hold['left'])} more, or until a reload:"
+        f" {_one_line(hold['reason'])}"
+        for device, hold in held.items()
+    ]
+
+
+def _wants_of_memory(slots: list[Report]) -> list[str]:
+    short = [slot for slot in slots if slot["no_memory"]]
+    if not short:
+        return []
+    times = ", ".join(f"{slot['no_memory']} in slot {slot['slot']}" for slot in short)
+    return [f"memory was short, times: {times}"]
 
 
 def _rows(slot: Report) -> list[tuple[str, ...]]:
@@ -88,7 +127,7 @@ def duration(seconds: float | None) -> str:
     return f"{days}d{hours % 24:02}h" if days else f"{hours}h{minutes % 60:02}m"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

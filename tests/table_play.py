@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 from obworker.supervisor.rollout import Outcome, Strategy
 from obworker.supervisor.scoreboard import SERVING, State
-from obworker.supervisor.slots import GOING, Seat
-from obworker.supervisor.table import Action, End, Table, Timeouts
+from obworker.supervisor.slots import GOING, Action, Seat, Timeouts
+from obworker.supervisor.table import End, Table
 
 TIMEOUTS = Timeouts(spawn=10, load=50, boot=100, graceful=25)
 
@@ -123,8 +123,12 @@ class Play:
             }
             steps[action](seat, now)
 
-    def exited(self, seat: Seat, *, certain: bool = False, no_room: bool = False) -> End:
-        end = self.table.exited(seat, self.now, certain=certain, no_room=no_room)
+    def exited(
+        self, seat: Seat, *, certain: bool = False, no_room: bool = False, device_lost: bool = False
+    ) -> End:
+        end = self.table.exited(
+            seat, self.now, certain=certain, no_room=no_room, device_lost=device_lost
+        )
         self.follow(end)
         return end
 
@@ -191,6 +195,23 @@ class Play:
             self._spawned(slot)
         seat = self.seat(slot, State.BOOTING)
         return _text(self.exited(seat, certain=how == "certain", no_room=how == "no_room"))
+
+    def _fail_by_device(self, slot: str) -> str:
+        """Let the worker that boots end because its GPU failed."""
+        self._spawned(slot)
+        return _text(self.exited(self.seat(slot, State.BOOTING), certain=True, device_lost=True))
+
+    def _lose_device(self, slot: str) -> str:
+        """Let the worker drain because its GPU failed."""
+        wait = self.table.leaving(self.seat(slot, *SERVING), self.now, device_lost=True)
+        return "later" if wait is None else f"{wait:g}"
+
+    def _gone_by_device(self, slot: str) -> str:
+        return _text(self.exited(self.seat(slot, *GOING), device_lost=True))
+
+    def _hold(self, *slots: str) -> None:
+        """Put the devices of these slots into quarantine, and give back all others."""
+        self.table.quarantine(lambda slot: str(slot) in slots)
 
     def _crash(self, slot: str) -> str:
         return _text(self.exited(self.seat(slot, *SERVING)))

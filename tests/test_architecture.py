@@ -63,6 +63,11 @@ READS_ENVIRONMENT = {"settings.py", "environment.py", "cli.py"}
 READS_ENVIRONMENT_TOO = {"predictor/onnx.py", "predictor/application.py"}
 
 
+SUPERVISOR = ("slots", "rollout", "table", "policy", "messages", "health")
+DEVICES = ("gpus", "visibility", "quarantine", "readings")
+PURE = [*(f"supervisor/{module}.py" for module in SUPERVISOR + DEVICES), "predictor/faults.py"]
+
+
 def name(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
@@ -172,6 +177,6 @@ def test_no_module_keeps_state_that_changes(path: Path) -> None:
 
 
 def test_pure_modules_know_no_clock_and_no_chance() -> None:
-    for module in ("slots.py", "rollout.py", "table.py", "policy.py", "messages.py", "health.py"):
-        known = {full.split(".")[0] for full in imported(PACKAGE / "supervisor" / module)}
+    for module in PURE:
+        known = {full.split(".")[0] for full in imported(PACKAGE / module)}
         assert not known & {"time", "random", "os", "signal", "select", "selectors"}, module

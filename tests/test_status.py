@@ -7,6 +7,7 @@ from boards import NOW, fill, scoreboard
 
 from obworker.status import describe, duration
 from obworker.supervisor import health
+from obworker.supervisor.readings import Sensed, write
 from obworker.supervisor.scoreboard import Phase, State
 
 
@@ -72,3 +73,34 @@ def test_a_service_that_has_seen_something() -> None:
 )
 def test_a_duration_has_two_units(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_gpus_and_what_is_wrong_with_them() -> None:
+    with scoreboard(2, label="./model") as board:
+        for index, device in enumerate(("gpu 0", "gpu 1")):
+            slot = board.slot(index)
+            slot.write_text("device", device)
+            slot.no_memory_before = index
+            fill(board, index, 0, State.RETIRED if index else State.IDLE, no_memory=2)
+        board.slot(1).write_text("quarantine", "CUDA error: unknown\nerror")
+        board.slot(1).quarantined_until = NOW + 61
+        write(
+            board,
+            [
+                Sensed(0, "GPU-a", "NVIDIA H100", 12.34 * 2**30, 80 * 2**30, 97, 61),
+                Sensed(1, "GPU-b", "", None, None, None, None),
+            ],
+            NOW,
+        )
+        shown = describe(health.report(board, NOW)).splitlines()
+    assert shown[1:4] == [
+        "degraded: 1 of 2 workers ready",
+        "gpu 1 is in quarantine for 1m01s more, or until a reload: CUDA error: unknown error",
+        "memory was short, times: 2 in slot 0, 3 in slot 1",
+    ]
+    assert shown[-4:] == [
+        "",
+        "GPU  NAME         MEMORY            UTILISATION  TEMPERATURE  SLOTS",
+        "0    NVIDIA H100  12.3 of 80.0 GiB  97%          61 °C        0",
+        "1    -            - of - GiB        -            -            1",
+    ]

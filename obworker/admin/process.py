@@ -14,10 +14,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from obworker import log
+from obworker.admin import nvml
 from obworker.admin.application import Admin
 from obworker.admin.undertaker import bury
 from obworker.http.reactor import READ, Reactor, Turn
@@ -52,6 +54,7 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     for descriptor in {scoreboard, listener, channel} - {-1}:
         os.set_inheritable(descriptor, False)
     board = Scoreboard(scoreboard)
+    threading.Thread(target=nvml.watch, args=(board,), name="nvml", daemon=True).start()
     turn = Turn(steers=True)
     reactor = _listen(Admin(board), socket.socket(fileno=listener)) if listener != -1 else Reactor()
     master = socket.socket(fileno=channel)
@@ -62,7 +65,7 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
 
 
 def _listen(application: Admin, listener: socket.socket) -> Reactor:
-    """Answer on the loop's thread: there is no other, for none of it takes time."""
+    """Answer on the loop's thread: none of it takes time."""
     server = Server(
         application,
         [listener],

@@ -213,9 +213,23 @@ class Connection:
             self._give_up()
 
     def _is_overdue(self, now: float) -> bool:
-        if self.state is WAITING:
-            return False
-        return now >= self.deadline or (self.state is BODY and self._inbox.is_too_slow(now))
+        is_slow = self.state is BODY and self._inbox.is_too_slow(now)
+        return self.state is not WAITING and (now >= self.deadline or is_slow)
+
+    def fail(self, error: RequestError) -> None:
+        """Give a predict up, if there is one; its thread stays taken until it is back."""
+        cycle = self._cycle
+        if cycle is None:
+            return
+        cycle.leave_predict()
+        if cycle.head_sent:
+            cycle.cut_short()
+        else:
+            cycle.status = error.status
+            if not self.is_lost and self._pending is not None:
+                self._stream.send(self._pending.error(error, keep_alive=False))
+        cycle.lose_client()
+        self._end_cycle(cycle, keep_alive=False)
 
     def drain(self) -> None:
         """Move or close once what is under way is answered; the last response says so."""
@@ -354,19 +368,9 @@ class Connection:
         self._held_up_since = now
 
     def _check_cycle(self, cycle: Cycle, now: float) -> None:
-        """Give a predict up that is past its deadline; its thread stays taken until it is back."""
-        if now < cycle.deadline:
-            return
-        cycle.leave_predict()
-        if cycle.head_sent:
-            cycle.cut_short()
-        else:
-            cycle.status = GatewayTimeout.status
-            if not self.is_lost and self._pending is not None:
-                self._stream.send(self._pending.error(GatewayTimeout(), keep_alive=False))
-        cycle.lose_client()
-        self._end_cycle(cycle, keep_alive=False)
-        self._service.note_overdue(cycle)
+        if now >= cycle.deadline:
+            self.fail(GatewayTimeout())
+            self._service.note_overdue(cycle)
 
     def _give_up(self) -> None:
         if self.state in (HEADER, BODY):

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from obworker.access_log import AccessLog
-from obworker.errors import ServiceUnavailable
+from obworker.errors import RequestError, ServiceUnavailable
 from obworker.http.access import Access
 from obworker.http.connection import Connection
 from obworker.http.cors import Cors
@@ -188,6 +188,15 @@ class Server:
     def refuse_queued(self) -> None:
         """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
         self.queue.refuse_all(ServiceUnavailable(ENDING))
+
+    def fail_all(self, error: RequestError) -> None:
+        """Begin nothing more, and give up what is in predict: its outcome would be worth nothing.
+
+        For who holds the wheel, on any thread.
+        """
+        self.queue.refuse_all(error)
+        for connection in list(self._service.connections):
+            connection.fail(error)
 
     def reopen_access_log(self) -> None:
         """Go on in a new file, where there is one and it was renamed."""

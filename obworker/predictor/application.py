@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obworker.environment import Environment, detect, with_dotenv
-from obworker.errors import BootError, LoadError
+from obworker.errors import BootError, LoadError, ObworkerError, RunError
 from obworker.predictor import events, loader
 from obworker.predictor.arguments import (
     flask_request_maker,
@@ -22,6 +22,7 @@ from obworker.predictor.arguments import (
 )
 from obworker.predictor.dispatch import Application, Config, reaches_predict
 from obworker.predictor.failures import Failures
+from obworker.predictor.faults import kind_of
 from obworker.predictor.health import HealthCheck
 from obworker.predictor.injection import (
     Plan,
@@ -85,17 +86,30 @@ class Blueprint:
     # Whether a request has to wait for a free thread; others are answered at once.
     reaches_predict = staticmethod(reaches_predict)
 
-    def boot(self, on_fatal: Callable[[], None]) -> Application:
+    def boot(
+        self,
+        threads: int,
+        on_fatal: Callable[[ObworkerError], object],
+        on_no_memory: Callable[[], object] = lambda: None,
+    ) -> Application:
         """Construct the predictor in this process and return the application that serves it.
 
-        `on_fatal` is called, from another thread, if the predictor's run() fails in production.
+        `on_fatal` is called, from any thread and maybe more than once, if the predictor's run()
+        fails in production, or the GPU is lost; `on_no_memory` for each time that memory was short.
         """
         in_production = self.environment is Environment.PRODUCTION
+        failures = Failures(
+            self.file.parent,
+            shows_tracebacks=not in_production,
+            on_fatal=on_fatal,
+            on_no_memory=on_no_memory,
+        )
         events.install(events.Recorder(events.RECORDER_URL if in_production else None))
-        config = Config()
+        config = Config(threads)
         instance = self._construct(config)
         if self.has_run:
-            run = partial(self._run, instance.run, on_fatal if in_production else None)  # type: ignore[attr-defined]
+            on_end = on_fatal if in_production else None
+            run = partial(self._run, instance.run, failures, on_end)  # type: ignore[attr-defined]
             threading.Thread(target=run, name="run", daemon=True).start()
         directory, names = self.file.parent, self.predict.names
         in_flask = "request" in names or imports_flask(self.predictor)
@@ -104,10 +118,10 @@ class Blueprint:
         return Application(
             instance.predict,  # type: ignore[attr-defined]  # plan_predict has seen it
             self.predict.bind(resolvers(make_request)),
-            Failures(directory, shows_tracebacks=not in_production),
+            failures,
             most_calls=config.most_calls,
             prepare=make_request if in_flask and "request" not in names else None,
-            check_health=self._health_check(instance, loop),
+            check_health=self._health_check(instance, loop, failures),
             loop=loop,
             is_async=self.is_async,
         )
@@ -123,7 +137,8 @@ class Blueprint:
             return binding.call(self.predictor, None)
         except BaseException as error:  # whatever it is, it is the user's code that raised it
             trace = user_traceback(error, self.file.parent)
-            raise BootError(self._explain(error), traceback=trace) from error
+            kind = kind_of(error, BootError)
+            raise kind(self._explain(error), traceback=trace) from error
 
     def _explain(self, error: BaseException) -> str:
         place = locate(error, self.file.parent) or self.file.name
@@ -131,21 +146,30 @@ class Blueprint:
             return f"{place}: {self.init.title} called sys.exit({error.code!r})"
         return f"{place}: {self.init.title} raised {summarise(error)}"
 
-    def _health_check(self, instance: object, loop: PredictorLoop) -> HealthCheck | None:
+    def _health_check(
+        self, instance: object, loop: PredictorLoop, failures: Failures
+    ) -> HealthCheck | None:
         if self.health is None:
             return None
         title = f"{self.predictor.__name__}.{self.health}()"
         ask = getattr(instance, self.health)
-        return HealthCheck(lambda: loop.settle(ask()), title, self.file.parent)
+        return HealthCheck(
+            lambda: loop.settle(ask()), title, self.file.parent, on_error=failures.examine
+        )
 
-    def _run(self, run: Callable[[], object], on_fatal: Callable[[], None] | None) -> None:
+    def _run(
+        self,
+        run: Callable[[], object],
+        failures: Failures,
+        on_fatal: Callable[[ObworkerError], object] | None,
+    ) -> None:
         try:
             run()
         except (Exception, SystemExit) as error:  # the user's thread ends here
             shown = (type(error), error, trim(error, self.file.parent))
             log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
-            if on_fatal is not None:
-                on_fatal()
+            if not failures.examine(error) and on_fatal is not None:
+                on_fatal(RunError("run() failed"))
 
 
 def load(
@@ -193,7 +217,9 @@ def create(
     os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
     blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
-    return blueprint.boot(on_fatal=partial(os._exit, 1))
+    return blueprint.boot(
+        len(os.sched_getaffinity(0)), on_fatal=lambda error: os._exit(error.exit_code)
+    )
 
 
 def _plan(

@@ -36,9 +36,13 @@ def reaches_predict(method: str, path: str) -> bool:
 
 
 class Config:
-    """What ``__init__`` gets as config: how this worker is to call predict."""
+    """What ``__init__`` gets as config: how this worker is to call predict.
 
-    def __init__(self) -> None:
+    `threads` is how many native threads this worker may use: its share of the cores.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.most_calls: int | None = None
 
     def limit_concurrency(self, n: int) -> None:
@@ -138,7 +142,7 @@ class Application:
             passed = value(environ, start_response)
             if isinstance(passed, list):
                 return passed
-            return Continued(passed, context, call.release)
+            return Continued(passed, context, self._failures.examine, call.release)
         return _send(value, call, start_response)
 
 

@@ -11,18 +11,31 @@ from typing import TYPE_CHECKING, cast
 import orjson
 from werkzeug.exceptions import HTTPException
 
-from obworker.errors import RequestError
+from obworker.errors import (
+    DeviceError,
+    InsufficientStorage,
+    ObworkerError,
+    RequestError,
+    ServiceUnavailable,
+)
 from obworker.log import request_id, safe_id
 from obworker.predictor.encoding import ReplyError
+from obworker.predictor.faults import Diagnosis, Fault, diagnose
 from obworker.predictor.traces import trim, user_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 INTERNAL = "Internal Server Error"
+ANSWERS: dict[Fault, RequestError] = {
+    Fault.DEVICE_LOST: ServiceUnavailable("the GPU has failed; try again"),
+    Fault.NO_MEMORY: ServiceUnavailable("there is no memory for this at the moment; try again"),
+    Fault.TOO_LARGE: InsufficientStorage("there is not as much memory as this takes"),
+}
+RETRY_AFTER = ("Retry-After", "1")
 
 log = logging.getLogger("obworker.predictor")
 
@@ -54,37 +67,71 @@ def status_line(status: int) -> str:
 
 
 class Failures:
-    """Answers what predict raises."""
+    """Answers what predict raises.
 
-    def __init__(self, directory: Path, *, shows_tracebacks: bool) -> None:
+    `on_fatal` is called when the GPU is lost, `on_no_memory` for each time that memory was short.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        shows_tracebacks: bool,
+        on_fatal: Callable[[ObworkerError], object],
+        on_no_memory: Callable[[], object],
+    ) -> None:
         self._directory = directory
         self._shows_tracebacks = shows_tracebacks
+        self._on_fatal = on_fatal
+        self._on_no_memory = on_no_memory
 
     def answer(
         self, error: Exception, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Answer with the status that `error` has, or with 500."""
-        if isinstance(error, RequestError):
+        """Answer with the status that `error` has, or with 500; with 503 where the GPU is lost."""
+        diagnosis = diagnose(error)
+        is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
+        if isinstance(error, RequestError) and not is_lost:
             return answer_json(start_response, error.status, {"error": str(error)})
-        if isinstance(error, HTTPException):
+        if isinstance(error, HTTPException) and not is_lost:
             return _answer_http(error, environ, start_response)
-        return self._answer_internal(error, start_response)
+        return self._answer_internal(error, diagnosis, start_response)
 
     def report(self, error: BaseException) -> None:
-        """Log `error` with the user's part of its traceback."""
+        """Log `error` with the user's part of its traceback, and have it examined."""
+        self._log(error)
+        self.examine(error)
+
+    def examine(self, error: BaseException) -> bool:
+        """Pass on what `error` says of the GPU or of memory; return whether the GPU is lost."""
+        diagnosis = diagnose(error)
+        if diagnosis is None:
+            return False
+        if diagnosis.fault is not Fault.DEVICE_LOST:
+            self._on_no_memory()
+            return False
+        self._on_fatal(DeviceError(diagnosis.text))
+        return True
+
+    def _log(self, error: BaseException) -> None:
         if isinstance(error, ReplyError):
             log.error("predict returned what cannot be sent: %s", error)
             return
         shown = (type(error), error, trim(error, self._directory))
         log.error("predict raised %s", type(error).__name__, exc_info=shown)
 
-    def _answer_internal(self, error: Exception, start_response: StartResponse) -> Iterable[bytes]:
+    def _answer_internal(
+        self, error: Exception, diagnosis: Diagnosis | None, start_response: StartResponse
+    ) -> Iterable[bytes]:
         self.report(error)
-        content = {"error": INTERNAL}
+        answer = RequestError(INTERNAL) if diagnosis is None else ANSWERS[diagnosis.fault]
+        content = {"error": str(answer)}
         if self._shows_tracebacks:
             trace = user_traceback(error, self._directory)
             content["traceback"] = trace.encode("utf-8", "backslashreplace").decode()
-        return answer_json(start_response, 500, content, [("X-Request-ID", request_id())])
+        retry = [RETRY_AFTER] if answer.status == ServiceUnavailable.status else []
+        headers = [("X-Request-ID", request_id()), *retry]
+        return answer_json(start_response, answer.status, content, headers)
 
 
 def identify(environ: WSGIEnvironment) -> str:

@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 class HealthCheck:
     """Asks one method of a predictor; False or an exception is bad news, all else is good."""
 
-    def __init__(self, ask: Callable[[], object], title: str, directory: Path) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], object],
+        title: str,
+        directory: Path,
+        on_error: Callable[[BaseException], object],
+    ) -> None:
         self._ask = ask
         self._title = title
         self._directory = directory
+        self._on_error = on_error
 
     def __call__(self) -> None:
         """Ask.
@@ -30,6 +37,7 @@ class HealthCheck:
         try:
             answer = self._ask()
         except BaseException as error:  # whatever it is, it is the user's code that raised it
+            self._on_error(error)
             raise Unhealthy(self._explain(error)) from error
         if _is_false(answer):
             raise Unhealthy(f"{self._title} returned False")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obworker.errors import LoadError, ObworkerError, did_you_mean
+from obworker.predictor.faults import kind_of
 from obworker.predictor.traces import locate, summarise, user_traceback
 
 if TYPE_CHECKING:
@@ -144,14 +145,15 @@ def _module_name(file: Path) -> str:
     return name
 
 
-def _explain(error: BaseException, file: Path) -> LoadError:
+def _explain(error: BaseException, file: Path) -> ObworkerError:
     place = locate(error, file.parent) or file.name
     if isinstance(error, SystemExit):
         return LoadError(f"{place}: called sys.exit({error.code!r}) while being imported")
     # the line says it all where a module is missing or a file is no Python
     says_it_all = isinstance(error, SyntaxError | ModuleNotFoundError)
     trace = "" if says_it_all else user_traceback(error, file.parent)
-    return LoadError(f"{place}: {summarise(error)}", _hint(error), traceback=trace)
+    kind = kind_of(error, LoadError)
+    return kind(f"{place}: {summarise(error)}", _hint(error), traceback=trace)
 
 
 def _hint(error: BaseException) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from obworker.errors import BootError, LoadError
 from obworker.onnx_options import ATTRIBUTES, AUTO, pairs_of, short_name
 from obworker.predictor import prepacked
+from obworker.predictor.faults import kind_of
 from obworker.predictor.traces import summarise
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def open_session(plan: SessionPlan) -> InferenceSession:
             str(plan.model), options, providers=list(plan.providers)
         )
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
-        raise BootError(f"{name} cannot be loaded: {summarise(error)}") from error
+        kind = kind_of(error, BootError)
+        raise kind(f"{name} cannot be loaded: {summarise(error)}") from error
     prepacked.check(session, name)
     wanted = plan.providers[0]
     if wanted not in session.get_providers():

@@ -97,15 +97,29 @@ class Continued(Iterator[bytes]):
     """A body that somebody else made, produced in the request's own context as Stream's is."""
 
     def __init__(
-        self, parts: Iterable[bytes], context: Context, on_close: Callable[[], None]
+        self,
+        parts: Iterable[bytes],
+        context: Context,
+        on_error: Callable[[BaseException], object],
+        on_close: Callable[[], None],
     ) -> None:
         self._parts = parts
         self._iterator = iter(parts)
         self._context = context
+        self._on_error = on_error
         self._on_close = on_close
 
     def __next__(self) -> bytes:
-        return self._context.run(next, self._iterator)
+        return self._context.run(self._produce)
+
+    def _produce(self) -> bytes:
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._on_error(error)
+            raise
 
     def close(self) -> None:
         """Close the body, then let go of what the request held."""

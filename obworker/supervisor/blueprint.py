@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from obworker.errors import ObworkerError
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
 from obworker.settings import Settings
@@ -46,13 +47,20 @@ class Blueprint(Protocol):
     def body_kind(self) -> str:
         """What a request's body is to the predictor: json, data or none."""
 
-    def boot(self, on_fatal: Callable[[], None]) -> Predictions:
-        """Build the predictor.
+    def boot(
+        self,
+        threads: int,
+        on_fatal: Callable[[ObworkerError], object],
+        on_no_memory: Callable[[], object] = ...,
+    ) -> Predictions:
+        """Build the predictor with so many native threads.
 
-        `on_fatal` is called once, from any thread, when the predictor cannot go on.
+        Both are called from any thread: `on_fatal` when the predictor cannot go on, `on_no_memory`
+        each time that it found no memory.
 
         Raises:
             BootError: the predictor cannot be built.
+            DeviceError: its GPU has failed.
         """
 
     def reaches_predict(self, method: str, path: str) -> bool:

@@ -25,6 +25,7 @@ Failure = BootFailed | LoadFailed
 CONSEQUENCES = {
     Outcome.GAVE_UP: "giving up",
     Outcome.DROPPED: "giving the new code up",
+    Outcome.HELD: "its device is in quarantine",
     Outcome.YIELDED: "there is no room beside the old worker, which goes first from now on",
 }
 # How Python, PyTorch, onnxruntime and CUDA say that memory was short.
@@ -58,8 +59,16 @@ class Ends:
         """
         self._oom_kills = self._oom.taken()
 
-    def exited(self, seat: Seat, code: int, *, reason: str, failure: Failure | None) -> None:
-        """Account for a worker that was reaped; `reason` is why it was killed, where we did."""
+    def exited(
+        self,
+        seat: Seat,
+        code: int,
+        *,
+        reason: str,
+        failure: Failure | None,
+        device_lost: bool = False,
+    ) -> None:
+        """Account for a worker that was reaped; `reason` is why it ended, where that is known."""
         now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
         is_oom = seat.state is not State.KILLING and self._was_killed_for_memory(code)
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
@@ -67,7 +76,11 @@ class Ends:
         was_asked_for = seat.expected or self._table.stopping
         self._forget_requests(seat)
         end = self._table.exited(
-            seat, now, certain=failure is not None, no_room=is_oom or _lacks_memory(failure)
+            seat,
+            now,
+            certain=failure is not None,
+            no_room=is_oom or _lacks_memory(failure),
+            device_lost=device_lost,
         )
         if failure is not None and failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
@@ -112,8 +125,9 @@ class Ends:
         return f"after {now - seat.ready_at:.1f} s of service{doing}"
 
     def _forget_requests(self, seat: Seat) -> None:
-        row = self._board.seat(seat.slot, seat.number)
-        self._board.slot(seat.slot).requests_before += row.requests
+        row, slot = self._board.seat(seat.slot, seat.number), self._board.slot(seat.slot)
+        slot.requests_before += row.requests
+        slot.no_memory_before += row.no_memory
         row.clear()
 
 

@@ -105,12 +105,13 @@ class Generations:
         if self.reloading is not None:
             self._end_reload("a newer reload took its place")
         self._table.rollout.drop_candidate()
-        self.molds.dismiss(spare=self._table.rollout.current if self._is_proved else None)
+        self.molds.dismiss(spare=self._table.rollout.current if self.is_proved else None)
         self.reloading = Reload(self._newest + 1, now, [answer] if answer else [])
         self._load(plan, now)
 
     @property
-    def _is_proved(self) -> bool:
+    def is_proved(self) -> bool:
+        """Whether any worker was ever ready."""
         return self._boots.was_ever_ready
 
     def _load(self, plan: Plan, now: float) -> None:
@@ -236,7 +237,7 @@ class Generations:
 
     def _failed(self, generation: int, error: ObworkerError, now: float) -> None:
         """Account for a generation that cannot be loaded."""
-        if not self._is_proved:
+        if not self.is_proved:
             self._on_fatal(error)
         elif self.reloading is not None and self.reloading.generation == generation:
             self.fail_reload(_in_one_line(error))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from obworker.supervisor.scoreboard import Phase, Scoreboard, SeatRow, State
+from obworker.supervisor.readings import Reading, readings
+from obworker.supervisor.scoreboard import Phase, Scoreboard, SeatRow, SlotRow, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT
 
 Report = dict[str, object]
@@ -26,12 +27,13 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Standing:
-    """What a verdict rests on, read once so that its parts agree."""
+    """What a verdict rests on, read once so that its parts agree; `held` are in quarantine."""
 
     phase: Phase
     serving: int
     wanted: int
     needed: int
+    held: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -57,6 +59,8 @@ class Standing:
         if self.phase is Phase.STOPPING:
             return "obworker is stopping"
         workers = f"{self.serving} of {self.wanted} workers ready, {self.needed} needed"
+        if self.held:
+            workers += f"; in quarantine: {', '.join(self.held)}"
         return f"obworker is starting: {workers}" if self.phase is Phase.STARTING else workers
 
 
@@ -68,7 +72,14 @@ def standing(board: Scoreboard) -> Standing:
         serving=board.count_serving(),
         wanted=header.wanted,
         needed=max(1, header.min_ready),
+        held=_held(board),
     )
+
+
+def _held(board: Scoreboard) -> tuple[str, ...]:
+    """Return the devices in quarantine, each once."""
+    slots = (board.slot(index) for index in range(board.header.slots))
+    return tuple(dict.fromkeys(slot.read_text("device") for slot in slots if slot.quarantine))
 
 
 def is_ready(board: Scoreboard) -> bool:
@@ -108,7 +119,12 @@ def report(board: Scoreboard, now: float) -> Report:
             for index in range(header.slots)
             if index < stands.wanted or _occupied(board, index)
         ],
+        "gpus": [_gpu(reading) for reading in readings(board, now)],
     }
+
+
+def _gpu(reading: Reading) -> Report:
+    return {**reading.sensed._asdict(), "slots": list(reading.slots)}
 
 
 def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:
@@ -120,18 +136,29 @@ def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:
 def _slot(board: Scoreboard, index: int, now: float) -> Report:
     row, occupied = board.slot(index), _occupied(board, index)
     requests = row.requests_before + sum(seat.requests for seat in board.seats(index))
+    no_memory = row.no_memory_before + sum(seat.no_memory for seat in board.seats(index))
     last_exit = row.read_text("last_exit")
     return {
         "slot": index,
         "device": row.read_text("device") or None,
         **_process(occupied[0] if occupied else board.seat(index, 0), now),
+        "quarantine": _quarantine(row, now),
         "requests": requests,
+        "no_memory": no_memory,
         "restarts": row.restarts,
         "last_exit": (
             {"text": last_exit, "ago": _since(row.last_exit_at, now)} if last_exit else None
         ),
         "replacement": _process(occupied[1], now) if len(occupied) > 1 else None,
     }
+
+
+def _quarantine(row: SlotRow, now: float) -> Report | None:
+    """Say why a slot's device is left alone, and for how long."""
+    if not row.quarantine:
+        return None
+    left = round(max(0.0, row.quarantined_until - now), 1)
+    return {"reason": row.read_text("quarantine"), "left": left}
 
 
 def _process(row: SeatRow, now: float) -> Report:

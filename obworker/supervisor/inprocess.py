@@ -7,15 +7,17 @@ the event loop has a thread of its own.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from obworker import log
+from obworker.errors import ObworkerError
 from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, signals
+from obworker.supervisor import signals
 from obworker.supervisor.blueprint import Blueprint, threads_for
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.listeners import Listeners, claim
@@ -34,7 +36,8 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int
     api_keys, tls = ApiKeys.of(settings), tls_context(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
-    application = blueprint.boot(lambda: linux.leave(1))
+    threads = len(os.sched_getaffinity(0))
+    application = blueprint.boot(threads, _report_fatal)
     server = Server(
         application,
         listeners.sockets,
@@ -82,6 +85,11 @@ def _start(server: Server, listeners: Listeners) -> None:
 
 def _never() -> None:
     """Do nothing: it is not drained, it ends with Ctrl-C."""
+
+
+def _report_fatal(error: ObworkerError) -> None:
+    """Say so; it is a person who starts it again."""
+    logger.error("%s; what needs it fails from now on, until this is started again", error)
 
 
 def _report_overdue(cycle: Cycle) -> None:

@@ -41,7 +41,8 @@ from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
 from obworker.supervisor.scoreboard import MAX_SLOTS, Phase, Scoreboard
 from obworker.supervisor.signals import Signals
-from obworker.supervisor.table import Table, Timeouts
+from obworker.supervisor.slots import Timeouts
+from obworker.supervisor.table import Table
 from obworker.supervisor.workers import Workers
 
 logger = logging.getLogger("obworker.master")
@@ -297,6 +298,7 @@ class Master:
             self._table.resize(self._paused_size)
         self._plan = plan
         self._table.timeouts = timeouts_of(plan)
+        self._workers.devices.give_back_all()
         self._generations.reload(plan, time.monotonic(), answer)
 
     def _reopen_logs(self) -> None:

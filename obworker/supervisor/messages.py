@@ -111,6 +111,7 @@ class BootFailed:
 
     message: str
     hint: str | None
+    exit_code: int
     traceback: str
 
 
@@ -123,9 +124,13 @@ class Recycle:
 
 @dataclasses.dataclass(frozen=True)
 class Leaving:
-    """The worker has begun to drain, on its own account or told to, and will exit."""
+    """The worker has begun to drain, on its own account or told to, and will exit.
+
+    Where its GPU failed it holds the memory that it has there until it has ended.
+    """
 
     reason: str
+    device_lost: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from obworker.environment import detect
 from obworker.http.api_keys import ApiKeys
 from obworker.settings import Settings
-from obworker.supervisor import gpus, threads
+from obworker.supervisor import gpu_listing, gpus, threads
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.gpus import Device
 from obworker.supervisor.systemd import without_systemd
@@ -47,7 +47,7 @@ class Plan:
         """
         tls_context(settings)
         keys = ApiKeys.of(settings)
-        chosen = gpus.select(settings.gpus, environ, gpus.enumerate_gpus)
+        chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
         devices = gpus.assign(chosen, settings.workers, settings.workers_per_gpu)
         budget = threads.budget(environ, len(devices))
         return cls(

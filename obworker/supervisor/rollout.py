@@ -46,6 +46,8 @@ class Outcome(enum.Enum):
     """Nothing of the current code was ever ready: the start has failed."""
     DROPPED = "dropped"
     """Nothing of the candidate was ever ready: the reload has failed."""
+    HELD = "held"
+    """The device failed too often: nothing follows until it is given back."""
     YIELDED = "yielded"
     """There is no room for two: from now on the old worker goes first."""
 

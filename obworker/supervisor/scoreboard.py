@@ -1,7 +1,8 @@
 """What all processes of one obworker know of one another: one shared page set, no locks, no files.
 
 Made by the master before the first child and mapped by everybody (memfd_create(2)). Every field
-has one writer: the master for what it decides, a worker for its own requests. A number is aligned
+has one writer: the master for what it decides, a worker for its own requests, the admin process for
+what it reads of GPUs. A number is aligned
 and at most eight bytes, so a reader sees the old value or the new one and nothing between. A text
 may be read half written; it is for people.
 
@@ -16,6 +17,8 @@ import mmap
 import os
 
 MAX_SLOTS = 1024
+# 16 GPUs of 7 MIG instances each.
+MAX_GPUS = 112
 # While a worker is replaced, the old and the new process share a slot.
 SEATS_PER_SLOT = 2
 ID_BYTES = 64
@@ -103,6 +106,9 @@ class SlotRow(_Record):
     last_exit: bytes
     last_exit_at: float
     requests_before: int
+    no_memory_before: int
+    quarantine: bytes
+    quarantined_until: float
 
     _fields_ = (
         ("device", ctypes.c_char * 64),
@@ -110,6 +116,9 @@ class SlotRow(_Record):
         ("last_exit", ctypes.c_char * 256),
         ("last_exit_at", ctypes.c_double),
         ("requests_before", ctypes.c_uint64),  # of the slot's processes that have ended
+        ("no_memory_before", ctypes.c_uint64),  # likewise
+        ("quarantine", ctypes.c_char * 256),  # why the device is left alone; empty: it is not
+        ("quarantined_until", ctypes.c_double),
     )
 
 
@@ -127,6 +136,7 @@ class SeatRow(_Record):
     in_flight: int
     waiting: int
     requests: int
+    no_memory: int
     request_id: bytes
     request_line: bytes
 
@@ -145,6 +155,7 @@ class SeatRow(_Record):
         ("in_flight", ctypes.c_uint32),  # requests in predict
         ("waiting", ctypes.c_uint32),  # places in the queue that only the worker can give back
         ("requests", ctypes.c_uint64),  # requests that predict has finished
+        ("no_memory", ctypes.c_uint64),  # times that memory, a GPU's or the machine's, was short
         ("request_id", ctypes.c_char * ID_BYTES),
         ("request_line", ctypes.c_char * 160),
     )
@@ -160,15 +171,41 @@ class SeatRow(_Record):
         return f"{line or 'a request'} ({now - self.begun_at:.1f} s{named})"
 
 
+class GpuRow(_Record):
+    """What a GPU's sensors said; written by the admin process. Not a number is not known."""
+
+    gpu: int
+    uuid: bytes
+    name: bytes
+    memory_used: float
+    memory_total: float
+    utilisation: float
+    temperature: float
+    read_at: float
+
+    _fields_ = (
+        ("gpu", ctypes.c_uint32),  # its index
+        ("uuid", ctypes.c_char * 96),
+        ("name", ctypes.c_char * 96),
+        ("memory_used", ctypes.c_double),
+        ("memory_total", ctypes.c_double),
+        ("utilisation", ctypes.c_double),
+        ("temperature", ctypes.c_double),
+        ("read_at", ctypes.c_double),
+    )
+
+
 class _Layout(ctypes.Structure):
     header: Header
     slots: ctypes.Array[SlotRow]
     seats: ctypes.Array[SeatRow]
+    gpus: ctypes.Array[GpuRow]
 
     _fields_ = (
         ("header", Header),
         ("slots", SlotRow * MAX_SLOTS),
         ("seats", SeatRow * (MAX_SLOTS * SEATS_PER_SLOT)),
+        ("gpus", GpuRow * MAX_GPUS),
     )
 
 
@@ -203,6 +240,11 @@ class Scoreboard:
     def seats(self, slot: int) -> tuple[SeatRow, ...]:
         """Return the rows of all seats of a slot."""
         return tuple(self.seat(slot, seat) for seat in range(SEATS_PER_SLOT))
+
+    @property
+    def gpus(self) -> list[GpuRow]:
+        """Return the rows of GPUs."""
+        return list(self._layout.gpus)
 
     def serves_beside(self, row: SeatRow) -> bool:
         """Whether a process serves that is not the one of `row`."""

@@ -5,22 +5,26 @@ the master says Serve. From then on it ends in one of three ways, which all drai
 
     the master says Drain, or is gone
     it has to leave: a predict or a health check did not come back, the predictor is not well,
-        run() failed, somebody sent SIGTERM; then it tells the master, so another can come
+        run() failed, the GPU is lost, somebody sent SIGTERM; then it tells the master, so another
+        can come
     the graceful timeout is over
 
-A worker that has served enough asks to be recycled, and serves on until it is told to drain.
+A worker that has served enough asks to be recycled, and serves on until it is told to drain. One
+whose GPU is lost could only return what is wrong: whatever is in it is answered with 503 at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import random
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -28,7 +32,7 @@ from typing import TYPE_CHECKING, NoReturn
 import psutil
 
 from obworker import log
-from obworker.errors import BootError
+from obworker.errors import BootError, DeviceError, ObworkerError, ServiceUnavailable
 from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.exchange import Exchange
@@ -59,6 +63,9 @@ REFUSING_AFTER = 0.9
 # itself so much later, so that of the two it is always the master who says why.
 UNNOTICED_MARGIN = 1.0
 LOOK_INTERVAL = 0.25
+# Its GPU's memory is free for the next worker when a process has ended, and not before.
+DEVICE_LOST_TIMEOUT = 5.0
+DEVICE_LOST = "this worker's GPU has failed; try again"
 
 
 @dataclass(frozen=True)
@@ -80,19 +87,21 @@ class Serving:
 
     def __init__(self, order: Spawn, channel: Channel, context: Context) -> None:
         self._slot = order.slot
+        self._threads = order.threads
         self._channel = channel
         self._context = context
         self._code = EXIT_DRAINED
         self._stuck = 0
         # Done when the predictor cannot go on: from any thread, maybe before there is a loop.
-        self._fatal: Future[None] = Future()
+        self._fatal: Future[ObworkerError] = Future()
+        self._counting = threading.Lock()
         self._row = context.board.seat(order.slot, order.seat)
         self._asks_to_leave = False
 
     def boot(self) -> Predictions:
         """Build the predictor."""
         context = self._context
-        application = context.blueprint.boot(lambda: self._fatal.set_result(None))
+        application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
         linux.trim_heap()  # a model is loaded in pieces that are not all kept
         return probes.Probes(application, context.board)
 
@@ -135,7 +144,9 @@ class Serving:
         server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
         server.reactor.watch(self._channel.fileno(), READ, self._read_order)
         self._channel.send(Ready())
-        self._fatal.add_done_callback(lambda _: server.reactor.post(self._run_failed))
+        self._fatal.add_done_callback(
+            lambda fatal: server.executors.call(self._break_off, fatal.result())
+        )
         self._health.start()
         self._look_out()
         server.executors.start()
@@ -195,9 +206,23 @@ class Serving:
         self._channel.send(Leaving("was told to drain"))
         self._drain(message if isinstance(message, Drain) else Drain(empty_queue=True, final=True))
 
-    def _run_failed(self) -> None:
-        self._code = EXIT_LOST
-        self._leave("run() failed")
+    def _alarm(self, error: ObworkerError) -> None:
+        """Hear, on any thread, that the predictor cannot go on; once is enough."""
+        with contextlib.suppress(InvalidStateError):
+            self._fatal.set_result(error)
+
+    def _break_off(self, error: ObworkerError) -> None:
+        """Leave, and before anything else can begin, if the GPU is lost."""
+        self._code = error.exit_code
+        if isinstance(error, DeviceError):
+            self._server.fail_all(ServiceUnavailable(DEVICE_LOST))
+            self._leave(str(error), device_lost=True)
+        else:
+            self._leave(str(error))
+
+    def _count_no_memory(self) -> None:
+        with self._counting:
+            self._row.no_memory += 1
 
     def _unhealthy(self, reason: str) -> None:
         if self._health.holds_thread:
@@ -226,9 +251,11 @@ class Serving:
 
     # how it ends
 
-    def _leave(self, reason: str) -> None:
+    def _leave(self, reason: str, *, device_lost: bool = False) -> None:
         """Answer what has come, and make room for another worker."""
-        self._channel.send(Leaving(reason))
+        self._channel.send(Leaving(reason, device_lost))
+        if device_lost:
+            self._server.reactor.call_later(DEVICE_LOST_TIMEOUT, self._end, self._code)
         self._drain(Drain(empty_queue=False, final=False))
 
     def _drain(self, order: Drain) -> None:

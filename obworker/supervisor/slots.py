@@ -12,7 +12,7 @@ seat holds at most one process, and this table says what can happen to it:
     DUMP    it was told to show its stacks          ABORT    it was sent SIGABRT
     KILL    its group was sent SIGKILL              STICK    not even that ended it
     EXIT    it is gone, or will never come          WAIT     the seat waits for the next try
-    VACATE  the seat is free                        RETIRE   the seat is not to be filled again
+    VACATE  the seat is free                        RETIRE   the seat is not to be filled
 
 A seat has at most one deadline, and what happens at it is a property of its state:
 
@@ -101,14 +101,58 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.VACATE: State.EMPTY,
         Event.RETIRE: State.RETIRED,
     },
-    State.RETIRED: {},
+    State.RETIRED: {Event.VACATE: State.EMPTY},
 }
+
+
+class Action(enum.Enum):
+    """What the master is to do for a seat."""
+
+    SPAWN = "spawn"
+    DRAIN = "drain"
+    DUMP = "dump"
+    ABORT = "abort"
+    KILL = "kill"
+    STICK = "stick"
+    GIVE_UP_SPAWN = "give up spawn"
+
+
+WHEN_LATE = {
+    State.SPAWNING: Action.GIVE_UP_SPAWN,
+    State.BOOTING: Action.DUMP,
+    State.IDLE: Action.DUMP,
+    State.BUSY: Action.DUMP,
+    State.DRAINING: Action.KILL,
+    State.DUMPING: Action.ABORT,
+    State.ABORTING: Action.KILL,
+    State.KILLING: Action.STICK,
+}
+
 
 VACANT = frozenset((State.EMPTY, State.RETIRED))
 COMING = frozenset((State.SPAWNING, State.BOOTING, State.BACKOFF))
 BEING_KILLED = frozenset((State.DUMPING, State.ABORTING, State.KILLING, State.STUCK))
 GOING = BEING_KILLED | {State.DRAINING, State.REAPED}
 HAS_PROCESS = SERVING | BEING_KILLED | {State.BOOTING, State.DRAINING}
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a seat may stay in a state, in seconds.
+
+    `frozen` is how long an idle worker's loop may stand still; `answer` how long past its deadline
+    a worker has to answer a request by itself.
+    """
+
+    spawn: float = 10.0
+    load: float = 600.0
+    boot: float = 600.0
+    graceful: float = 25.0
+    frozen: float = 30.0
+    answer: float = 1.0
+    dump: float = 1.0
+    abort: float = 5.0
+    kill: float = 30.0
 
 
 class IllegalTransition(Exception):
@@ -121,7 +165,7 @@ class Seat:
 
     `generation` is the code it runs. `recycle` says why it is to be replaced, if it is. `expected`
     is whether its end is wanted or already accounted for, and so no news. `idle_since` is from
-    when on its event loop is judged.
+    when on its event loop is judged. While it has `lost_device` the GPU's memory is not free.
     """
 
     slot: int
@@ -135,6 +179,7 @@ class Seat:
     idle_since: float = 0.0
     recycle: str = ""
     expected: bool = False
+    lost_device: bool = False
 
     def apply(self, event: Event, *, deadline: float | None = None) -> None:
         """Go where the table says; the new state's deadline replaces the old one."""
@@ -150,7 +195,7 @@ class Seat:
         """Forget the process before; the next one runs `generation`."""
         self.generation, self.spawned_at = generation, now
         self.pid = self.ready_at = None
-        self.recycle, self.expected = "", False
+        self.recycle, self.expected, self.lost_device = "", False, False
 
     def is_late(self, now: float) -> bool:
         """Whether its deadline has passed."""
@@ -159,11 +204,12 @@ class Seat:
 
 @dataclass
 class Slot:
-    """A place for one worker, with its two seats."""
+    """A place for one worker, with its two seats; `quarantined` says that its device is."""
 
     index: int
     restarts: RestartPolicy
     wanted: bool = True
+    quarantined: bool = False
     seats: tuple[Seat, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -11,70 +11,36 @@ to serve in rollout.py; this is about the rest:
    while it boots has not done its work. A generation of which nothing was ever ready is given up
    after five; from then on a slot is tried for ever, with a growing wait.
 3. A worker that leaves on its own account is replaced when it says so, not when it is gone.
-4. A slot whose process does not die is not filled: it may still hold the GPU.
+4. A slot whose process does not die is not filled: it may still hold the GPU. One whose GPU is in
+   quarantine is emptied and retired, until it is given back.
 5. Whoever boots code that nobody wants any more is killed.
 6. A mold forks one worker after another, so only a few are asked for at a time.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from obworker.supervisor.policy import RestartPolicy
 from obworker.supervisor.rollout import Outcome, Rollout, Strategy
 from obworker.supervisor.scoreboard import SERVING, State
-from obworker.supervisor.slots import BEING_KILLED, COMING, GOING, Event, Seat, Slot
+from obworker.supervisor.slots import (
+    BEING_KILLED,
+    COMING,
+    GOING,
+    WHEN_LATE,
+    Action,
+    Event,
+    Seat,
+    Slot,
+    Timeouts,
+)
 
 FREE = (State.EMPTY, State.BACKOFF)
 BOOTS = (State.SPAWNING, State.BOOTING)
 MOST_SPAWNING = 4
 UNREACHABLE_TIMEOUT = 0.5
-
-
-class Action(enum.Enum):
-    """What the master is to do for a seat."""
-
-    SPAWN = "spawn"
-    DRAIN = "drain"
-    DUMP = "dump"
-    ABORT = "abort"
-    KILL = "kill"
-    STICK = "stick"
-    GIVE_UP_SPAWN = "give up spawn"
-
-
-WHEN_LATE = {
-    State.SPAWNING: Action.GIVE_UP_SPAWN,
-    State.BOOTING: Action.DUMP,
-    State.IDLE: Action.DUMP,
-    State.BUSY: Action.DUMP,
-    State.DRAINING: Action.KILL,
-    State.DUMPING: Action.ABORT,
-    State.ABORTING: Action.KILL,
-    State.KILLING: Action.STICK,
-}
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """How long a seat may stay in a state, in seconds.
-
-    `frozen` is how long an idle worker's loop may stand still; `answer` how long past its deadline
-    a worker has to answer a request by itself.
-    """
-
-    spawn: float = 10.0
-    load: float = 600.0
-    boot: float = 600.0
-    graceful: float = 25.0
-    frozen: float = 30.0
-    answer: float = 1.0
-    dump: float = 1.0
-    abort: float = 5.0
-    kill: float = 30.0
 
 
 class End(NamedTuple):
@@ -95,6 +61,7 @@ class Table:
         strategy: Strategy = Strategy.SURGE,
     ) -> None:
         self.timeouts = timeouts
+        self.wanted = size
         self.slots: list[Slot] = []
         self.rollout = Rollout(self.slots, strategy)
         self.stopping = False
@@ -103,20 +70,31 @@ class Table:
 
     # size
 
-    @property
-    def wanted(self) -> int:
-        """How many workers are wanted."""
-        return sum(slot.wanted for slot in self.slots)
-
     def resize(self, size: int) -> None:
         """Want so many workers: the slots with the lowest numbers."""
+        self.wanted = size
         while len(self.slots) < size:
             self.slots.append(Slot(len(self.slots), RestartPolicy(self._chance)))
         for slot in self.slots:
-            slot.wanted = slot.index < size
-            if not slot.wanted:
-                for seat in slot.within(State.BACKOFF):
-                    seat.apply(Event.VACATE)
+            self._want(slot)
+
+    def quarantine(self, is_held: Callable[[int], bool]) -> None:
+        """Fill no slot whose device is in quarantine, and again those that were not."""
+        for slot in self.slots:
+            if slot.quarantined is not is_held(slot.index):
+                slot.quarantined = not slot.quarantined
+                self._want(slot)
+
+    def _want(self, slot: Slot) -> None:
+        slot.wanted = slot.index < self.wanted and not slot.quarantined
+        if not slot.wanted:
+            for seat in slot.within(State.BACKOFF):
+                seat.apply(Event.VACATE)
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether there is a slot, of those that are wanted, that may be filled."""
+        return any(slot.wanted for slot in self.slots) or not self.wanted
 
     def reload(self, generation: int) -> None:
         """Try new code; see Rollout.reload."""
@@ -209,12 +187,13 @@ class Table:
         seat.apply(Event.DRAIN, deadline=now + self.timeouts.graceful)
         seat.expected = True
 
-    def leaving(self, seat: Seat, now: float) -> float | None:
+    def leaving(self, seat: Seat, now: float, *, device_lost: bool = False) -> float | None:
         """Note that a worker drains on its own account; return the wait before the next one.
 
-        None where the next one comes when this one is gone.
+        None where the next one comes when this one is gone: where its GPU is lost, for one.
         """
         self.drain(seat, now)
+        seat.lost_device = device_lost
         slot = self.slots[seat.slot]
         other = slot.other(seat)
         if seat.ready_at is None:  # its boot has failed, however it ends
@@ -222,7 +201,7 @@ class Table:
             return None
         if slot.within(*COMING, *SERVING) or not slot.wanted or self.stopping:
             return 0.0
-        if other.state is not State.EMPTY or not self.rollout.is_surge(slot):
+        if device_lost or other.state is not State.EMPTY or not self.rollout.is_surge(slot):
             seat.expected = False
             return None
         wait = self._count_end(slot, seat, now)
@@ -256,20 +235,32 @@ class Table:
         return End(Outcome.DROPPED)
 
     def exited(
-        self, seat: Seat, now: float, *, certain: bool = False, no_room: bool = False
+        self,
+        seat: Seat,
+        now: float,
+        *,
+        certain: bool = False,
+        no_room: bool = False,
+        device_lost: bool = False,
     ) -> End:
-        """Note that the process is gone; for `certain` and `no_room` see Rollout.boot_failed."""
+        """Note that the process is gone; for `certain` and `no_room` see Rollout.boot_failed.
+
+        Code is not judged by a boot that failed because the device did.
+        """
         slot = self.slots[seat.slot]
         seat.apply(Event.EXIT)
         seat.pid = None
         if self.stopping:
             seat.apply(Event.RETIRE)
             return End(Outcome.EXPECTED)
+        if device_lost and slot.quarantined and not seat.expected:
+            seat.apply(Event.VACATE)
+            return End(Outcome.HELD)
         is_known = self.rollout.knows(seat.generation)
         if seat.expected or not slot.wanted or not (is_known or seat.ready_at):
             seat.apply(Event.VACATE)
             return End(Outcome.EXPECTED)
-        if seat.ready_at is None:
+        if seat.ready_at is None and not device_lost:
             outcome = self.rollout.boot_failed(
                 slot, seat.generation, certain=certain, no_room=no_room
             )
@@ -322,9 +313,19 @@ class Table:
     def _free_needless_seats(self) -> None:
         """Free what waits for a try that is not needed, or not of that code any more."""
         for slot in self.slots:
+            self._retire(slot)
             for seat in slot.within(State.BACKOFF):
                 if self._is_needless(slot) or not self.rollout.suits(slot, seat.generation):
                     seat.apply(Event.VACATE)
+
+    def _retire(self, slot: Slot) -> None:
+        """Show that a slot in quarantine is not to be filled, or that one is again."""
+        if slot.quarantined:
+            for seat in slot.within(State.EMPTY):
+                seat.apply(Event.RETIRE)
+        elif not self.stopping:
+            for seat in slot.within(State.RETIRED):
+                seat.apply(Event.VACATE)
 
     def _is_needless(self, slot: Slot) -> bool:
         """Whether nothing is to come beside what serves, or not before that is gone."""
@@ -345,6 +346,8 @@ class Table:
     def _is_to_be_filled(self, slot: Slot, seat: Seat) -> bool:
         """Whether a free seat is, now or when its wait is over."""
         if self.stopping or not slot.wanted or slot.within(*BEING_KILLED):
+            return False
+        if any(drains.lost_device for drains in slot.within(State.DRAINING)):
             return False
         if slot.other(seat).state in COMING or seat is not _first_to_fill(slot):
             return False

@@ -33,7 +33,7 @@ def main(order: Spawn, channel: Channel, context: Context) -> None:
         serving = Serving(order, channel, context)
         serving.serve(serving.boot())
     except ObworkerError as error:
-        channel.send(BootFailed(str(error), error.hint, error.traceback))
+        channel.send(BootFailed(str(error), error.hint, error.exit_code, error.traceback))
         code = error.exit_code
     except BaseException:  # the worker's seam: nothing of the mold's may run after it
         logger.exception("worker %d failed", order.slot)

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from obworker.errors import ObworkerError
+from obworker.errors import DeviceError, ObworkerError
 from obworker.supervisor import linux
+from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends, Failure
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.messages import (
@@ -33,19 +34,21 @@ from obworker.supervisor.messages import (
 )
 from obworker.supervisor.molds import Descriptors, order_to_load
 from obworker.supervisor.scoreboard import SERVING, Scoreboard, State
-from obworker.supervisor.slots import HAS_PROCESS, Seat
-from obworker.supervisor.table import Action, Table
+from obworker.supervisor.slots import HAS_PROCESS, Action, Seat
+from obworker.supervisor.table import Table
 
 logger = logging.getLogger("obworker.master")
 
 
 @dataclass
 class Link:
-    """What connects a seat to the process that fills it; `reason` is why it was killed."""
+    """What connects a seat to the process that fills it; `reason` is why it ends, where we know."""
 
     channel: Channel
     failure: Failure | None = None
     reason: str = ""
+    lost_device: str = ""
+    """What its GPU failed with."""
 
 
 class Workers:
@@ -75,6 +78,7 @@ class Workers:
             on_dropped=generations.fail_reload,
             on_fatal=on_fatal,
         )
+        self.devices = Devices(table, generations, board, on_fatal=on_fatal)
         self._links: dict[tuple[int, int], Link] = {}
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
@@ -100,6 +104,7 @@ class Workers:
 
     def act(self, now: float) -> None:
         """Do what is due."""
+        self.devices.tend(now)
         for action, seat in self._table.due(now, self._generations.can_spawn):
             self._carry_out[action](seat)
 
@@ -110,6 +115,7 @@ class Workers:
             row = self._board.seat(seat.slot, seat.number)
             row.state, row.generation, row.pid = seat.state, seat.generation, seat.pid or 0
             row.spawned_at, row.ready_at = seat.spawned_at, seat.ready_at or 0.0
+        self.devices.publish()
 
     def end_connections(self) -> None:
         """Tell workers that drain already that there will be no others to go on."""
@@ -264,13 +270,15 @@ class Workers:
             self._ready(seat)
         elif isinstance(message, BootFailed | LoadFailed):
             link.failure = message
+            if message.exit_code == DeviceError.exit_code:
+                link.lost_device = message.message
         elif isinstance(message, Loaded):
             self._generations.loaded_directly(seat.generation, message)
         elif isinstance(message, Recycle) and seat.state in SERVING:
             seat.recycle = message.reason
             logger.info("worker %d: %s; replacing it", seat.slot, message.reason)
         elif isinstance(message, Leaving) and seat.state in SERVING | {State.DUMPING}:
-            self._leaving(seat, link, message.reason)
+            self._leaving(seat, link, message)
 
     def _ready(self, seat: Seat) -> None:
         now = time.monotonic()
@@ -288,11 +296,13 @@ class Workers:
         )
         self._on_ready()
 
-    def _leaving(self, seat: Seat, link: Link, reason: str) -> None:
-        now = time.monotonic()
-        if seat.state is State.DUMPING:
+    def _leaving(self, seat: Seat, link: Link, message: Leaving) -> None:
+        now, reason = time.monotonic(), message.reason
+        if message.device_lost:
+            link.lost_device, link.reason = reason, f"{reason}, and "
+        elif seat.state is State.DUMPING:
             reason, link.reason = f"{link.reason}came back to life", ""
-        wait = self._table.leaving(seat, now)
+        wait = self._table.leaving(seat, now, device_lost=message.device_lost)
         if wait is None:
             then = "replacing it when it has gone"
         else:
@@ -316,7 +326,13 @@ class Workers:
         self._forget(link.channel)
         for _ in range(self._board.seat(seat.slot, seat.number).waiting):
             self._descriptors.exchange.release()  # what waited within it has gone with it
-        self.ends.exited(seat, code, reason=link.reason, failure=link.failure)
+        device_lost = bool(link.lost_device) and self.devices.is_to_blame(seat)
+        if device_lost:
+            self.devices.failed(seat, link.lost_device, time.monotonic())
+        self.ends.exited(
+            seat, code, reason=link.reason, failure=link.failure, device_lost=device_lost
+        )
+        self.devices.judge()
 
     def _forget(self, channel: Channel) -> None:
         """Close a channel, once or again."""

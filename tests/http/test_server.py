@@ -16,7 +16,73 @@ import pytest
 from harness import eventually
 from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 
+from obworker.errors import ServiceUnavailable
 from obworker.http import server as servers
+
+
+class TestFailAll:
+    """What becomes of requests when nothing of the process is worth anything any more."""
+
+    def fail(self, server: Running) -> None:
+        server.call(lambda: server.server.fail_all(ServiceUnavailable("broken")))
+
+    def check(self, client: Client) -> None:
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert json.loads(reply.body) == {"error": "broken"}
+
+    def test_all_that_is_in_predict_or_waits_for_it_gets_503(self, start: StartServer) -> None:
+        app = Blocking()
+        server = start(app)
+        clients = [server.connect() for _ in range(3)]
+        for client in clients:
+            client.get()
+        eventually(lambda: server.pending == 3)
+        self.fail(server)
+        for client in clients:
+            self.check(client)
+        app.release.set()
+        eventually(lambda: server.pending == 0)
+        assert app.calls == 1
+
+    def test_what_comes_later_is_not_begun(self, start: StartServer) -> None:
+        server = start(echo)
+        client = server.connect()
+        client.get()
+        assert client.read_reply().status == 200
+        self.fail(server)
+        client.get()
+        self.check(client)
+
+    def test_the_application_itself_may_find_that_out(self, start: StartServer) -> None:
+        def fail(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            executors = server.server.executors
+            executors.call(server.server.fail_all, ServiceUnavailable("broken"))
+            return echo(environ, start_response)
+
+        server = start(fail)
+        client = server.connect()
+        client.get()
+        self.check(client)
+        assert client.at_end
+
+    def test_a_stream_is_cut(self, start: StartServer) -> None:
+        go_on = threading.Semaphore(0)
+
+        def stream(_environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+            start_response("200 OK", [])
+            for _ in range(2):
+                yield b"x"
+                assert go_on.acquire(timeout=TIMEOUT)
+
+        server = start(stream)
+        client = server.connect()
+        client.get()
+        client.read_head()
+        assert client.read_chunk() == b"x"
+        self.fail(server)
+        assert client.at_end
+        go_on.release(2)
 
 
 class TestDrain:

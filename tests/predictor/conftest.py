@@ -128,9 +128,15 @@ def serve(model: Callable[..., Path]) -> Callable[..., Client]:
 
     def boot(source: str, environment: str = "local") -> Client:
         blueprint = application.load(str(model(source)), environment=environment)
-        return Client(blueprint.boot(lambda: None))
+        return Client(blueprint.boot(1, lambda _: None))
 
     return boot
+
+
+@pytest.fixture
+def client_of() -> Callable[[Any], Client]:
+    """Return what makes a client of an application."""
+    return Client
 
 
 class AddRequestId(logging.Filter):

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import onnx_models
 
 import obworker
-from obworker.errors import BootError, InjectionError, LoadError
+from obworker.errors import BootError, InjectionError, LoadError, ObworkerError
 from obworker.predictor import application
 
 Model = Callable[..., Path]
@@ -506,12 +506,12 @@ RUNNING = """
 
 def booted_run(
     model: Model, statement: str, environment: str, caplog: pytest.LogCaptureFixture
-) -> list[bool]:
-    fatal: list[bool] = []
+) -> list[ObworkerError]:
+    fatal: list[ObworkerError] = []
     directory = model(RUNNING.format(statement))
     blueprint = application.load(str(directory), environment=environment)
     assert ("background", "Predictor.run()") in blueprint.description
-    blueprint.boot(lambda: fatal.append(True))
+    blueprint.boot(1, fatal.append)
     for thread in threading.enumerate():
         if thread.name == "run":
             thread.join(10)
@@ -535,7 +535,7 @@ def test_a_run_that_fails_is_fatal_only_in_production(
     is_fatal: bool,
 ) -> None:
     fatal = booted_run(model, statement, environment, caplog)
-    assert fatal == [True] * is_fatal
+    assert [str(error) for error in fatal] == ["run() failed"] * is_fatal
     assert ("Predictor.run failed" in caplog.text) is ("raise" in statement)
 
 

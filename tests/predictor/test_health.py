@@ -24,7 +24,7 @@ def load(
     model: Model, body: str, method: str = "health", more: str = ""
 ) -> application.Application:
     source = SOURCE.format(method=method, more=more, body=body)
-    return application.load(str(model(source))).boot(lambda: None)
+    return application.load(str(model(source))).boot(1, lambda _: None)
 
 
 @pytest.mark.parametrize("method", ["health", "is_ready"])
@@ -86,7 +86,7 @@ def test_it_is_described(model: Model) -> None:
 def test_a_coroutine_is_awaited(model: Model, body: str, message: str) -> None:
     source = SOURCE.format(method="health", more="", body=body)
     directory = model(source.replace("def health", "async def health"))
-    check = application.load(str(directory)).boot(lambda: None).check_health
+    check = application.load(str(directory)).boot(1, lambda _: None).check_health
     assert check
     with pytest.raises(Unhealthy, match=message):
         check()

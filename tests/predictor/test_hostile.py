@@ -180,5 +180,5 @@ def test_a_limit_on_calls_is_known_to_the_server(model: Model) -> None:
                 return 1
         """
     )
-    booted = application.load(str(directory)).boot(lambda: None)
+    booted = application.load(str(directory)).boot(1, lambda _: None)
     assert booted.most_calls == 3

@@ -1,65 +1,18 @@
-"""Reading device lists, choosing from them, and dealing them out to slots."""
+"""Choosing devices, and dealing them out to slots."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from obworker.errors import UsageError
-from obworker.supervisor.gpus import (
-    Device,
-    assign,
-    enumerate_gpus,
-    parse_listing,
-    parse_visible,
-    select,
-)
+from obworker.supervisor.gpus import Device, assign, select
+from obworker.supervisor.visibility import ASCEND, CUDA, HIP, ROCR, Family, Listing
 
 A, B = "GPU-aaaa", "GPU-bbbb"
 M1, M2 = "MIG-1111", "MIG-2222"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
-
-
-@pytest.mark.parametrize(
-    ("value", "tokens"),
-    [
-        (None, None),
-        ("", []),
-        ("  ", []),
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("none", []),
-        ("void", []),
-        ("0", ["0"]),
-        ("2,1", ["2", "1"]),
-        (" 2 , 1 ", ["2", "1"]),
-        ("0,2,-1,1", ["0", "2"]),
-        ("0,,1", ["0"]),
-        ("0,x,1", ["0"]),
-        ("1gpu2,2ampere", ["1", "2"]),
-        ("+3", ["3"]),
-        (A, [A]),
-        (f"{A},{B}", [A, B]),
-        (f"{A},1,{B}", [A]),
-        (f"1,{A}", ["1"]),
-        (f"{M1}", [M1]),
-        (f"{M1},{M2}", [M1, M2]),
-        (f"{M1},{A}", [M1]),
-        (f"{A},{M1}", [A]),
-        ("MIG-GPU-aaaa/1/0", ["MIG-GPU-aaaa/1/0"]),
-        ("nonsense", []),
-    ],
-)
-def test_the_variable_is_read_as_cuda_reads_it(value: str | None, tokens: list[str] | None) -> None:
-    assert parse_visible(value) == tokens
-
-
-@pytest.mark.parametrize("value", ["0,0", "0, 0", "1,2,1", f"{A},{A}", "1,+1", "1,1x"])
-def test_a_device_that_comes_twice_is_refused(value: str) -> None:
-    with pytest.raises(UsageError, match="twice; CUDA would see no GPU"):
-        parse_visible(value)
+OTHERS = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize(
@@ -88,11 +41,63 @@ def test_a_device_that_comes_twice_is_refused(value: str) -> None:
 def test_devices_are_chosen_among_those_that_are_visible(
     gpus: str, environ: dict[str, str], machine: list[str] | None, devices: list[Device]
 ) -> None:
-    def enumerate_() -> list[str]:
+    def enumerate_() -> Listing:
         assert machine is not None, "the machine was asked although the variable says it all"
-        return machine
+        return Listing(CUDA, machine)
 
     assert select(gpus, environ, enumerate_) == devices
+
+
+def unasked() -> Listing:
+    raise AssertionError("the machine was asked although the variable says it all")
+
+
+@pytest.mark.parametrize(
+    ("environ", "gpus", "written"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "3,1"}, "1", {"HIP_VISIBLE_DEVICES": "1"}),
+        ({"ROCR_VISIBLE_DEVICES": f"2,{A}"}, "1", {"ROCR_VISIBLE_DEVICES": A}),
+        # HIP's counts what ROCr's leaves, which stays as it is
+        (
+            {"HIP_VISIBLE_DEVICES": "0,1", "ROCR_VISIBLE_DEVICES": "4,5"},
+            "1",
+            {"HIP_VISIBLE_DEVICES": "1"},
+        ),
+        # HIP reads its own variable before CUDA's
+        (
+            {VISIBLE: "0,1", "HIP_VISIBLE_DEVICES": "0,1"},
+            "1",
+            {VISIBLE: "1", "HIP_VISIBLE_DEVICES": "1"},
+        ),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "4,6"}, "1", {"ASCEND_RT_VISIBLE_DEVICES": "6"}),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "4,6", ORDER: ""}, "0", {"ASCEND_RT_VISIBLE_DEVICES": "4"}),
+    ],
+)
+def test_a_device_is_written_to_the_variable_that_named_it(
+    environ: dict[str, str], gpus: str, written: dict[str, str]
+) -> None:
+    (device,) = select(gpus, environ, unasked)
+    assert device.environment == {**written, "OBWORKER_DEVICES": device.token}
+
+
+@pytest.mark.parametrize(
+    ("family", "written", "label"),
+    [
+        (HIP, {"HIP_VISIBLE_DEVICES": "0", "OBWORKER_DEVICES": "0"}, "gpu 0"),
+        (ROCR, {"ROCR_VISIBLE_DEVICES": "0", "OBWORKER_DEVICES": "0"}, "gpu 0"),
+        (ASCEND, {"ASCEND_RT_VISIBLE_DEVICES": "0", "OBWORKER_DEVICES": "0"}, "npu 0"),
+    ],
+)
+def test_a_machine_of_another_vendor_is_told_in_its_own_variable(
+    family: Family, written: dict[str, str], label: str
+) -> None:
+    (device,) = select("auto", {}, lambda: Listing(family, ["0"]))
+    assert (device.environment, device.label) == (written, label)
+
+
+def test_an_ascend_device_has_no_uuid() -> None:
+    with pytest.raises(UsageError, match="there is no GPU"):
+        select(A, {"ASCEND_RT_VISIBLE_DEVICES": "0"}, unasked)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_devices_are_chosen_among_those_that_are_visible(
 )
 def test_a_choice_that_is_not_there_is_refused(gpus: str, visible: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
-        select(gpus, {VISIBLE: visible}, list)
+        select(gpus, {VISIBLE: visible}, unasked)
     assert str(refused.value) == f"--gpus: {message}"
 
 
@@ -142,7 +147,7 @@ def test_slot_i_has_device_i_modulo_their_number(
 @pytest.mark.parametrize(
     ("device", "label", "environment"),
     [
-        (Device(""), "cpu", {VISIBLE: "", "OBWORKER_DEVICES": ""}),
+        (Device(""), "cpu", {VISIBLE: "", "OBWORKER_DEVICES": "", **dict.fromkeys(OTHERS, "-1")}),
         (Device("3"), "gpu 3", {VISIBLE: "3", "OBWORKER_DEVICES": "3"}),
         (
             Device("3", "PCI_BUS_ID"),
@@ -161,63 +166,3 @@ def test_a_device_is_named_and_written_to_the_environment(
 ) -> None:
     assert device.label == label
     assert device.environment == environment
-
-
-LISTING = """\
-GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
-  MIG 3g.20gb     Device  0: (UUID: MIG-1111)
-  MIG 3g.20gb     Device  1: (UUID: MIG-2222)
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("", []),
-        ("No devices found.\n", []),
-        ("GPU 0: NVIDIA X (UUID: GPU-aaaa)\n", ["0"]),
-        ("GPU 0: X (UUID: GPU-aaaa)\nGPU 1: NVIDIA (rev 2) (UUID: GPU-bbbb)\n", ["0", "1"]),
-        (LISTING, [M1, M2, B]),
-        (
-            "GPU 0: A (UUID: GPU-aaaa)\n  MIG 1g.5gb Device 0: (UUID: MIG-GPU-aaaa/7/0)\n",
-            ["MIG-GPU-aaaa/7/0"],
-        ),
-        ("GPU 10: NVIDIA X (UUID: GPU-aaaa)\n", ["10"]),
-    ],
-)
-def test_a_listing_becomes_indices_or_with_mig_uuids(text: str, tokens: list[str]) -> None:
-    assert parse_listing(text) == tokens
-
-
-@pytest.fixture
-def no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be no nvidia-smi."""
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-
-
-@pytest.mark.usefixtures("no_tool")
-@pytest.mark.parametrize(
-    ("files", "tokens"),
-    [
-        ([], []),
-        (["dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm"], ["0", "1"]),
-        (["dev/nvidia3"], ["0"]),
-        (["proc/driver/nvidia/gpus/0000:01:00.0/information"], ["0"]),
-        (
-            [
-                "proc/driver/nvidia/gpus/0000:01:00.0/information",
-                "proc/driver/nvidia/gpus/0000:02:00.0/information",
-                "dev/nvidia0",
-            ],
-            ["0", "1"],
-        ),
-    ],
-)
-def test_without_nvidia_smi_the_cards_are_counted(
-    tmp_path: Path, files: list[str], tokens: list[str]
-) -> None:
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert enumerate_gpus(tmp_path) == tokens

@@ -49,6 +49,20 @@ def test_without_a_need_one_worker_is_needed() -> None:
         assert not health.is_ready(board)
 
 
+def test_devices_in_quarantine_are_named_once_and_their_slots_say_why() -> None:
+    with scoreboard(3) as board:
+        for index, device in enumerate(("gpu 4", "gpu 6", "gpu 4")):
+            board.slot(index).write_text("device", device)
+        for index in (0, 2):
+            board.slot(index).write_text("quarantine", "CUDA error")
+            board.slot(index).quarantined_until = NOW + 9.96
+        report = health.report(board, NOW)
+    assert report["reason"] == "0 of 3 workers ready, 1 needed; in quarantine: gpu 4"
+    assert isinstance(report["slots"], list)
+    held = {"reason": "CUDA error", "left": 10.0}
+    assert [slot["quarantine"] for slot in report["slots"]] == [held, None, held]
+
+
 def test_what_is_not_known_is_null() -> None:
     with scoreboard() as board:
         assert health.report(board, NOW) == {
@@ -65,6 +79,7 @@ def test_what_is_not_known_is_null() -> None:
             "reload_failure": None,
             "workers": {"ready": 0, "wanted": 0, "needed": 1},
             "slots": [],
+            "gpus": [],
         }
 
 
@@ -114,7 +129,9 @@ def test_a_busy_worker_shows_its_request() -> None:
         "uptime": 10.0,
         "in_flight": 2,
         "request": {"line": "POST /", "age": 1.5, "id": "abc"},
+        "quarantine": None,
         "requests": 5,
+        "no_memory": 0,
         "restarts": 0,
         "last_exit": None,
         "replacement": None,

@@ -38,7 +38,7 @@ MESSAGES: list[Message] = [
     Spawned(123),
     Ready(),
     Serve(),
-    BootFailed("数字 \udcff", None, "…"),
+    BootFailed("数字 \udcff", None, 3, "…"),
     Recycle("has served 7 requests"),
     Leaving("run() failed"),
     Drain(empty_queue=True, final=True),
@@ -158,7 +158,7 @@ def test_a_text_keeps_its_end_where_it_is_too_long() -> None:
 @pytest.mark.parametrize("letter", ["x", "\n", "数", "\udcff", "\x00", "😀"])
 def test_a_failure_fits_a_packet_whatever_its_texts_are_made_of(letter: str) -> None:
     text = shorten(letter * 1_000_000)
-    packet = encode(BootFailed(shorten(letter * 1_000_000), None, text))
+    packet = encode(BootFailed(shorten(letter * 1_000_000), None, 3, text))
     ours, theirs = Channel.pair()
     assert len(packet) <= MAX_MESSAGE_BYTES
     assert ours.send(decode(packet))

@@ -34,7 +34,7 @@ CELLS = """
     stuck     .      .       .     .     .      .     .    .     .    .     rea  .    .      .
     reaped    .      .       .     .     .      .     .    .     .    .     .    bac  emp    ret
     backoff   spa    .       .     .     .      .     .    .     .    .     .    .    emp    ret
-    retired   .      .       .     .     .      .     .    .     .    .     .    .    .      .
+    retired   .      .       .     .     .      .     .    .     .    .     .    .    emp    .
 """
 SHORT = {state.name.lower()[:3]: state for state in State}
 EVENTS, *ROWS = (line.split() for line in CELLS.strip().splitlines())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from table_play import TIMEOUTS, Play
 
-from obworker.supervisor.slots import Seat
-from obworker.supervisor.table import MOST_SPAWNING, UNREACHABLE_TIMEOUT, Action
+from obworker.supervisor.slots import Action, Seat
+from obworker.supervisor.table import MOST_SPAWNING, UNREACHABLE_TIMEOUT
 
 
 def seat_of(play: Play) -> Seat:

@@ -16,8 +16,8 @@ from table_play import Play
 
 from obworker.supervisor.rollout import Outcome, Strategy
 from obworker.supervisor.scoreboard import SERVING, State
-from obworker.supervisor.slots import GOING, HAS_PROCESS, Seat
-from obworker.supervisor.table import Action, End
+from obworker.supervisor.slots import GOING, HAS_PROCESS, Action, Seat
+from obworker.supervisor.table import End
 
 STEPS = 150
 MOST_SLOTS = 4

@@ -1,0 +1,92 @@
+"""Asks NVML how the GPUs are, and writes what it says into shared memory.
+
+Theory of operation. NVML leaves threads and open devices behind, so it enters only this process,
+which forks nothing and serves no model. A call may take as long as a driver that hangs, so a thread
+makes them, and the probes are answered meanwhile; what it had read before grows old and is not
+shown any more. Without nvidia-ml-py or a driver the thread ends, and nothing is shown.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from obworker.supervisor.readings import Sensed, write
+from obworker.supervisor.scoreboard import MAX_GPUS, Scoreboard
+
+logger = logging.getLogger("obworker.admin")
+
+INTERVAL = 2.0
+
+
+def watch(board: Scoreboard) -> None:
+    """Read for as long as this process lives, where there is something to read."""
+    pynvml = _start()
+    while pynvml is not None:
+        write(board, read(pynvml), time.monotonic())
+        time.sleep(INTERVAL)
+
+
+def read(pynvml: ModuleType) -> list[Sensed]:
+    """Return a reading of each GPU, or of its instances where it is in MIG mode."""
+    count = _ask(pynvml, pynvml.nvmlDeviceGetCount) or 0
+    found = (one for index in range(count) for one in _read_gpu(pynvml, index))
+    return [one for one, _ in zip(found, range(MAX_GPUS), strict=False)]
+
+
+def _start() -> ModuleType | None:
+    try:
+        pynvml = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+    except Exception as error:  # noqa: BLE001  # a driver that is not right is not our business
+        logger.debug("no GPU is read: %s", error)
+        return None
+    return pynvml
+
+
+def _read_gpu(pynvml: ModuleType, index: int) -> Iterator[Sensed]:
+    handle = _ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex, index)
+    if handle is None:
+        return
+    name = _text(_ask(pynvml, pynvml.nvmlDeviceGetName, handle))
+    celsius = _ask(pynvml, pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    for device in list(_instances(pynvml, handle)) or [handle]:
+        memory = _ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, device)
+        rates = _ask(pynvml, pynvml.nvmlDeviceGetUtilizationRates, device)
+        yield Sensed(
+            gpu=index,
+            uuid=_text(_ask(pynvml, pynvml.nvmlDeviceGetUUID, device)),
+            name=name,
+            memory_used=None if memory is None else memory.used,
+            memory_total=None if memory is None else memory.total,
+            utilisation=None if rates is None else rates.gpu,
+            temperature=celsius,
+        )
+
+
+def _instances(pynvml: ModuleType, handle: Any) -> Iterator[Any]:
+    """Yield the MIG instances of a GPU; there are none where it is not in that mode."""
+    mode = _ask(pynvml, pynvml.nvmlDeviceGetMigMode, handle)
+    if mode and mode[0]:
+        most = _ask(pynvml, pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+        by_index = partial(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle)
+        asked = (_ask(pynvml, by_index, number) for number in range(most))
+        yield from (instance for instance in asked if instance is not None)
+
+
+def _ask(pynvml: ModuleType, question: Callable[..., Any], *about: Any) -> Any:
+    """Return the answer, None where there is none: not every GPU knows everything."""
+    try:
+        return question(*about)
+    except pynvml.NVMLError:
+        return None
+
+
+def _text(answer: str | bytes | None) -> str:
+    """Return a text, which old versions of nvidia-ml-py give as bytes."""
+    return answer.decode() if isinstance(answer, bytes) else answer or ""

@@ -1,0 +1,158 @@
+"""What an exception says about the GPU, or about memory. Pure: no library is asked, or imported.
+
+Theory of operation. After some errors a CUDA context is dead: whatever the process asks of the GPU
+from then on fails, or returns what is wrong, until the process has ended (CUDA Runtime API,
+cudaError: "the process must be terminated and relaunched"). An error is told by its type or its
+code where it has one, as torch.AcceleratorError has since 2.8; else by its message, and only where
+it is of a kind that libraries raise: RuntimeError, or a type of onnxruntime's. It is looked for
+behind the exception, too: kernels run later than they are launched, and user code wraps what it
+catches.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from obworker.errors import DeviceError, ObworkerError
+
+LONGEST_TEXT = 200
+
+
+class Fault(enum.Enum):
+    """What is wrong."""
+
+    DEVICE_LOST = "device lost"
+    """Nothing in this process can use the GPU any more."""
+    NO_MEMORY = "no memory"
+    """There was none left; later there may be."""
+    TOO_LARGE = "too large"
+    """The machine or the GPU has not got as much."""
+
+
+class Diagnosis(NamedTuple):
+    """What is wrong, in the words of who found it."""
+
+    fault: Fault
+    text: str
+
+
+# cudaError: what its text says, for messages without a number.
+FATAL = {
+    46: "busy or unavailable",
+    214: "uncorrectable ECC error",
+    220: "uncorrectable NVLink error",
+    700: "illegal memory access",
+    702: "launch timed out",
+    710: "device-side assert",
+    714: "hardware stack error",
+    715: "illegal instruction",
+    716: "misaligned address",
+    717: "not supported on global/shared address space",
+    718: "invalid program counter",
+    719: "unspecified launch failure",
+    999: "unknown error",
+}
+OUT_OF_MEMORY = 2
+
+_NUMBER = re.compile(r"\b(?:CUDA|HIP) (?:failure|error) (\d+)\b")
+_SAID_BY_A_DRIVER = re.compile(r"\b(?:CUDA|HIP)(?: driver)? error\b|\[CUDA\]", re.IGNORECASE)
+_FATAL_TEXT = re.compile("|".join(map(re.escape, FATAL.values())), re.IGNORECASE)
+# Libraries that run on a dead context often hide its error behind their own.
+_FATAL_STATUS = re.compile(
+    r"CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUBLAS_STATUS_EXECUTION"
+)
+_NO_MEMORY = re.compile(
+    r"\b(CUDA|HIP)( (error|failure \d+):)? out of memory|STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED"
+    r"|Failed to allocate memory for requested buffer|is smaller than requested bytes"
+    r"|can't allocate memory|bad.alloc",
+    re.IGNORECASE,
+)
+# "Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.89 GiB of which…"
+_TRIED = re.compile(
+    r"Tried to allocate ([\d.]+) (\w+)\..*?total capac\w+ of ([\d.]+) (\w+)", re.DOTALL
+)
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def diagnose(error: BaseException) -> Diagnosis | None:
+    """Say what is wrong, None where it is neither the GPU nor memory; the GPU where both."""
+    found = [Diagnosis(fault, _say(step)) for step in _behind(error) if (fault := _judge(step))]
+    lost = (diagnosis for diagnosis in found if diagnosis.fault is Fault.DEVICE_LOST)
+    return next(lost, found[0] if found else None)
+
+
+def kind_of(error: BaseException, otherwise: type[ObworkerError]) -> type[ObworkerError]:
+    """Return what to raise for an error of the user's code: DeviceError, if that is what it is."""
+    diagnosis = diagnose(error)
+    is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
+    return DeviceError if is_lost else otherwise
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that led to it, the members of groups as well; each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        step = waiting.pop(0)
+        if step is None or id(step) in seen:
+            continue
+        seen.add(id(step))
+        yield step
+        waiting += [step.__cause__, step.__context__, *getattr(step, "exceptions", ())]
+
+
+def _judge(error: BaseException) -> Fault | None:
+    code = getattr(error, "error_code", None)
+    if isinstance(code, int) and _has_type(error, "AcceleratorError"):
+        return _judge_code(code)
+    if _has_type(error, "OutOfMemoryError"):
+        return _judge_size(str(error))
+    if isinstance(error, MemoryError):
+        return Fault.TOO_LARGE
+    return _judge_text(str(error)) if _is_by_a_library(error) else None
+
+
+def _has_type(error: BaseException, name: str) -> bool:
+    """Whether it is of that type of any library: torch's, or that of one like it."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
+def _is_by_a_library(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+
+
+def _judge_code(code: int) -> Fault | None:
+    if code == OUT_OF_MEMORY:
+        return Fault.NO_MEMORY
+    return Fault.DEVICE_LOST if code in FATAL else None
+
+
+def _judge_size(text: str) -> Fault:
+    """Tell what finds no memory now from what never will."""
+    tried = _TRIED.search(text)
+    if tried is None:
+        return Fault.NO_MEMORY
+    amount, unit, capacity, capacity_unit = tried.groups()
+    is_more = _bytes(amount, unit) > _bytes(capacity, capacity_unit)
+    return Fault.TOO_LARGE if is_more else Fault.NO_MEMORY
+
+
+def _bytes(amount: str, unit: str) -> float:
+    return float(amount) * _UNITS.get(unit, 1)
+
+
+def _judge_text(text: str) -> Fault | None:
+    if number := _NUMBER.search(text):
+        return _judge_code(int(number[1]))
+    if _NO_MEMORY.search(text):
+        return _judge_size(text)
+    by_driver = _SAID_BY_A_DRIVER.search(text) and _FATAL_TEXT.search(text)
+    return Fault.DEVICE_LOST if by_driver or _FATAL_STATUS.search(text) else None
+
+
+def _say(error: BaseException) -> str:
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"

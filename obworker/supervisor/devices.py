@@ -1,0 +1,100 @@
+"""The master's side of devices that fail: puts them into quarantine, and gives them back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from obworker.errors import DeviceError
+from obworker.supervisor.generations import Generations
+from obworker.supervisor.gpus import Device
+from obworker.supervisor.quarantine import DURATION, MOST_FAILURES, WINDOW, Quarantine
+from obworker.supervisor.scoreboard import Scoreboard
+from obworker.supervisor.slots import Seat
+from obworker.supervisor.table import Table
+
+logger = logging.getLogger("obworker.master")
+
+ALL_HELD = "every GPU is in quarantine"
+
+
+class Devices:
+    """The devices of all slots; `on_fatal` hears when none is left before anything was ready."""
+
+    def __init__(
+        self,
+        table: Table,
+        generations: Generations,
+        board: Scoreboard,
+        *,
+        on_fatal: Callable[[DeviceError], None],
+    ) -> None:
+        self._table = table
+        self._generations = generations
+        self._board = board
+        self._on_fatal = on_fatal
+        self._quarantine = Quarantine()
+
+    def is_to_blame(self, seat: Seat) -> bool:
+        """Whether a failure is the device's.
+
+        It is that of the code where the device serves other code well meanwhile, or where the slot
+        has none.
+        """
+        has_device = bool(self._of(seat.slot, seat.generation).token)
+        is_beside = seat.ready_at is None and self._table.slots[seat.slot].serving is not None
+        return has_device and not is_beside
+
+    def failed(self, seat: Seat, reason: str, now: float) -> None:
+        """Account for a worker whose device failed."""
+        device = self._of(seat.slot, seat.generation).label
+        hold = self._quarantine.failed(device, reason, now)
+        if hold is None:
+            return
+        self._table.quarantine(self._is_held)
+        slots = [str(slot.index) for slot in self._table.slots if self._is_held(slot.index)]
+        logger.error(
+            "%s is in quarantine: it failed %d times in %.0f minutes, at last with %s; "
+            "it is not used for %.0f minutes, or until a reload (slots: %s)",
+            *(device, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
+        )
+
+    def judge(self) -> None:
+        """End what cannot be any more where no device is left: the start, or a reload."""
+        if self._table.can_serve or self._table.stopping:
+            return
+        if not self._generations.is_proved:
+            hint = "nvidia-smi and the kernel's log (NVRM: Xid) say more"
+            self._on_fatal(DeviceError(f"no worker became ready: {ALL_HELD}", hint))
+        elif self._table.rollout.candidate is not None:
+            self._generations.fail_reload(ALL_HELD)
+
+    def tend(self, now: float) -> None:
+        """Give back the devices whose time is over; other code may have other devices."""
+        self._give_back(self._quarantine.release_due(now))
+        self._table.quarantine(self._is_held)
+
+    def give_back_all(self) -> None:
+        """Give back all devices: somebody has seen to them, or they are others by now."""
+        self._give_back(self._quarantine.release_all())
+
+    def publish(self) -> None:
+        """Show everybody which slots are held."""
+        for slot in self._table.slots:
+            row, hold = self._board.slot(slot.index), self._quarantine.hold(self._name(slot.index))
+            row.write_text("quarantine", "" if hold is None else hold.reason)
+            row.quarantined_until = 0.0 if hold is None else hold.until
+
+    def _give_back(self, devices: list[str]) -> None:
+        for device in devices:
+            logger.info("%-10s %s is out of it, and tried again", "quarantine", device)
+
+    def _is_held(self, slot: int) -> bool:
+        return self._quarantine.hold(self._name(slot)) is not None
+
+    def _name(self, slot: int) -> str:
+        rollout = self._table.rollout
+        return self._of(slot, rollout.candidate or rollout.current).label
+
+    def _of(self, slot: int, generation: int) -> Device:
+        return self._generations.plan(generation).device(slot)

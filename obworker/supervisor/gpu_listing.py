@@ -1,0 +1,94 @@
+"""Which GPUs this machine has, found without a driver library.
+
+NVML or CUDA in this process would leave state behind that a fork cannot use. So a tool is asked, or
+the kernel's files are counted.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from obworker.supervisor.visibility import ASCEND, CUDA, HIP, Listing
+
+NVIDIA_SMI_TIMEOUT = 10.0
+
+
+def enumerate_gpus(root: Path = Path("/")) -> Listing:
+    """Return NVIDIA's GPUs in PCI bus order, else AMD's, else Ascend's NPUs."""
+    listed = _ask_nvidia_smi()
+    if listed is None:
+        listed = _indices(_count_nvidia(root))
+    if listed:
+        return Listing(CUDA, listed)
+    if amd := _count_amd(root):
+        return Listing(HIP, _indices(amd))
+    if ascend := _count_numbered(root, "davinci"):
+        return Listing(ASCEND, _indices(ascend))
+    return Listing(CUDA, [])
+
+
+def _indices(count: int) -> list[str]:
+    return [str(index) for index in range(count)]
+
+
+def _count_nvidia(root: Path) -> int:
+    cards = len(list(root.glob("proc/driver/nvidia/gpus/*/information")))
+    return cards or _count_numbered(root, "nvidia")
+
+
+def _count_numbered(root: Path, name: str) -> int:
+    """Count /dev/NAME0 and so on, and not /dev/NAMEctl."""
+    return sum(path.name.removeprefix(name).isdecimal() for path in root.glob(f"dev/{name}*"))
+
+
+def _count_amd(root: Path) -> int:
+    """Count the nodes of the kernel's topology that compute and whose device file is here.
+
+    The topology has the CPUs, too, and in a container all GPUs of the machine.
+    """
+    return sum(
+        (root / "dev/dri" / f"renderD{minor}").exists()
+        for path in root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")
+        if (minor := _render_minor(path)) > 0
+    )
+
+
+def _render_minor(properties: Path) -> int:
+    try:
+        found = re.search(r"^drm_render_minor (\d+)$", properties.read_text(), re.MULTILINE)
+    except OSError:  # another container's
+        return 0
+    return int(found[1]) if found else 0
+
+
+def _ask_nvidia_smi() -> list[str] | None:
+    """Return indices, or the UUIDs of MIG instances where the machine has any."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "-L"],  # noqa: S607 where it lies differs between machines
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_listing(answer.stdout)
+
+
+def parse_listing(text: str) -> list[str]:
+    """Read ``nvidia-smi -L``: GPU indices, but for a GPU in MIG mode its instances' UUIDs.
+
+    Indices and MIG UUIDs cannot be mixed in one list, so with MIG anywhere all are UUIDs.
+    """
+    gpus: list[tuple[str, str, list[str]]] = []
+    for line in text.splitlines():
+        if gpu := re.match(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)", line):
+            gpus.append((gpu[1], gpu[2], []))
+        elif (instance := re.search(r"\(UUID: (MIG-[^)]+)\)", line)) and gpus:
+            gpus[-1][2].append(instance[1])
+    if not any(instances for _, _, instances in gpus):
+        return [index for index, _, _ in gpus]
+    return [token for _, uuid, instances in gpus for token in (instances or [uuid])]

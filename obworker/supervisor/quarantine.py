@@ -1,0 +1,55 @@
+"""Which devices have failed so often that they are left alone for a while. Pure.
+
+Three failures within ten minutes are no accident. Most are the fault of the device; a few may be
+that of a request that a kernel cannot bear, so no quarantine is for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MOST_FAILURES = 3
+WINDOW = 600.0
+DURATION = 600.0
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why a device is left alone, and until when."""
+
+    reason: str
+    until: float
+
+
+class Quarantine:
+    """Counts the failures of devices, by name."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, list[float]] = {}
+        self._holds: dict[str, Hold] = {}
+
+    def hold(self, device: str) -> Hold | None:
+        """Return why a device is in quarantine, if it is."""
+        return self._holds.get(device)
+
+    def failed(self, device: str, reason: str, now: float) -> Hold | None:
+        """Count a failure; return the hold that it leads to."""
+        recent = [then for then in self._failures.get(device, ()) if then > now - WINDOW]
+        self._failures[device] = recent = [*recent, now]
+        if len(recent) < MOST_FAILURES or device in self._holds:
+            return None
+        self._holds[device] = hold = Hold(reason, now + DURATION)
+        return hold
+
+    def release_due(self, now: float) -> list[str]:
+        """Give back the devices whose time is over, and return them; each starts anew."""
+        return self._release([name for name, hold in self._holds.items() if hold.until <= now])
+
+    def release_all(self) -> list[str]:
+        """Give back all devices, and return them."""
+        return self._release(list(self._holds))
+
+    def _release(self, devices: list[str]) -> list[str]:
+        for device in devices:
+            del self._holds[device], self._failures[device]
+        return devices

@@ -1,0 +1,105 @@
+"""An obworker that serves the model of these checks, and what its users and operators ask of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+MODEL = Path(__file__).with_name("model")
+START_TIMEOUT = 300.0
+ANSWER_TIMEOUT = 60.0
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | None], within: float, what: str) -> T:
+    """Return the first true value of a condition."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {within:g} s")
+        time.sleep(0.05)
+    return value
+
+
+class Service:
+    """The process, its log, its two ports."""
+
+    def __init__(self, log: Path, workers: int) -> None:
+        self._log = log
+        options = ["--bind", "127.0.0.1:0", "--admin-bind", "127.0.0.1:0", "--no-access-log"]
+        options += ["--control-socket", "off", "--workers", str(workers)]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "obworker", *options, str(MODEL)],
+                stdout=output,
+                stderr=output,
+            )
+        self.port = self._find_port("serving")
+        self._admin_port = self._find_port("admin")
+        wait_for(lambda: self.report()["status"] == "ok", START_TIMEOUT, "all workers ready")
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def _find_port(self, label: str) -> int:
+        def found() -> re.Match[str] | None:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"obworker ended with {self._process.returncode}:\n{self.log()}")
+            return re.search(rf"{label} +http://\S+?:(\d+)/", self.log())
+
+        return int(wait_for(found, START_TIMEOUT, f"obworker {label}")[1])
+
+    def report(self) -> Any:
+        """Return what /healthz says."""
+        return _ask(self._admin_port, "GET", "/healthz")[1]
+
+    def post(self, path: str = "/") -> tuple[int, Any]:
+        return _ask(self.port, "POST", path)
+
+    def rate(self, clients: int, seconds: float) -> float:
+        """Return how many requests a second it answers to clients that keep their connections."""
+        counts = [0] * clients
+        end = time.monotonic() + seconds
+
+        def work(number: int) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, ANSWER_TIMEOUT)
+            while time.monotonic() < end:
+                connection.request("POST", "/")
+                response = connection.getresponse()
+                response.read()
+                counts[number] += response.status == 200
+            connection.close()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts) / seconds
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _ask(port: int, method: str, path: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()

@@ -1,0 +1,60 @@
+"""What NVML says, on its way to people: read, through shared memory, to the slots it is about."""
+
+from __future__ import annotations
+
+import pytest
+import stub_nvml
+from boards import NOW, scoreboard
+from stub_nvml import GIB
+
+from obworker.admin.nvml import read
+from obworker.supervisor.readings import STALE_AFTER, Reading, Sensed, readings, write
+
+FIRST = Sensed(0, "GPU-aaaaaaaa-0000", "NVIDIA X", 12 * GIB, 16 * GIB, 97, 61)
+INSTANCE = Sensed(1, "MIG-1111-0000", "NVIDIA X", 3 * GIB, 16 * GIB, None, 48)
+
+
+def test_gpus_are_read_or_their_instances_and_not_those_that_fail() -> None:
+    assert read(stub_nvml) == [FIRST, INSTANCE]
+
+
+def test_a_driver_that_fails_altogether_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise stub_nvml.NVMLError("Driver Not Loaded")
+
+    monkeypatch.setattr(stub_nvml, "nvmlDeviceGetCount", fail)
+    assert read(stub_nvml) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [
+        (["gpu 0"], [Reading(FIRST, (0,))]),
+        (["gpu 0", "cpu", "gpu 0"], [Reading(FIRST, (0, 2))]),
+        (["gpu GPU-aaaaaaaa"], [Reading(FIRST, (0,))]),
+        (["gpu MIG-1111-000", "gpu 0"], [Reading(FIRST, (1,)), Reading(INSTANCE, (0,))]),
+        (["cpu"], []),
+        ([""], []),
+        (["gpu 7"], []),
+        (["gpu GPU-cccccccc"], []),
+    ],
+)
+def test_a_reading_is_shown_with_the_slots_that_have_the_gpu(
+    devices: list[str], found: list[Reading]
+) -> None:
+    with scoreboard(len(devices)) as board:
+        for slot, device in enumerate(devices):
+            board.slot(slot).write_text("device", device)
+        write(board, [FIRST, INSTANCE], NOW)
+        assert readings(board, NOW + 1) == found
+
+
+def test_what_is_old_or_gone_is_not_shown() -> None:
+    with scoreboard(1) as board:
+        board.slot(0).write_text("device", "gpu 0")
+        write(board, [FIRST], NOW)
+        assert readings(board, NOW + STALE_AFTER) == []
+        write(board, [FIRST], NOW + 1)
+        assert readings(board, NOW + STALE_AFTER) == [Reading(FIRST, (0,))]
+        write(board, [], NOW + 2)
+        assert readings(board, NOW + 2) == []

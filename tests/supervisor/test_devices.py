@@ -1,0 +1,122 @@
+"""Devices that fail, as the master accounts for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from boards import NOW, scoreboard
+
+from obworker.errors import DeviceError
+from obworker.supervisor.devices import Devices
+from obworker.supervisor.gpus import Device
+from obworker.supervisor.quarantine import DURATION
+from obworker.supervisor.scoreboard import Scoreboard
+from obworker.supervisor.slots import Timeouts
+from obworker.supervisor.table import Table
+
+
+class Generations:
+    """Plans in which slots share two devices, the same for each generation."""
+
+    is_proved = True
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.tokens = "46"
+
+    def plan(self, generation: int) -> Any:
+        return SimpleNamespace(device=lambda slot: Device(self.tokens[slot % len(self.tokens)]))
+
+    def fail_reload(self, reason: str) -> None:
+        self.failures.append(reason)
+
+
+class Case:
+    """Three slots on two devices."""
+
+    def __init__(self, board: Scoreboard) -> None:
+        self.board = board
+        self.table = Table(3, Timeouts(), lambda: 0.5)
+        self.generations = Generations()
+        self.fatal: list[DeviceError] = []
+        made: Any = self.generations
+        self.devices = Devices(self.table, made, board, on_fatal=self.fatal.append)
+
+    def fail(self, slot: int, times: int = 3) -> None:
+        seat = self.table.slots[slot].seats[0]
+        for _ in range(times):
+            self.devices.failed(seat, "CUDA error", NOW)
+        self.devices.publish()
+
+    @property
+    def held(self) -> list[bool]:
+        """Which slots are held, for the table and for everybody."""
+        held = [slot.quarantined for slot in self.table.slots]
+        assert held == [bool(self.board.slot(index).quarantine) for index in range(3)]
+        return held
+
+
+@pytest.fixture
+def case() -> Iterator[Case]:
+    with scoreboard(3) as board:
+        yield Case(board)
+
+
+def test_all_slots_of_a_device_are_held_for_a_while(case: Case) -> None:
+    case.fail(0, times=2)
+    assert case.held == [False, False, False]
+    case.fail(2, times=1)
+    assert case.held == [True, False, True]
+    case.devices.tend(NOW + DURATION - 1)
+    assert case.held == [True, False, True]
+    case.devices.tend(NOW + DURATION)
+    case.devices.publish()
+    assert case.held == [False, False, False]
+
+
+def test_one_line_says_all_to_whoever_is_woken(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.fail(0, times=5)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == (
+        "gpu 4 is in quarantine: it failed 3 times in 10 minutes, at last with CUDA error; "
+        "it is not used for 10 minutes, or until a reload (slots: 0, 2)"
+    )
+
+
+def test_other_code_that_has_other_devices_is_not_held(case: Case) -> None:
+    case.fail(0)
+    case.generations.tokens = "57"
+    case.devices.tend(NOW + 1)
+    case.devices.publish()
+    assert case.held == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("is_proved", "candidate", "fatal", "failed"),
+    [(False, None, 1, 0), (True, None, 0, 0), (True, 2, 0, 1)],
+)
+def test_without_a_device_a_start_or_a_reload_is_over_and_a_service_waits(
+    case: Case, is_proved: bool, candidate: int | None, fatal: int, failed: int
+) -> None:
+    case.generations.is_proved = is_proved
+    case.fail(0)
+    case.devices.judge()
+    assert (case.fatal, case.generations.failures) == ([], [])
+    case.fail(1)
+    case.table.rollout.candidate = candidate
+    case.devices.judge()
+    assert (len(case.fatal), len(case.generations.failures)) == (fatal, failed)
+
+
+def test_a_slot_without_a_device_has_none_to_blame(case: Case) -> None:
+    seat = case.table.slots[0].seats[0]
+    assert case.devices.is_to_blame(seat)
+    case.generations.tokens = ["", "4"]  # type: ignore[assignment]
+    assert not case.devices.is_to_blame(seat)

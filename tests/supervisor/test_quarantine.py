@@ -1,0 +1,156 @@
+"""Devices that fail: how often is too often, and what becomes of their slots."""
+
+from __future__ import annotations
+
+import pytest
+from table_play import Play
+
+from obworker.supervisor.quarantine import DURATION, WINDOW, Hold, Quarantine
+from obworker.supervisor.scoreboard import State
+
+NOW = 5000.0
+
+
+@pytest.mark.parametrize(
+    ("failures", "held"),
+    [
+        ([], False),
+        ([0.0, 1.0], False),
+        ([0.0, 1.0, 2.0], True),
+        ([0.0, 1.0, WINDOW - 0.1], True),
+        ([0.0, 1.0, WINDOW], False),
+        ([0.0, WINDOW, WINDOW + 1, WINDOW + 2], True),
+    ],
+)
+def test_three_failures_in_ten_minutes_are_too_many(failures: list[float], held: bool) -> None:
+    quarantine = Quarantine()
+    for after in failures:
+        quarantine.failed("gpu 0", "bad", NOW + after)
+    assert (quarantine.hold("gpu 0") is not None) is held
+
+
+def held() -> Quarantine:
+    quarantine = Quarantine()
+    holds = [quarantine.failed("gpu 0", f"failure {n}", NOW + n) for n in range(4)]
+    assert holds == [None, None, Hold("failure 2", NOW + 2 + DURATION), None]
+    return quarantine
+
+
+def test_devices_are_counted_apart() -> None:
+    quarantine = held()
+    quarantine.failed("gpu 1", "bad", NOW)
+    assert quarantine.hold("gpu 1") is None
+
+
+def test_a_device_is_given_back_when_its_time_is_over_and_starts_anew() -> None:
+    quarantine = held()
+    assert quarantine.release_due(NOW + 1.9 + DURATION) == []
+    assert quarantine.release_due(NOW + 2 + DURATION) == ["gpu 0"]
+    assert quarantine.hold("gpu 0") is None
+    assert quarantine.failed("gpu 0", "again", NOW + 3 + DURATION) is None
+    assert quarantine.release_due(NOW + 9 * DURATION) == []
+
+
+def test_all_can_be_given_back_before() -> None:
+    quarantine = held()
+    assert quarantine.release_all() == ["gpu 0"]
+    assert quarantine.hold("gpu 0") is None
+
+
+STORIES = {
+    "a worker that lost its GPU is replaced when it has gone": """
+        lose_device 0    | draining1 idle1          | later
+        gone_by_device 0 | spawning1 idle1          | retry 0
+        boot 0           | idle1 idle1
+        lose_device 0    | draining1 idle1          | later
+        gone_by_device 0 | backoff idle1            | retry 0.5
+        wait 0.5         | spawning1 idle1
+    """,
+    "a GPU in quarantine takes its slot along": """
+        lose_device 0             | draining1 idle1 | later
+        hold 0, gone_by_device 0  | - idle1         | held
+        wait 1000                 | - idle1
+        hold                      | spawning1 idle1
+    """,
+    "another worker of the same GPU drains": """
+        lose_device 0                 | draining1 idle1     | later
+        hold 0 1, gone_by_device 0    | - draining1         | held
+        gone 1                        | - -                 | expected
+        hold                          | spawning1 spawning1
+    """,
+    "one that waits for its next try does so no more": """
+        lose_device 0    | draining1 idle1 | later
+        gone_by_device 0 | spawning1 idle1 | retry 0
+        fail_by_device 0 | backoff idle1   | retry 1
+        hold 0           | - idle1
+    """,
+    "one that boots is killed": """
+        crash 0    | spawning1 idle1   | retry 0
+        spawned 0  | booting1 idle1
+        hold 0     | killing1 idle1
+        gone 0     | - idle1           | expected
+    """,
+    "a slot in quarantine is neither too many nor too few when the size changes": """
+        hold 0     | draining1 idle1
+        gone 0     | - idle1               | expected
+        resize 3   | - idle1 spawning1
+        boot 2     | - idle1 idle1
+        resize 1   | - draining1 draining1
+    """,
+    "a stop ends it": """
+        hold 0     | draining1 idle1
+        gone 0     | - idle1          | expected
+        stop       | - draining1
+        gone 1     | - -              | expected
+    """,
+    "new code is tried in a slot that has a GPU": """
+        hold 0     | draining1 idle1
+        gone 0     | - idle1           | expected
+        reload 2   | - idle1+spawning2
+        boot 1     | - draining1+idle2 | current
+    """,
+    "code is not given up because a GPU failed": """
+        reload 2                    | idle1+spawning2 idle1
+        fail_by_device 0            | idle1+backoff idle1    | retry 0.5
+        wait 1                      | idle1+spawning2 idle1
+        fail_by_device 0            | idle1+backoff idle1    | retry 1
+        wait 2                      | idle1+spawning2 idle1
+        fail_by_device 0            | idle1+backoff idle1    | retry 2
+        wait 3                      | idle1+spawning2 idle1
+        fail_by_device 0            | idle1+backoff idle1    | retry 4
+        wait 5                      | idle1+spawning2 idle1
+        fail_by_device 0            | idle1+backoff idle1    | retry 8
+        hold 0                      | draining1 idle1+spawning2
+        boot 1                      | draining1 draining1+idle2    | current
+    """,
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story(name: str) -> None:
+    Play.serving(2).tell(STORIES[name])
+
+
+def test_a_start_is_not_given_up_because_a_gpu_failed() -> None:
+    play = Play(2)
+    play.act()
+    for _ in range(6):
+        assert play.happen("fail_by_device", "0").startswith("retry")
+        play.now += 60
+        play.act()
+    play.tell("boot 1 | spawning1 idle1")
+
+
+def test_a_slot_in_quarantine_is_retired() -> None:
+    play = Play.serving(1)
+    play.tell("""
+        hold 0 | draining1
+        gone 0 | -         | expected
+    """)
+    assert {seat.state for seat in play.table.seats} == {State.RETIRED}
+    assert (play.table.wanted, play.table.ready, play.table.can_serve) == (1, 0, False)
+    play.tell("""
+        hold   | spawning1
+        boot 0 | idle1
+    """)
+    assert play.table.can_serve

@@ -1,0 +1,84 @@
+"""scripts/gpu_check, where there is no GPU, and on a machine that only says that it has some."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+# It takes the processes that are titled as workers for those that compute.
+NVIDIA_SMI = """#!/bin/bash
+case "$1" in
+-L) echo "GPU 0: X (UUID: GPU-aaaaaaaa-0000)"; echo "GPU 1: X (UUID: GPU-bbbbbbbb-0000)";;
+--query-gpu=*) echo "0, GPU-aaaaaaaa-0000"; echo "1, GPU-bbbbbbbb-0000";;
+--query-compute-apps=*)
+    for path in /proc/[0-9]*; do
+        title=$(tr '\\0' ' ' 2>/dev/null <"$path/cmdline") || continue
+        case "$title" in
+        "obworker: worker "*" gpu 0 "*) echo "${path#/proc/}, GPU-aaaaaaaa-0000";;
+        "obworker: worker "*" gpu 1 "*) echo "${path#/proc/}, %s";;
+        esac
+    done;;
+esac
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """Return a directory that comes first on PATH, and one of modules beside it."""
+    for name in ("bin", "modules"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def install(machine: Path, second: str) -> None:
+    """Let there be two GPUs, and workers on the first and on a `second`."""
+    tests = Path(__file__).parent
+    shutil.copy(tests / "stub_torch.py", machine / "modules" / "torch.py")
+    shutil.copy(tests / "stub_nvml.py", machine / "modules" / "pynvml.py")
+    tool = machine / "bin" / "nvidia-smi"
+    tool.write_text(NVIDIA_SMI % second)
+    tool.chmod(0o755)
+
+
+def check(machine: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    variables = {
+        **os.environ,
+        "PATH": f"{machine / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(machine / "modules"),
+        "PYTHON": sys.executable,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **environ,
+    }
+    command = [str(ROOT / "scripts" / "gpu_check"), "--seconds", "0.5"]
+    return subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_without_a_gpu_it_says_so_and_has_a_code_of_its_own(machine: Path) -> None:
+    ended = check(machine, CUDA_VISIBLE_DEVICES="")
+    assert (ended.returncode, ended.stdout) == (77, "no GPU: nothing was checked\n")
+
+
+def test_where_all_is_well_it_passes(machine: Path) -> None:
+    install(machine, "GPU-bbbbbbbb-0000")
+    ended = check(machine)
+    assert ended.returncode == 0, ended
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "2 GPUs: gpu 0, gpu 1"
+    assert [line[:4] for line in lines].count("ok  ") == 4
+    assert "device-side assert: 503" in ended.stdout
+    assert "'temperature': 61" in ended.stdout
+
+
+def test_a_worker_on_another_gpu_fails(machine: Path) -> None:
+    install(machine, "GPU-cccccccc-0000")
+    ended = check(machine)
+    assert ended.returncode == 1, ended
+    assert "is to be on gpu 1, is on GPU-cccccccc-0000" in ended.stdout
