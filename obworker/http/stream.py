@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from obworker.http.tls import TlsSocket
 
 READ_SIZE = 64 << 10
+# Where a whole read came, more does: a large body is mostly there at once, and needs no copy then.
+LARGE_READ_SIZE = 1 << 20
 # More than this unsent, and the next part has to wait.
 CLOGGED_AT = 64 << 10
 
@@ -53,6 +55,7 @@ class Stream:
         "_half_closing",
         "_owner",
         "_reactor",
+        "_read_size",
         "_tls",
         "_unsent",
         "is_closed",
@@ -73,6 +76,7 @@ class Stream:
         self.is_closed = self.is_paused = False
         self._reactor = reactor
         self._owner = owner
+        self._read_size = READ_SIZE
         self._tls = None if isinstance(client, socket.socket) else client
         self._unsent: deque[memoryview] = deque()
         self._half_closing = self._closing = False
@@ -156,7 +160,7 @@ class Stream:
         if events != READ and not self._is_to_be_read(events):
             return
         try:
-            chunk = self.socket.recv(READ_SIZE)
+            chunk = self.socket.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
             if self._tls is not None and self._tls.wants_write:  # a part of the handshake
                 self._watch(self._events | WRITE)
@@ -164,6 +168,7 @@ class Stream:
             self._lose()
         else:
             if chunk:
+                self._read_size = READ_SIZE if len(chunk) < READ_SIZE else LARGE_READ_SIZE
                 self._owner.on_received(chunk)
             else:
                 self._owner.on_end()
