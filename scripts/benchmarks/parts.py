@@ -67,6 +67,8 @@ def run(options: argparse.Namespace) -> None:
         Path(name, "predictor.py").write_text(PREDICTOR)
         application = create(name)
     environ = make_environ(base, collector.request)
+    # What our own server adds: without it, the application would name the request itself.
+    environ |= {"HTTP_X_REQUEST_ID": "0", "obworker.extend_deadline": ignore}
 
     def call() -> object:
         fresh = environ | {"wsgi.input": io.BytesIO(collector.request.body)}
