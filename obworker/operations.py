@@ -17,6 +17,7 @@ from obworker import control, status
 from obworker.command import invoke
 from obworker.control import ask
 from obworker.options import ENVIRONMENT_PREFIX
+from obworker.supervisor.memory import of_tree, with_memory
 from obworker.supervisor.scoreboard import MAX_SLOTS
 
 EPILOG = """\b
@@ -53,11 +54,17 @@ def _located(operation: Callable[..., str]) -> Callable[..., str]:
 
 
 @click.command("obworker status", **SHOWN)
-@click.option("--json", "as_json", is_flag=True, help="Print what /healthz answers.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print what /healthz answers, and the memory of each process.",
+)
 @_located
 def _status(path: Path, as_json: bool) -> str:
     """Show the service and every worker: without an option, of the only obworker there is."""
     report = ask(path, "status")
+    report = with_memory(report, of_tree(report["pid"]))
     return json.dumps(report, indent=2, ensure_ascii=False) if as_json else status.describe(report)
 
 

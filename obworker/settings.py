@@ -187,7 +187,8 @@ class Settings:
     admin_bind: str | None = option(
         "--admin-bind", metavar="ADDRESS", parse=address_or_off, group="Health",
         shown="127.0.0.1:25253, where it is free",
-        help="Address of /livez, /readyz and /healthz: HOST:PORT, [IPV6]:PORT, unix:PATH or off.",
+        help="Address of /livez, /readyz, /healthz and /metrics: HOST:PORT, [IPV6]:PORT, unix:PATH"
+        " or off.",
     )
     min_ready: int = option(
         "--min-ready", metavar="N", parse=whole_number(1, 1024), group="Health", default=1,

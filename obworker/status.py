@@ -8,12 +8,12 @@ from typing import Any
 Report = Mapping[str, Any]
 
 HEADINGS = (
-    *("SLOT", "STATE", "PID", "DEVICE", "UPTIME"),
+    *("SLOT", "STATE", "PID", "DEVICE", "UPTIME", "PSS MIB", "USS MIB"),
     *("REQUESTS", "IN FLIGHT", "RESTARTS", "LAST EXIT"),
 )
 GPU_HEADINGS = ("GPU", "NAME", "MEMORY", "UTILISATION", "TEMPERATURE", "SLOTS")
 UNKNOWN = "-"
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def describe(report: Report) -> str:
@@ -56,6 +56,8 @@ def _service(report: Report) -> list[str]:
         lines.append(f"not ready: {report['reason']}")
     if report["phase"] == "reloading":
         lines.append("a reload is on its way")
+    if report["memory"]:
+        lines.append(f"{_mebibytes(report['memory']['pss'])} MiB of memory in all processes")
     if report["reload_failure"]:
         lines.append(f"the last reload failed: {_one_line(report['reload_failure'])}")
     return [*lines, *_quarantines(report["slots"]), *_wants_of_memory(report["slots"])]
@@ -87,17 +89,30 @@ def _rows(slot: Report) -> list[tuple[str, ...]]:
     index, device = str(slot["slot"]), _text(slot["device"])
     counts = str(slot["requests"]), _in_flight(slot), str(slot["restarts"]), ended
     rows: list[tuple[str, ...]] = [
-        (index, *_process(slot), device, duration(slot["uptime"]), *counts)
+        (index, *_process(slot), device, duration(slot["uptime"]), *_memory(slot), *counts)
     ]
     new = slot["replacement"]
     if new is not None:
         blank = "", _in_flight(new), "", ""
-        rows.append((f"{index} new", *_process(new), device, duration(new["uptime"]), *blank))
+        uptime = duration(new["uptime"])
+        rows.append((f"{index} new", *_process(new), device, uptime, *_memory(new), *blank))
     return rows
 
 
 def _process(process: Report) -> tuple[str, str]:
     return process["state"], _text(process["pid"])
+
+
+def _memory(process: Report) -> tuple[str, str]:
+    """Return what it has of all memory, shared pages in shares, and what is its own."""
+    memory = process["memory"]
+    if memory is None:
+        return UNKNOWN, UNKNOWN
+    return _mebibytes(memory["pss"]), _mebibytes(memory["uss"])
+
+
+def _mebibytes(bytes_: int) -> str:
+    return f"{bytes_ / MIB:.0f}"
 
 
 def _in_flight(process: Report) -> str:

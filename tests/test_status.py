@@ -7,20 +7,23 @@ from boards import NOW, fill, scoreboard
 
 from obworker.status import describe, duration
 from obworker.supervisor import health
+from obworker.supervisor.memory import Memory, with_memory
 from obworker.supervisor.readings import Sensed, write
 from obworker.supervisor.scoreboard import Phase, State
+
+MEASURED = {7: Memory(9 << 20, 5 << 20, 4 << 20), 11: Memory(90 << 20, 50 << 20, 12 << 20)}
 
 
 def test_a_service_that_knows_little_of_itself() -> None:
     with scoreboard(1, Phase.STARTING) as board:
-        shown = describe(health.report(board, NOW))
+        shown = describe(with_memory(health.report(board, NOW), {}))
     assert shown == (
         "-  -  pid -  generation -  up -\n"
         "starting: 0 of 1 workers ready\n"
         "not ready: obworker is starting: 0 of 1 workers ready, 1 needed\n"
         "\n"
-        "SLOT  STATE  PID  DEVICE  UPTIME  REQUESTS  IN FLIGHT  RESTARTS  LAST EXIT\n"
-        "0     empty  -    -       -       0         0          0         -"
+        "SLOT  STATE  PID  DEVICE  UPTIME  PSS MIB  USS MIB  REQUESTS  IN FLIGHT  RESTARTS  LAST EXIT\n"  # noqa: E501
+        "0     empty  -    -       -       -        -        0         0          0         -"
     )
 
 
@@ -42,18 +45,19 @@ def test_a_service_that_has_seen_something() -> None:
         slot.write_text("last_exit", "ValueError: one\n  two")
         slot.last_exit_at, slot.restarts = NOW - 30, 3
         fill(board, 1, 0, State.BACKOFF, pid=12)
-        shown = describe(health.report(board, NOW))
+        shown = describe(with_memory(health.report(board, NOW), MEASURED))
     # fmt: off
     assert shown.splitlines() == [
         "./model  0.0.0.0:80  pid 7  generation 2  up 15m00s",
         "degraded: 1 of 2 workers ready",
         "a reload is on its way",
+        "55 MiB of memory in all processes",
         "the last reload failed: predictor.py:3: SyntaxError",
         "",
-        "SLOT   STATE    PID  DEVICE  UPTIME  REQUESTS  IN FLIGHT   RESTARTS  LAST EXIT",
-        "0      busy     11   -       1m30s   0         1 for 2.0s  0         -",
-        "0 new  booting  13   -       -                 0",
-        "1      backoff  -    gpu 1   -       0         0           3         ValueError: one two, 30.0s ago",  # noqa: E501
+        "SLOT   STATE    PID  DEVICE  UPTIME  PSS MIB  USS MIB  REQUESTS  IN FLIGHT   RESTARTS  LAST EXIT",  # noqa: E501
+        "0      busy     11   -       1m30s   50       12       0         1 for 2.0s  0         -",
+        "0 new  booting  13   -       -       -        -                  0",
+        "1      backoff  -    gpu 1   -       -        -        0         0           3         ValueError: one two, 30.0s ago",  # noqa: E501
     ]
     # fmt: on
 
@@ -92,9 +96,10 @@ def test_gpus_and_what_is_wrong_with_them() -> None:
             ],
             NOW,
         )
-        shown = describe(health.report(board, NOW)).splitlines()
-    assert shown[1:4] == [
+        shown = describe(with_memory(health.report(board, NOW), MEASURED)).splitlines()
+    assert shown[1:5] == [
         "degraded: 1 of 2 workers ready",
+        "55 MiB of memory in all processes",
         "gpu 1 is in quarantine for 1m01s more, or until a reload: CUDA error: unknown error",
         "memory was short, times: 2 in slot 0, 3 in slot 1",
     ]

@@ -15,14 +15,13 @@ import os
 import signal
 import socket
 import threading
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from obworker import log
 from obworker.admin import nvml
-from obworker.admin.application import Admin
+from obworker.admin.application import Admin, takes_time
 from obworker.admin.undertaker import bury
-from obworker.http.reactor import READ, Reactor, Turn
+from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
@@ -31,7 +30,7 @@ from obworker.supervisor.scoreboard import Scoreboard
 if TYPE_CHECKING:
     from obworker.http.cycle import Cycle
 
-# A probe is one short request without a body. timeout=0: what answers at once is never overdue.
+# A probe is one short request without a body. timeout=0: nothing is overdue, for nothing hangs.
 SETTINGS = Settings(
     access_log=False,
     backlog=64,
@@ -55,32 +54,28 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
         os.set_inheritable(descriptor, False)
     board = Scoreboard(scoreboard)
     threading.Thread(target=nvml.watch, args=(board,), name="nvml", daemon=True).start()
-    turn = Turn(steers=True)
-    reactor = _listen(Admin(board), socket.socket(fileno=listener)) if listener != -1 else Reactor()
     master = socket.socket(fileno=channel)
-    reactor.watch(channel, READ, lambda _: turn.end())
-    reactor.run(turn, nullcontext())
+    if listener != -1:
+        _serve(Admin(board), socket.socket(fileno=listener), master)
     if not master.recv(1):
         bury(board)
 
 
-def _listen(application: Admin, listener: socket.socket) -> Reactor:
-    """Answer on the loop's thread: none of it takes time."""
+def _serve(application: Admin, listener: socket.socket, master: socket.socket) -> None:
+    """Answer until the master has something to say, or is gone."""
     server = Server(
         application,
         [listener],
         SETTINGS,
-        must_queue=_never,
+        must_queue=takes_time,
         on_overdue=_is_never_overdue,
         on_drained=_is_never_drained,
     )
+    server.reactor.watch(master.fileno(), READ, lambda _: server.executors.stop())
     listeners.claim(listener, alone=False)
     server.start()
-    return server.reactor
-
-
-def _never(_method: str, _path: str) -> bool:
-    return False
+    server.executors.start()
+    server.executors.run_here()
 
 
 def _is_never_overdue(_cycle: Cycle) -> None:

@@ -56,7 +56,7 @@ def test_it_lives_whatever_the_workers_do(port: int) -> None:
 
 def test_the_root_lists_what_there_is(port: int) -> None:
     reply = request(port, "GET", "/")
-    assert (reply.status, set(shown(reply))) == (200, {"/livez", "/readyz", "/healthz"})
+    assert (reply.status, set(shown(reply))) == (200, {"/livez", "/readyz", "/healthz", "/metrics"})
 
 
 def test_head_is_get_without_the_body(port: int, board: Scoreboard) -> None:
@@ -67,8 +67,8 @@ def test_head_is_get_without_the_body(port: int, board: Scoreboard) -> None:
 
 
 def test_an_unknown_path_is_404_and_names_the_known(port: int) -> None:
-    reply = request(port, "GET", "/metrics")
-    expected = {"error": "Not Found: there are /livez, /readyz, /healthz"}
+    reply = request(port, "GET", "/health")
+    expected = {"error": "Not Found: there are /livez, /readyz, /healthz, /metrics"}
     assert (reply.status, shown(reply)) == (404, expected)
 
 

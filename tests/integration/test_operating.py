@@ -262,3 +262,25 @@ def test_a_bug_of_ours_ends_a_turn_and_not_the_service(
     server.wait_until_ready(2)
     assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
     assert server.stop() == 0
+
+
+def test_a_scrape_measures_every_worker(start: Start) -> None:
+    reply = request(admin_port(start()), "GET", "/metrics")
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    samples = re.findall(
+        r"^obworker_memory_(\w+)_bytes{(.*?)} (\S+)$", reply.body.decode(), re.MULTILINE
+    )
+    found = {(kind, labels): float(number) for kind, labels, number in samples}
+    for slot in "01":
+        labels = f'process="worker",slot="{slot}"'
+        rss, pss, uss = (found[kind, labels] for kind in ("rss", "pss", "uss"))
+        assert 0 < uss < pss < rss
+    assert found["uss", 'process="master",slot=""'] > 0
+
+
+def test_the_status_shows_the_memory_of_every_worker(start: Start, run: Run) -> None:
+    start()
+    report = json.loads(run("status", "--json").stdout)
+    memory = report["slots"][0]["memory"]
+    assert 0 < memory["uss"] < memory["pss"] < memory["rss"]
+    assert memory["pss"] < report["memory"]["pss"]

@@ -1,0 +1,185 @@
+"""/metrics: the report of health.py in Prometheus' text format 0.0.4. Pure.
+
+Nothing is counted here: a scrape reads what the scoreboard says, so that it is right whoever
+answers, and also after this process has been started again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from obworker import __version__
+from obworker.supervisor.memory import NONE, Memory
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SERVING = frozenset(("idle", "busy"))
+
+Report = Mapping[str, Any]
+Values = Iterator[tuple[tuple[str, ...], float]]
+
+
+class Kind(NamedTuple):
+    """A metric: what it is called, what it means, its labels, and where its values are."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    values: Callable[[Report], Values]
+    counts: bool = False
+
+
+def _one(*path: str) -> Callable[[Report], Values]:
+    """Return what finds one number of the service's; there is no value where it is not known."""
+
+    def values(report: Report) -> Values:
+        found: Any = report
+        for key in path:
+            found = found[key]
+        if found is not None:
+            yield (), float(found)
+
+    return values
+
+
+def _by_slot(number: Callable[[Report], float | None]) -> Callable[[Report], Values]:
+    def values(report: Report) -> Values:
+        for slot in report["slots"]:
+            found = number(slot)
+            if found is not None:
+                yield (str(slot["slot"]), slot["device"] or ""), float(found)
+
+    return values
+
+
+def _by_gpu(key: str, unit: float = 1.0) -> Callable[[Report], Values]:
+    def values(report: Report) -> Values:
+        for gpu in report["gpus"]:
+            if gpu[key] is not None:
+                yield (str(gpu["gpu"]), gpu["uuid"], gpu["name"]), gpu[key] * unit
+
+    return values
+
+
+def _memory(key: str) -> Callable[[Report], Values]:
+    def values(report: Report) -> Values:
+        for (process, slot), memory in report["processes"].items():
+            yield (process, slot), getattr(memory, key)
+
+    return values
+
+
+def _info(report: Report) -> Values:
+    yield (__version__, report["model"] or ""), 1.0
+
+
+def _processes(slot: Report) -> list[Report]:
+    return [process for process in (slot, slot["replacement"]) if process]
+
+
+def _serves(slot: Report) -> float:
+    return float(any(process["state"] in SERVING for process in _processes(slot)))
+
+
+def _in_flight(slot: Report) -> float:
+    return float(sum(process["in_flight"] for process in _processes(slot)))
+
+
+def _age(slot: Report) -> float | None:
+    requests = [process["request"] for process in _processes(slot) if process["request"]]
+    return max((request["age"] or 0.0 for request in requests), default=None)
+
+
+SLOT = ("slot", "device")
+GPU = ("gpu", "uuid", "name")
+PROCESS = ("process", "slot")
+
+# fmt: off
+METRICS = (
+    Kind("obworker_info", "The version, and what it serves.", ("version", "model"), _info),
+    Kind("obworker_ready", "Whether requests can be sent here (/readyz).", (), _one("ready")),
+    Kind("obworker_uptime_seconds", "Time since the master started.", (), _one("uptime")),
+    Kind("obworker_generation", "Imports of predictor.py so far.", (), _one("generation")),
+    Kind("obworker_reloads_total", "Reloads that went well.", (), _one("reloads"), counts=True),
+    Kind("obworker_workers_wanted", "Workers that there are to be.", (), _one("workers", "wanted")),
+    Kind("obworker_workers_ready", "Workers that serve.", (), _one("workers", "ready")),
+    Kind("obworker_worker_ready", "Whether a slot has a worker that serves.",
+         SLOT, _by_slot(_serves)),
+    Kind("obworker_worker_uptime_seconds", "Time since a slot's worker was ready.",
+         SLOT, _by_slot(lambda slot: slot["uptime"])),
+    Kind("obworker_requests_total", "Requests that predict has finished.",
+         SLOT, _by_slot(lambda slot: slot["requests"]), counts=True),
+    Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_in_flight)),
+    Kind("obworker_request_age_seconds", "How long a request is in predict: the one of which the"
+         " deadline comes first.", SLOT, _by_slot(_age)),
+    Kind("obworker_restarts_total", "Ends of workers that nobody asked for.",
+         SLOT, _by_slot(lambda slot: slot["restarts"]), counts=True),
+    Kind("obworker_no_memory_total", "Times that memory, a GPU's or the machine's, was short.",
+         SLOT, _by_slot(lambda slot: slot["no_memory"]), counts=True),
+    Kind("obworker_quarantined", "Whether a slot's device is left alone after failures.",
+         SLOT, _by_slot(lambda slot: float(slot["quarantine"] is not None))),
+    Kind("obworker_memory_rss_bytes", "Memory in RAM, shared pages counted whole.",
+         PROCESS, _memory("rss")),
+    Kind("obworker_memory_pss_bytes", "Memory in RAM, shared pages divided by who shares them:"
+         " the sum is what all take together.", PROCESS, _memory("pss")),
+    Kind("obworker_memory_uss_bytes", "Memory in RAM that is a process's alone.",
+         PROCESS, _memory("uss")),
+    Kind("obworker_gpu_memory_used_bytes", "Memory in use on a GPU.", GPU, _by_gpu("memory_used")),
+    Kind("obworker_gpu_memory_total_bytes", "Memory of a GPU.", GPU, _by_gpu("memory_total")),
+    Kind("obworker_gpu_utilisation_ratio", "Share of the time in which a GPU computed.",
+         GPU, _by_gpu("utilisation", 0.01)),
+    Kind("obworker_gpu_temperature_celsius", "Temperature of a GPU.", GPU, _by_gpu("temperature")),
+)
+# fmt: on
+
+
+def text(report: Report, measured: Mapping[int, Memory]) -> bytes:
+    """Write a report, and the memory of its processes by pid."""
+    # Takes 50 ms, and not everybody is scraped.
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    processes = _by_process(report, measured)
+    registry.register(_Collected(_families({**report, "processes": processes})))
+    written: bytes = generate_latest(registry)
+    return written
+
+
+class _Collected:
+    """What a registry asks for the metrics."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return them."""
+        return self._families
+
+
+def _families(report: Report) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    for kind in METRICS:
+        family = CounterMetricFamily if kind.counts else GaugeMetricFamily
+        metric = family(kind.name, kind.help, labels=kind.labels)
+        for labels, value in kind.values(report):
+            metric.add_metric(labels, value)
+        yield metric
+
+
+def _by_process(report: Report, measured: Mapping[int, Memory]) -> dict[tuple[str, str], Memory]:
+    """Return the memory of each worker's slot, of the master, and of all the rest."""
+    workers = {
+        process["pid"]: ("worker", str(slot["slot"]))
+        for slot in report["slots"]
+        for process in _processes(slot)
+    }
+    named = {report["pid"]: ("master", ""), **workers}
+    found: dict[tuple[str, str], Memory] = {}
+    for pid, memory in measured.items():
+        name = named.get(pid, ("other", ""))
+        found[name] = found.get(name, NONE) + memory
+    return found

@@ -1,0 +1,116 @@
+"""What a scrape says, of scoreboards as a master and its workers would write them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from boards import NOW, fill, scoreboard
+from harness import ROOT
+from prometheus_client.parser import text_string_to_metric_families
+
+from obworker.admin import metrics
+from obworker.supervisor import health
+from obworker.supervisor.memory import Memory
+from obworker.supervisor.readings import Sensed, write
+from obworker.supervisor.scoreboard import Scoreboard, State
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(board: Scoreboard, measured: dict[int, Memory] | None = None) -> Samples:
+    text = metrics.text(health.report(board, NOW), measured or {}).decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, metric: str, /, **labels: str) -> float | None:
+    """Return the value of the only sample with this name and at least these labels."""
+    found = [
+        number
+        for (sample, has), number in samples.items()
+        if sample == metric and labels.items() <= has
+    ]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_the_service() -> None:
+    with scoreboard(2, label="./model", started_at=NOW - 60, reloads=3, generation=4) as board:
+        fill(board, 0, 0, State.IDLE, pid=7)
+        samples = scrape(board)
+    assert value(samples, "obworker_info", model="./model") == 1
+    assert value(samples, "obworker_ready") == 1
+    assert value(samples, "obworker_uptime_seconds") == 60
+    assert value(samples, "obworker_reloads_total") == 3
+    assert value(samples, "obworker_generation") == 4
+    assert value(samples, "obworker_workers_wanted") == 2
+    assert value(samples, "obworker_workers_ready") == 1
+
+
+def test_what_is_not_known_is_absent() -> None:
+    with scoreboard(1) as board:
+        samples = scrape(board)
+    assert value(samples, "obworker_ready") == 0
+    assert value(samples, "obworker_uptime_seconds") is None
+    assert value(samples, "obworker_worker_uptime_seconds") is None
+    assert value(samples, "obworker_request_age_seconds") is None
+
+
+def test_a_slot_counts_for_all_its_processes() -> None:
+    with scoreboard(1) as board:
+        slot = board.slot(0)
+        slot.requests_before, slot.restarts, slot.no_memory_before = 100, 2, 1
+        slot.write_text("device", "gpu 3")
+        fill(board, 0, 0, State.DRAINING, pid=7, requests=5, in_flight=1, begun_at=NOW - 4)
+        fill(board, 0, 1, State.BUSY, pid=8, requests=2, in_flight=2, begun_at=NOW - 1)
+        samples = scrape(board)
+    labels = {"slot": "0", "device": "gpu 3"}
+    assert value(samples, "obworker_requests_total", **labels) == 107
+    assert value(samples, "obworker_requests_in_flight", **labels) == 3
+    assert value(samples, "obworker_request_age_seconds", **labels) == 4
+    assert value(samples, "obworker_restarts_total", **labels) == 2
+    assert value(samples, "obworker_no_memory_total", **labels) == 1
+    assert value(samples, "obworker_worker_ready", **labels) == 1
+    assert value(samples, "obworker_quarantined", **labels) == 0
+
+
+def test_a_device_in_quarantine() -> None:
+    with scoreboard(1) as board:
+        board.slot(0).write_text("quarantine", "CUDA error")
+        fill(board, 0, 0, State.RETIRED)
+        samples = scrape(board)
+    assert value(samples, "obworker_quarantined", slot="0") == 1
+    assert value(samples, "obworker_worker_ready", slot="0") == 0
+
+
+def test_memory_is_that_of_the_master_the_slots_and_the_rest() -> None:
+    measured = {pid: Memory(pid * 100, pid * 10, pid) for pid in (1, 7, 8, 20, 21)}
+    with scoreboard(1, master_pid=1) as board:
+        fill(board, 0, 0, State.DRAINING, pid=7)
+        fill(board, 0, 1, State.IDLE, pid=8)
+        samples = scrape(board, measured)
+    assert value(samples, "obworker_memory_pss_bytes", process="master") == 10
+    assert value(samples, "obworker_memory_rss_bytes", process="worker", slot="0") == 1500
+    assert value(samples, "obworker_memory_uss_bytes", process="other") == 41
+
+
+def test_gpus_say_what_their_driver_tells() -> None:
+    with scoreboard(1) as board:
+        board.slot(0).write_text("device", "gpu 0")
+        write(board, [Sensed(0, "GPU-a", "H100", 5.0, 80.0, 97, None)], NOW)
+        samples = scrape(board)
+    assert value(samples, "obworker_gpu_memory_used_bytes", gpu="0", uuid="GPU-a") == 5
+    assert value(samples, "obworker_gpu_utilisation_ratio", name="H100") == pytest.approx(0.97)
+    assert value(samples, "obworker_gpu_temperature_celsius") is None
+
+
+def test_every_metric_is_documented_with_its_labels() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    documented = re.findall(r"^\| `(obworker_\w+)` \| (.*?) \|", page, re.MULTILINE)
+    assert documented == [
+        (kind.name, ", ".join(f"`{label}`" for label in kind.labels)) for kind in metrics.METRICS
+    ]
