@@ -20,11 +20,13 @@ MAY_IMPORT = {
     "settings": {"options", "values"},
     "configuration": {"errors", "options", "settings"},
     "environment": {"errors"},
+    "cgroups": set(),
+    "cores": {"cgroups"},
     "log": {"errors"},
     "access_log": {"log"},
     "http": {"errors", "settings", "environment", "log", "access_log"},
-    "predictor": {"errors", "settings", "environment", "log"},
-    "supervisor": {"errors", "settings", "environment", "log", "http"},
+    "predictor": {"cores", "errors", "settings", "environment", "log"},
+    "supervisor": {"cgroups", "cores", "errors", "settings", "environment", "log", "http"},
     "admin": {"errors", "settings", "environment", "log", "http", "supervisor"},
     "command": {"configuration", "errors", "options", "settings"},
     "control": {"errors", "supervisor"},
@@ -33,6 +35,7 @@ MAY_IMPORT = {
     "cli": {
         "command",
         "configuration",
+        "cores",
         "operations",
         "options",
         "errors",
@@ -169,6 +172,14 @@ def test_no_module_keeps_state_that_changes(path: Path) -> None:
 
 
 def test_pure_modules_know_no_clock_and_no_chance() -> None:
-    for module in ("slots.py", "rollout.py", "table.py", "policy.py", "messages.py", "health.py"):
+    for module in (
+        "slots.py",
+        "rollout.py",
+        "table.py",
+        "policy.py",
+        "messages.py",
+        "health.py",
+        "placement.py",
+    ):
         known = {full.split(".")[0] for full in imported(PACKAGE / "supervisor" / module)}
         assert not known & {"time", "random", "os", "signal", "select", "selectors"}, module

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, LoadError
 from obworker.predictor import events, loader
@@ -91,7 +92,7 @@ class Blueprint:
         """
         in_production = self.environment is Environment.PRODUCTION
         events.install(events.Recorder(events.RECORDER_URL if in_production else None))
-        config = Config()
+        config = Config(threads)
         instance = self._construct(config, threads)
         if self.has_run:
             run = partial(self._run, instance.run, on_fatal if in_production else None)  # type: ignore[attr-defined]
@@ -181,7 +182,7 @@ def create(
     os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
     blueprint = load(path, class_name, model_path, detect(os.environ).value)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
-    return blueprint.boot(len(os.sched_getaffinity(0)), on_fatal=partial(os._exit, 1))
+    return blueprint.boot(threads_alone(os.environ), on_fatal=partial(os._exit, 1))
 
 
 def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> Blueprint:

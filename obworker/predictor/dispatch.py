@@ -36,9 +36,13 @@ def reaches_predict(method: str, path: str) -> bool:
 
 
 class Config:
-    """What ``__init__`` gets as config: how this worker is to call predict."""
+    """What ``__init__`` gets as config: how this worker is to call predict.
 
-    def __init__(self) -> None:
+    `threads` is how many native threads this worker may use: its share of the cores.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.most_calls: int | None = None
 
     def limit_concurrency(self, n: int) -> None:
