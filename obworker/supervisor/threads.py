@@ -41,12 +41,17 @@ SLEEPY = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
 
 @dataclass(frozen=True)
 class Budget:
-    """The cores, and what the user's environment has decided: `chosen` by library."""
+    """The cores, and what the user's environment has decided: `chosen` by library.
+
+    `named` are the variables that it sets, and `callers` the threads of all workers that may be in
+    a library at once, as far as is planned.
+    """
 
     cores: Cores
     chosen: Mapping[str, int]
     named: frozenset[str]
-    may_spin: bool
+    workers: int
+    callers: int
 
     @classmethod
     def of(cls, cores: Cores, environ: Mapping[str, str], workers: int, calls: int) -> Budget:
@@ -56,9 +61,8 @@ class Budget:
             for library, variable in VARIABLES.items()
             if (count := chosen_threads(environ.get(variable, "")))
         }
-        share = chosen.get("openmp") or _share(cores, workers)
         named = frozenset(environ) & frozenset((*MOLD_PRESETS, *SLEEPY))
-        return cls(cores, chosen, named, may_spin=workers * calls * share <= cores.capacity)
+        return cls(cores, chosen, named, workers, workers * calls)
 
     def threads(self, workers: int) -> int:
         """Return each worker's share where there are so many workers."""
@@ -70,6 +74,10 @@ class Budget:
         if room is not None and "openmp" not in self.chosen:
             share = min(share, room)
         return dict.fromkeys(VARIABLES, share) | dict(self.chosen)
+
+    def may_spin(self, threads: int) -> bool:
+        """Whether there is a core for every thread, where each call uses so many."""
+        return self.callers * threads <= self.cores.capacity
 
     @property
     def mold_environ(self) -> dict[str, str]:
@@ -83,7 +91,7 @@ class Budget:
 
     @property
     def _waiting(self) -> dict[str, str]:
-        return {} if self.may_spin else SLEEPY
+        return {} if self.may_spin(self.threads(self.workers)) else SLEEPY
 
     def _unless_named(self, variables: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in variables.items() if name not in self.named}
