@@ -53,6 +53,7 @@ class Blueprint:
     init: Plan
     predict: Plan
     model: Path | None
+    may_spin: bool
     is_async: bool
     has_run: bool
     health: str | None
@@ -117,7 +118,11 @@ class Blueprint:
         events.flush(timeout)
 
     def _construct(self, config: Config, threads: int) -> object:
-        session = None if self.model is None else open_session(self.model, threads)
+        session = (
+            None
+            if self.model is None
+            else open_session(self.model, threads, may_spin=self.may_spin)
+        )
         binding = self.init.bind({"onnx": lambda _: session, "config": lambda _: config})
         try:
             return binding.call(self.predictor, None)
@@ -153,15 +158,18 @@ def load(
     class_name: str | None = None,
     model_path: str | None = None,
     environment: str = "local",
+    *,
+    may_spin: bool = True,
 ) -> Blueprint:
     """Import the predictor.py that `path` means and check all that needs no instance.
 
-    Changes the working directory to the model directory, as its code expects.
+    Changes the working directory to the model directory, as its code expects. `may_spin` is whether
+    there is a core for every thread.
     """
     file = loader.find(Path(path))
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
-    return _plan(file, loader.load_class(file, class_name), model, environment)
+    return _plan(file, loader.load_class(file, class_name), model, environment, may_spin)
 
 
 def adopt(predictor: type, model_path: str | None = None, environment: str = "local") -> Blueprint:
@@ -169,7 +177,7 @@ def adopt(predictor: type, model_path: str | None = None, environment: str = "lo
     file = loader.file_of(predictor)
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
-    return _plan(file, predictor, model, environment)
+    return _plan(file, predictor, model, environment, may_spin=True)
 
 
 def create(
@@ -185,7 +193,9 @@ def create(
     return blueprint.boot(threads_alone(os.environ), on_fatal=partial(os._exit, 1))
 
 
-def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> Blueprint:
+def _plan(
+    file: Path, predictor: type, model: Path | None, environment: str, may_spin: bool
+) -> Blueprint:
     if inspect.isabstract(predictor):
         missing = ", ".join(sorted(getattr(predictor, "__abstractmethods__", ())))
         raise LoadError(f"{file.name}: {predictor.__name__} is abstract: it lacks {missing}")
@@ -196,6 +206,7 @@ def _plan(file: Path, predictor: type, model: Path | None, environment: str) -> 
         init=init,
         predict=plan_predict(predictor),
         model=find_model(file.parent, model) if "onnx" in init.names else None,
+        may_spin=may_spin,
         is_async=is_async(predictor),
         has_run=has_background_run(predictor),
         health=health_method(predictor),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 CUDA = "CUDAExecutionProvider"
+# onnxruntime_session_options_config_keys.h
+SPINNING = "session.intra_op.allow_spinning"
 CPU = "CPUExecutionProvider"
 
 log = logging.getLogger("obworker.predictor")
@@ -37,12 +39,17 @@ def find_model(directory: Path, model_path: Path | None) -> Path:
     raise LoadError(f"--model-path {model_path}: no such file or directory")
 
 
-def open_session(path: Path, threads: int) -> InferenceSession:
-    """Load the model at `path`, on the GPU where there is one, with `threads` on the CPU."""
+def open_session(path: Path, threads: int, *, may_spin: bool = True) -> InferenceSession:
+    """Load the model at `path`, on the GPU where there is one, with `threads` on the CPU.
+
+    Threads that have nothing to do spin for a while, unless others need the core.
+    """
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not may_spin:
+        options.add_session_config_entry(SPINNING, "0")
     providers = _providers(onnxruntime.get_available_providers())
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)

@@ -50,6 +50,7 @@ class Plan:
         chosen = gpus.select(settings.gpus, environ, gpus.enumerate_gpus)
         devices = gpus.assign(chosen, settings.workers, settings.workers_per_gpu)
         ours = cores.available()
+        budget = Budget.of(ours, environ, len(devices), settings.threads)
         return cls(
             label=str(settings.model),
             factory=factory,
@@ -58,11 +59,12 @@ class Plan:
                 "class_name": settings.class_name,
                 "model_path": settings.model_path,
                 "environment": detect(environ).value,
+                "may_spin": budget.may_spin(budget.threads(len(devices))),
             },
             settings=settings,
             devices=devices,
             environ=without_systemd(environ),
-            budget=Budget.of(ours, environ, len(devices), settings.threads),
+            budget=budget,
             placement=_placement(settings.cpu_affinity, ours.allowed, devices),
             api_keys=[] if keys is None else keys.pack(),
         )

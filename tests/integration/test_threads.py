@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from clients import Client, Outcome, in_parallel
 from control_groups import with_quota
-from harness import Serve, Server, eventually
+from harness import ROOT, Serve, Server, eventually
 
 PREDICTOR = """
 import os, sys, time
@@ -216,3 +217,29 @@ def test_without_the_option_a_worker_may_use_all_cores(serve: Serve, model: Path
     server = serve("--workers", "2", str(model)).wait_until_ready(2)
     assert {tuple(answer["cores"]) for answer in ask(server, 2).values()} == {tuple(OURS)}
     assert "affinity" not in server.log()
+
+
+ONNX = """
+class Predictor:
+    def __init__(self, onnx, config):
+        options = onnx.get_session_options()
+        self.threads = config.threads, options.intra_op_num_threads
+        try:
+            self.spins = options.get_session_config_entry("session.intra_op.allow_spinning") != "0"
+        except RuntimeError:  # it was left as it is
+            self.spins = True
+
+    def predict(self):
+        return [*self.threads, self.spins]
+"""
+
+
+@pytest.mark.parametrize(("count", "spins"), [(8, True), (4, False)])
+def test_the_session_has_the_workers_share_and_spins_only_where_there_are_cores_for_it(
+    serve: Serve, model: Path, machine: Machine, count: int, spins: bool
+) -> None:
+    (model / "predictor.py").write_text(ONNX)
+    shutil.copy(next((ROOT / "examples" / "digits").glob("*.onnx")), model)
+    environ = machine(count) | ({} if spins else {"OMP_NUM_THREADS": "2"})
+    server = serve("--workers", "4", str(model), environ=environ).wait_until_ready(4)
+    assert Client(server.port, keep=False).post().json == [2, 2, spins]

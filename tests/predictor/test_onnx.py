@@ -80,6 +80,18 @@ def test_a_session_runs_with_the_threads_given(directory: Path) -> None:
     assert session.get_session_options().inter_op_num_threads == 1
 
 
+@pytest.mark.parametrize("may_spin", [True, False])
+def test_threads_of_a_session_sleep_where_they_must_not_spin(
+    directory: Path, may_spin: bool
+) -> None:
+    options = open_session(directory / "digits.onnx", 3, may_spin=may_spin).get_session_options()
+    if may_spin:
+        with pytest.raises(RuntimeError, match="allow_spinning"):
+            options.get_session_config_entry("session.intra_op.allow_spinning")
+    else:
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_no_gpu_is_used_where_none_is_visible(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
