@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from obworker import configuration, log
 from obworker.command import make_command, parse
 from obworker.configuration import CONFIG_VARIABLE, Given
+from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
 from obworker.errors import LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
@@ -299,4 +300,4 @@ def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> in
         chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     blueprint = adopt(predictor, given.model_path, detect(environ).value, given.onnx)
-    return inprocess.serve(blueprint, _listeners(given, environ), given)
+    return inprocess.serve(blueprint, _listeners(given, environ), given, threads_alone(environ))

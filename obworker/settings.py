@@ -158,6 +158,12 @@ class Settings:
         "--workers-per-gpu", metavar="N", parse=whole_number(1, 1024), group="Workers", default=1,
         help="Workers for each GPU where --workers is not given.",
     )
+    cpu_affinity: str = option(
+        "--cpu-affinity", metavar="HOW", parse=choice("auto", "none"), group="Workers",
+        default="none",
+        help="Cores that a worker may use: auto (some of its own, near its GPU where the machine"
+        " tells), or none (all).",
+    )
     preload: str = option(
         "--preload", metavar="WHEN", parse=choice("auto", "on", "off"), group="Workers",
         default="auto",

@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "settings": {"onnx_options", "options", "values"},
     "configuration": {"errors", "options", "settings"},
     "environment": {"errors"},
+    "cgroups": set(),
+    "cores": {"cgroups"},
     "log": {"errors"},
     "access_log": {"log"},
     "http": {"errors", "settings", "environment", "log", "access_log"},
-    "predictor": {"errors", "onnx_options", "settings", "environment", "log"},
-    "supervisor": {"errors", "settings", "environment", "log", "http"},
+    "predictor": {"cores", "errors", "onnx_options", "settings", "environment", "log"},
+    "supervisor": {"cgroups", "cores", "errors", "settings", "environment", "log", "http"},
     "admin": {"errors", "settings", "environment", "log", "http", "supervisor"},
     "command": {"configuration", "errors", "options", "settings"},
     "control": {"errors", "supervisor"},
@@ -35,6 +37,7 @@ MAY_IMPORT = {
     "cli": {
         "command",
         "configuration",
+        "cores",
         "operations",
         "options",
         "prepack",
@@ -63,7 +66,7 @@ READS_ENVIRONMENT = {"settings.py", "environment.py", "cli.py"}
 READS_ENVIRONMENT_TOO = {"predictor/onnx.py", "predictor/application.py"}
 
 
-SUPERVISOR = ("slots", "rollout", "table", "policy", "messages", "health")
+SUPERVISOR = ("slots", "rollout", "table", "policy", "messages", "health", "placement")
 DEVICES = ("gpus", "visibility", "quarantine", "readings")
 PURE = [*(f"supervisor/{module}.py" for module in SUPERVISOR + DEVICES), "predictor/faults.py"]
 

@@ -43,6 +43,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "async_concurrency": ("8", 8),
     "gpus": ("0, 1", "0,1"),
     "workers_per_gpu": ("2", 2),
+    "cpu_affinity": ("Auto", "auto"),
     "preload": ("OFF", "off"),
     "reload_strategy": ("surge", "surge"),
     "max_requests": ("100", 100),

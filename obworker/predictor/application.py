@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, LoadError, ObworkerError, RunError
 from obworker.predictor import events, loader
@@ -218,7 +219,7 @@ def create(
     blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
     return blueprint.boot(
-        len(os.sched_getaffinity(0)), on_fatal=lambda error: os._exit(error.exit_code)
+        threads_alone(os.environ), on_fatal=lambda error: os._exit(error.exit_code)
     )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
 CPU = "CPUExecutionProvider"
+# onnxruntime_session_options_config_keys.h
+SPINNING = "session.intra_op.allow_spinning"
 # Each with the variables that, where they are empty, hide its devices. Others are never taken
 # unasked: TensorRT compiles for minutes at the first request, OpenVINO has threads of its own.
 ACCELERATORS = {
@@ -92,11 +94,13 @@ def plan_session(
     providers: str = AUTO,
     options: str | None = None,
     on_device: bool = True,
+    may_spin: bool = True,
 ) -> SessionPlan:
     """Plan the session of `model` with what this machine's onnxruntime offers.
 
-    `on_device` is whether workers have a device if there is one; the others are the settings of
-    ``--onnx-threads`` and its neighbours.
+    `on_device` is whether workers have a device if there is one, and `may_spin` whether there is a
+    core for every thread: else those that have nothing to do are not to take the time of others.
+    The rest are the settings of ``--onnx-threads`` and its neighbours.
 
     Raises:
         LoadError: there is no onnxruntime, or it does not offer what is asked for.
@@ -106,7 +110,10 @@ def plan_session(
         chosen = find_providers(providers.split(","), offered)
     else:
         chosen = default_providers(offered, os.environ) if on_device else [CPU]
-    return SessionPlan(model, tuple(chosen), threads, tuple(pairs_of(options)))
+    wanted = dict(pairs_of(options))
+    if threads > 1 and not may_spin:
+        wanted.setdefault(SPINNING, "0")
+    return SessionPlan(model, tuple(chosen), threads, tuple(wanted.items()))
 
 
 def default_providers(offered: Sequence[str], environ: Mapping[str, str]) -> list[str]:

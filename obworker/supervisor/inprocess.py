@@ -7,7 +7,6 @@ the event loop has a thread of its own.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 from obworker import log
@@ -27,8 +26,8 @@ logger = logging.getLogger("obworker.worker")
 EXIT_INTERRUPTED = 130
 
 
-def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int:
-    """Serve until Ctrl-C; return the exit code.
+def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, threads: int) -> int:
+    """Serve until Ctrl-C, the predictor with so many native threads; return the exit code.
 
     Raises:
         UsageError: the API keys or the certificate cannot be had.
@@ -36,7 +35,6 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings) -> int
     api_keys, tls = ApiKeys.of(settings), tls_context(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
-    threads = len(os.sched_getaffinity(0))
     application = blueprint.boot(threads, _report_fatal)
     server = Server(
         application,

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import logging
 import os
 import resource
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
 import setproctitle
+
+logger = logging.getLogger("obworker.worker")
 
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
@@ -135,6 +139,18 @@ def raise_descriptor_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def pin(cores: Collection[int]) -> None:
+    """Run on these cores only; without any, as before.
+
+    It is about the calling thread and those it will start (sched_setaffinity(2)).
+    """
+    try:
+        if cores:
+            os.sched_setaffinity(0, cores)
+    except OSError as error:  # the cpuset has changed meanwhile
+        logger.warning("cannot be pinned to the cores %s: %s", sorted(cores), error.strerror)
 
 
 def kill_group(pid: int, number: signal.Signals) -> None:

@@ -234,8 +234,14 @@ class Master:
         if not self._is_announced:
             for label, text in loaded.description:
                 logger.info("%-10s %s", label, text)
+            self._tell_shares()
         logger.info("%-10s in %.2f s", "imported", loaded.seconds)
         self._body_kind = loaded.body_kind
+
+    def _tell_shares(self) -> None:
+        """Say what workers that are made from now on have of the processors."""
+        for label, text in self._plan.shares(max(1, self._table.wanted)):
+            logger.info("%-10s %s", label, text)
 
     def _announce(self) -> None:
         """Say where it serves, once."""
@@ -299,6 +305,7 @@ class Master:
         self._plan = plan
         self._table.timeouts = timeouts_of(plan)
         self._workers.devices.give_back_all()
+        self._tell_shares()
         self._generations.reload(plan, time.monotonic(), answer)
 
     def _reopen_logs(self) -> None:
@@ -318,6 +325,7 @@ class Master:
         if not self._table.stopping:
             logger.info("%-10s %d workers, there were %d", "scaling", size, self._table.wanted)
             self._table.resize(size)
+            self._tell_shares()
         return ""
 
     def show_stacks(self, slot: int) -> int | None:

@@ -74,14 +74,15 @@ class LoadFailed:
 class Spawn:
     """Fork a worker for a slot; its end of a channel to the master comes with the message.
 
-    `seat` is its row of the scoreboard. `environment` is the slot's: its devices first. `threads`
-    is for native libraries.
+    `seat` is its row of the scoreboard. `environment` is the slot's: its devices first. `pools` are
+    the threads of native libraries, by kind. `cores` are those it may use; without any, all.
     """
 
     slot: int
     seat: int
     environment: dict[str, str]
-    threads: int
+    pools: dict[str, int]
+    cores: list[int]
     title: str
 
 

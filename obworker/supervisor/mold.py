@@ -123,6 +123,7 @@ def direct(channel: int, *descriptors: Any) -> None:
     settings = _configure(order)
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
+    linux.pin(spawn.cores)
     blueprint, tls = _load(order, settings, inherited.channel, is_mold=False)
     context = inherited.context(order, settings, blueprint, tls)
     worker.main(spawn, inherited.channel, context)
@@ -196,6 +197,7 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: Cont
             pid = os.fork()
             if pid == 0:
                 channel.close()
+                linux.pin(message.cores)
                 worker.main(message, end, context)
             if not end.send(Spawned(pid)):  # given up meanwhile: nobody would know of it
                 os.kill(pid, signal.SIGKILL)

@@ -131,7 +131,7 @@ class Molds:
         """
         ours, theirs = Channel.pair()
         try:
-            environ = plan.environ | plan.mold_environ
+            environ = plan.environ | plan.budget.mold_environ
             pid = self._descriptors.execute("main", theirs, environ)
         except OSError:
             ours.close()

@@ -11,13 +11,12 @@ Only our own cgroup is asked. What an ancestor counts may have happened to a str
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
+
+from obworker import cgroups
 
 KEY = "oom_kill"
-# By hierarchy: version 2's has no name.
-FILES = {"": "memory.events", "memory": "memory.oom_control"}
+FILES = ("memory.events", "memory.oom_control")
 
 
 class OomKills:
@@ -50,57 +49,6 @@ def _read(file: Path) -> int | None:
 
 def _find(root: Path) -> Path | None:
     """Return the file with the count, where there is one."""
-    try:
-        memberships = parse_memberships((root / "proc/self/cgroup").read_text())
-        mounts = list(parse_mounts((root / "proc/self/mountinfo").read_text()))
-    except (OSError, ValueError):  # a sandbox's proc need not be Linux's
-        return None
-    candidates = _candidates(memberships, mounts)
-    files = (root / path.relative_to("/") for path in candidates)
+    owns = [seen.own for seen in cgroups.mounted("memory", root)]
+    files = (own / name for own in owns if own is not None for name in FILES)
     return next((file for file in files if _read(file) is not None), None)
-
-
-def _candidates(memberships: dict[str, str], mounts: list[Mount]) -> Iterator[PurePosixPath]:
-    """Return the files that may have the count: version 2 first; a machine may have both."""
-    for hierarchy, file in FILES.items():
-        for mount in mounts:
-            if mount.hierarchy == hierarchy and hierarchy in memberships:
-                directory = mount.locate(memberships[hierarchy])
-                if directory is not None:
-                    yield directory / file
-
-
-def parse_memberships(text: str) -> dict[str, str]:
-    """Read /proc/PID/cgroup: the path in each controller's hierarchy, version 2's under ``""``."""
-    paths: dict[str, str] = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        paths |= dict.fromkeys(controllers.split(","), path)
-    return paths
-
-
-class Mount(NamedTuple):
-    """Where the part of a hierarchy from `top` downwards can be seen."""
-
-    hierarchy: str
-    top: str
-    point: str
-
-    def locate(self, path: str) -> PurePosixPath | None:
-        """Return the directory of a cgroup, if it can be seen here."""
-        try:
-            return PurePosixPath(self.point) / PurePosixPath(path).relative_to(self.top)
-        except ValueError:
-            return None
-
-
-def parse_mounts(text: str) -> Iterator[Mount]:
-    """Read /proc/PID/mountinfo (proc(5)): the mounts of version 2 and of the memory controller."""
-    for line in text.splitlines():
-        mount, _, system = line.partition(" - ")
-        top, point = mount.split()[3:5]
-        kind, _, options = system.split(" ", 2)
-        if kind == "cgroup2":
-            yield Mount("", top, point)
-        elif kind == "cgroup" and "memory" in options.split(","):
-            yield Mount("memory", top, point)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from obworker import cores
 from obworker.environment import detect
 from obworker.http.api_keys import ApiKeys
 from obworker.settings import Settings
-from obworker.supervisor import gpu_listing, gpus, threads
+from obworker.supervisor import gpu_listing, gpus, topology
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.gpus import Device
+from obworker.supervisor.placement import Placement, place
 from obworker.supervisor.systemd import without_systemd
+from obworker.supervisor.threads import Budget
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,7 @@ class Plan:
     """What to serve and how; `factory` names the function that a mold calls with `arguments`.
 
     `devices` has one entry for each of the slots there are at the start. `environ` is what every
-    process finds; `mold_environ` adds to it where the code is imported to be forked, and
-    `worker_environ` where it serves. `threads` is each worker's share of the cores. `api_keys` are
-    packed.
+    process finds. `budget` shares out native threads, and `placement` cores. `api_keys` are packed.
     """
 
     label: str
@@ -32,9 +33,8 @@ class Plan:
     settings: Settings
     devices: list[Device]
     environ: dict[str, str]
-    mold_environ: dict[str, str]
-    worker_environ: dict[str, str]
-    threads: int
+    budget: Budget
+    placement: Placement
     api_keys: list[str]
 
     @classmethod
@@ -49,7 +49,8 @@ class Plan:
         keys = ApiKeys.of(settings)
         chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
         devices = gpus.assign(chosen, settings.workers, settings.workers_per_gpu)
-        budget = threads.budget(environ, len(devices))
+        ours = cores.available()
+        budget = Budget.of(ours, environ, len(devices), settings.threads)
         return cls(
             label=str(settings.model),
             factory=factory,
@@ -58,14 +59,17 @@ class Plan:
                 "class_name": settings.class_name,
                 "model_path": settings.model_path,
                 "environment": detect(environ).value,
-                "onnx": settings.onnx | {"on_device": bool(chosen)},
+                "onnx": settings.onnx
+                | {
+                    "on_device": bool(chosen),
+                    "may_spin": budget.may_spin(settings.onnx_threads),
+                },
             },
             settings=settings,
             devices=devices,
             environ=without_systemd(environ),
-            mold_environ=budget.mold_environ,
-            worker_environ=budget.worker_environ,
-            threads=budget.threads,
+            budget=budget,
+            placement=_placement(settings.cpu_affinity, ours.allowed, devices),
             api_keys=[] if keys is None else keys.pack(),
         )
 
@@ -73,6 +77,27 @@ class Plan:
         """Return a slot's device; slots that are added later share those there are."""
         return self.devices[slot % len(self.devices)]
 
-    def environment(self, slot: int) -> dict[str, str]:
-        """Return the variables that are a slot's own: its devices first."""
-        return self.device(slot).environment | self.worker_environ | {"OBWORKER_SLOT": str(slot)}
+    def environment(self, slot: int, workers: int) -> dict[str, str]:
+        """Return the variables that are a slot's own where there are so many workers.
+
+        Its devices come first.
+        """
+        threads = self.budget.worker_environ(self.pools(slot, workers))
+        return self.device(slot).environment | threads | {"OBWORKER_SLOT": str(slot)}
+
+    def pools(self, slot: int, workers: int) -> dict[str, int]:
+        """Return how many threads each kind of library of a slot is to have."""
+        return self.budget.pools(workers, self.placement.room(slot, workers))
+
+    def shares(self, workers: int) -> Iterator[tuple[str, str]]:
+        """Say what so many workers have of the processors, as labelled lines for people."""
+        yield "threads", self.budget.describe(workers)
+        if self.placement.sets:
+            yield "affinity", self.placement.describe(workers)
+
+
+def _placement(affinity: str, allowed: Iterable[int], devices: list[Device]) -> Placement:
+    if affinity == "none":
+        return Placement()
+    near = [topology.near_gpu(device.token) for device in devices]
+    return place(topology.in_order(allowed), near)

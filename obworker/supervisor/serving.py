@@ -87,7 +87,7 @@ class Serving:
 
     def __init__(self, order: Spawn, channel: Channel, context: Context) -> None:
         self._slot = order.slot
-        self._threads = order.threads
+        self._threads = order.pools["openmp"]
         self._channel = channel
         self._context = context
         self._code = EXIT_DRAINED

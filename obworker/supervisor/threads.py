@@ -1,41 +1,117 @@
-"""How many native threads each worker may use, and the variables that say so."""
+"""How many native threads each worker may use, and how libraries are told.
+
+The cores are shared among the workers, however many of them each has: a library that is left alone
+starts a thread for every core of the machine in every worker. One that is loaded later reads its
+environment variable; one that was loaded before the fork does not look there any more, and is told
+by a call.
+"""
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Read by OpenMP, OpenBLAS and MKL when they are loaded, and not later.
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+import threadpoolctl
+
+from obworker.cores import OPENMP, Cores, chosen_threads
+
+# By threadpoolctl's name for a library, what it reads when it is loaded.
+VARIABLES = {
+    "openmp": OPENMP,
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+}
 
 # A thread pool or a telemetry thread that exists at the fork hangs the workers. With these set
 # before the import, numpy, torch and onnxruntime start none, and torch does not initialise CUDA
 # when it is asked whether there is any.
 MOLD_PRESETS = {
-    **dict.fromkeys(VARIABLES, "1"),
+    **dict.fromkeys(VARIABLES.values(), "1"),
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 
+# A thread that has nothing to do spins for a while, in the hope of more. Where there are more
+# threads than cores it spins in the time of one that has: libgomp and libomp read the first,
+# OpenBLAS the second, as the binary logarithm of processor cycles, 4 being the least it takes.
+SLEEPY = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
+
 
 @dataclass(frozen=True)
 class Budget:
-    """Threads for each worker, and what the mold and the workers find in their environment."""
+    """The cores, and what the user's environment has decided: `chosen` by library.
 
-    threads: int
-    mold_environ: dict[str, str]
-    worker_environ: dict[str, str]
+    `named` are the variables that it sets, and `callers` the threads of all workers that may be in
+    a library at once, as far as is planned.
+    """
+
+    cores: Cores
+    chosen: Mapping[str, int]
+    named: frozenset[str]
+    workers: int
+    callers: int
+
+    @classmethod
+    def of(cls, cores: Cores, environ: Mapping[str, str], workers: int, calls: int) -> Budget:
+        """Share the cores among `workers` that run `calls` at once; what `environ` sets stands."""
+        chosen = {
+            library: count
+            for library, variable in VARIABLES.items()
+            if (count := chosen_threads(environ.get(variable, "")))
+        }
+        named = frozenset(environ) & frozenset((*MOLD_PRESETS, *SLEEPY))
+        return cls(cores, chosen, named, workers, workers * calls)
+
+    def threads(self, workers: int) -> int:
+        """Return each worker's share where there are so many workers."""
+        return self.chosen.get("openmp") or _share(self.cores, workers)
+
+    def pools(self, workers: int, room: int | None = None) -> dict[str, int]:
+        """Return how many threads each kind of library is to have, where there is `room`."""
+        share = self.threads(workers)
+        if room is not None and "openmp" not in self.chosen:
+            share = min(share, room)
+        return dict.fromkeys(VARIABLES, share) | dict(self.chosen)
+
+    def may_spin(self, threads: int) -> bool:
+        """Whether there is a core for every thread, where each call uses so many."""
+        return self.callers * threads <= self.cores.capacity
+
+    @property
+    def mold_environ(self) -> dict[str, str]:
+        """The variables of a process that imports the code to be forked."""
+        return self._unless_named(MOLD_PRESETS | self._waiting)
+
+    def worker_environ(self, pools: Mapping[str, int]) -> dict[str, str]:
+        """Return what a process finds that serves with so many threads."""
+        counts = {VARIABLES[library]: str(count) for library, count in pools.items()}
+        return self._unless_named(counts | self._waiting)
+
+    @property
+    def _waiting(self) -> dict[str, str]:
+        return {} if self.may_spin(self.threads(self.workers)) else SLEEPY
+
+    def _unless_named(self, variables: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in variables.items() if name not in self.named}
+
+    def describe(self, workers: int) -> str:
+        """Return what the start-up report says."""
+        decided = f" by {OPENMP}" if "openmp" in self.chosen else ""
+        who = "1 worker" if workers == 1 else f"{workers} workers"
+        return f"{self.threads(workers)} each{decided}: {who} on {self.cores.description}"
 
 
-def budget(environ: Mapping[str, str], workers: int) -> Budget:
-    """Share the cores among the workers; what the user has set in `environ` stands."""
-    chosen = environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0))
-    threads = int(chosen) if chosen.isdecimal() and int(chosen) > 0 else max(1, cores // workers)
-    presets = {name: value for name, value in MOLD_PRESETS.items() if name not in environ}
-    return Budget(
-        threads=threads,
-        mold_environ=presets,
-        worker_environ={name: str(threads) for name in VARIABLES if name in presets},
-    )
+def _share(cores: Cores, workers: int) -> int:
+    return max(1, int(cores.capacity / workers))
+
+
+def use(pools: Mapping[str, int]) -> None:
+    """Give the libraries that are loaded so many threads each."""
+    torch = sys.modules.get("torch")
+    if torch is not None:  # it keeps a number of its own, which it also gives to new threads
+        torch.set_num_threads(pools["openmp"])
+    loaded = threadpoolctl.ThreadpoolController()
+    for library, count in pools.items():
+        loaded.select(internal_api=library).limit(limits=count)

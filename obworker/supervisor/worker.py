@@ -13,10 +13,8 @@ import random
 import sys
 import time
 
-import threadpoolctl
-
 from obworker.errors import ObworkerError
-from obworker.supervisor import linux, signals
+from obworker.supervisor import linux, signals, threads
 from obworker.supervisor.messages import BootFailed, Channel, Spawn
 from obworker.supervisor.serving import EXIT_LOST, Context, Serving
 
@@ -50,7 +48,7 @@ def _take_slot(order: Spawn, master: int) -> None:
     linux.set_title(order.title)
     _be_adopted(master)
     _reseed()
-    _use_threads(order.threads)
+    threads.use(order.pools)
 
 
 def _be_adopted(master: int) -> None:
@@ -68,14 +66,3 @@ def _reseed() -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
-
-
-def _use_threads(count: int) -> None:
-    """Give native libraries the worker's share of the cores, which the mold kept from them.
-
-    Those that are loaded do not look at their environment variables any more.
-    """
-    threadpoolctl.threadpool_limits(count)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(count)

@@ -158,20 +158,21 @@ class Workers:
         theirs.close()
 
     def _order(self, seat: Seat) -> Spawn:
-        plan = self._generations.plan(seat.generation)
+        plan, workers = self._generations.plan(seat.generation), self._table.wanted
         return Spawn(
             slot=seat.slot,
             seat=seat.number,
-            environment=plan.environment(seat.slot),
-            threads=plan.threads,
+            environment=plan.environment(seat.slot, workers),
+            pools=plan.pools(seat.slot, workers),
+            cores=list(plan.placement.of(seat.slot)),
             title=f"worker {seat.slot} g{seat.generation} {plan.device(seat.slot).label}",
         )
 
     def _execute(self, seat: Seat, ours: Channel, theirs: Channel) -> None:
         """Make a worker that imports the code by itself."""
-        plan = self._generations.plan(seat.generation)
+        plan, order = self._generations.plan(seat.generation), self._order(seat)
         try:
-            environ = plan.environ | plan.environment(seat.slot)
+            environ = plan.environ | order.environment
             pid = self._descriptors.execute("direct", theirs, environ)
         except OSError as error:
             self._forget(self._links.pop(_key(seat)).channel)
@@ -179,7 +180,7 @@ class Workers:
             return
         self._table.spawned(seat, pid, loads=True)
         ours.send(order_to_load(seat.generation, plan))
-        ours.send(self._order(seat))
+        ours.send(order)
 
     def _drain(self, seat: Seat) -> None:
         self._table.drain(seat, time.monotonic())

@@ -104,6 +104,22 @@ def test_a_session_has_the_options_given(directory: Path) -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
+@pytest.mark.parametrize(
+    ("threads", "given", "options"),
+    [
+        (1, None, ()),
+        (2, None, ((onnx.SPINNING, "0"),)),
+        (2, f"{onnx.SPINNING}=1", ((onnx.SPINNING, "1"),)),
+    ],
+)
+def test_threads_of_a_session_sleep_where_they_must_not_spin(
+    directory: Path, threads: int, given: str | None, options: tuple[tuple[str, str], ...]
+) -> None:
+    model = directory / "digits.onnx"
+    plan = plan_session(model, threads=threads, options=given, may_spin=False)
+    assert plan.options == options
+
+
 @pytest.mark.parametrize("key", sorted(ATTRIBUTES))
 def test_every_attribute_is_one_of_onnxruntimes(key: str) -> None:
     assert hasattr(onnx.import_onnxruntime().SessionOptions(), key)

@@ -34,7 +34,7 @@ MESSAGES: list[Message] = [
     Loaded(0.25, [["predictor", "Predictor()"], ["onnx", "a.onnx"]], "json", ["a thread"], "f00"),
     LoadFailed("message", "hint", 4, "trace\nback"),
     LoadFailed("message", None, 4, ""),
-    Spawn(2, 1, {"CUDA_VISIBLE_DEVICES": ""}, 4, "worker 2"),
+    Spawn(2, 1, {"CUDA_VISIBLE_DEVICES": ""}, {"openmp": 4}, [0, 2], "worker 2"),
     Spawned(123),
     Ready(),
     Serve(),
@@ -116,7 +116,7 @@ def test_an_end_with_unread_messages_on_the_other_side_is_an_end() -> None:
 def test_a_channel_carries_the_end_of_another() -> None:
     ours, theirs = Channel.pair()
     near, far = Channel.pair()
-    order = Spawn(0, 0, {}, 1, "worker 0")
+    order = Spawn(0, 0, {}, {}, [], "worker 0")
     ours.send(order, end=far)
     far.close()
     message, end = theirs.receive()

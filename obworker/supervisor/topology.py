@@ -1,0 +1,75 @@
+"""Which cores are neighbours, and which are near a GPU, as sysfs tells.
+
+Nothing here is needed to serve: what the kernel does not say, or says in words we do not know, is
+left out. For sysfs see Documentation/admin-guide/cputopology.rst and ABI/testing/sysfs-bus-pci.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path("/")
+
+
+def in_order(cores: Iterable[int], root: Path = ROOT) -> list[int]:
+    """Sort cores so that those of a NUMA node, and in it those of a physical core, are adjacent."""
+    system = root / "sys/devices/system"
+    node_of = {
+        core: int(path.parent.name.removeprefix("node"))
+        for path in system.glob("node/node[0-9]*/cpulist")
+        for core in _read_list(path)
+    }
+
+    def place(core: int) -> tuple[int, int, int]:
+        siblings = _read_list(system / f"cpu/cpu{core}/topology/thread_siblings_list")
+        return node_of.get(core, 0), min(siblings, default=core), core
+
+    return sorted(cores, key=place)
+
+
+def near_gpu(token: str, root: Path = ROOT) -> frozenset[int]:
+    """Return the cores near a GPU, none where nobody knows.
+
+    `token` is from CUDA_VISIBLE_DEVICES; an index counts the GPUs in the order of the PCI bus. Of
+    a MIG instance only the older form of its UUID says which GPU it is on.
+    """
+    addresses = _addresses(root)
+    if token.isdecimal():
+        found = list(addresses)[int(token) : int(token) + 1]
+    else:
+        wanted = token.removeprefix("MIG-").partition("/")[0]
+        found = [
+            address for address, uuid in addresses.items() if wanted and uuid.startswith(wanted)
+        ]
+    if len(found) != 1:
+        return frozenset()
+    return _read_list(root / "sys/bus/pci/devices" / found[0] / "local_cpulist")
+
+
+def _addresses(root: Path) -> dict[str, str]:
+    """Return the UUIDs of NVIDIA's GPUs by PCI address, in its order."""
+    cards = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    return {card.parent.name.lower(): _uuid(card) for card in cards}
+
+
+def _uuid(information: Path) -> str:
+    found = re.search(r"^GPU UUID:\s*(\S+)", _read(information), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _read_list(path: Path) -> frozenset[int]:
+    """Read a file with a list of cores: 0-3,8 (cpuset(7), "List format")."""
+    cores: set[int] = set()
+    for run in _read(path).strip().split(","):
+        if ends := re.fullmatch(r"(\d+)(?:-(\d+))?", run, re.ASCII):
+            cores.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return frozenset(cores)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
