@@ -193,16 +193,17 @@ def _import(order: Load) -> Blueprint:
 def _preload(blueprint: Blueprint, *, is_forced: bool) -> tuple[Blueprint, list[str]]:
     """Make what workers share; say, too, why this process must not be forked, if so.
 
-    Where the import made it so, each worker makes everything by itself anyway.
+    Then nothing is shared. Where already the import made it so, nothing needs to be made.
     """
     unsafe = fork_safety.problems()
     if unsafe and not is_forced:
         return blueprint, unsafe
-    blueprint = blueprint.preload()
+    preloaded = blueprint.preload()
     # Frozen objects are left alone by the workers' collections, so their pages stay shared.
     gc.collect()
     gc.freeze()
-    return blueprint, [f"after preload: {problem}" for problem in fork_safety.problems()]
+    unsafe = [f"after preload: {problem}" for problem in fork_safety.problems()]
+    return (blueprint if unsafe and not is_forced else preloaded), unsafe
 
 
 def _fail(channel: Channel, error: ObworkerError, text: str) -> None:
