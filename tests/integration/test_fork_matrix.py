@@ -138,6 +138,11 @@ def run(session):
     (values,) = session.run(None, {"x": np.ones((32, 256), np.float32)})
     return round(float(values.sum()))
 """
+TELEMETRY = """
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "0"
+"""
 THREAD = """
 import threading
 
@@ -175,6 +180,9 @@ MATRIX = {
     "cv2 was imported": Row("cv2", CV2, "None", "blur()"),
     "cv2 has blurred": Row("cv2", CV2, "blur_with_two_threads()", "blur()", NATIVE),
     "onnxruntime was imported": Row("onnxruntime", ONNX, "None", "run(session(2))"),
+    "onnxruntime sends telemetry": Row(
+        "onnxruntime", TELEMETRY + ONNX, "None", "run(session(1))", r"\d native threads?( \(.+\))?"
+    ),
     "a session has 1 thread": Row("onnxruntime", ONNX, "session(1)", "run(kept)"),
     "a session with 1 thread has run": Row("onnxruntime", ONNX, "used(session(1))", "run(kept)"),
     "a session has 2 threads": Row("onnxruntime", ONNX, "session(2)", "run(kept)", NATIVE),

@@ -140,6 +140,26 @@ def test_preload_runs_once_and_not_for_a_worker_that_comes_later(
     assert is_mold is (preload == "on")
 
 
+THREAD = "__import__('threading').Thread(target=__import__('time').sleep, args=[600], daemon=True)"
+
+
+def test_nothing_is_preloaded_in_vain(model: Path, serve: Serve) -> None:
+    (model / "predictor.py").write_text(f"{THREAD}.start()\n{COUNTING}")
+    (model / "weights").write_text("first")
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    makers = {int(line) for line in (model / "preloads").read_text().splitlines()}
+    assert makers == {worker.pid for worker in server.workers().values()}
+
+
+def test_who_says_so_gets_a_fork_all_the_same(model: Path, serve: Serve) -> None:
+    source = COUNTING.replace("return Path", f"{THREAD}.start(); return Path")
+    (model / "predictor.py").write_text(source)
+    (model / "weights").write_text("first")
+    server = serve("--workers", "2", "--preload", "on", str(model)).wait_until_ready(2)
+    assert len((model / "preloads").read_text().splitlines()) == 1
+    assert "preload    Predictor.preload(), shared by all workers\n" in server.log()
+
+
 def test_a_reload_preloads_anew(model: Path, serve: Serve) -> None:
     (model / "predictor.py").write_text(COUNTING)
     (model / "weights").write_text("first")
