@@ -167,8 +167,8 @@ class Settings:
     preload: str = option(
         "--preload", metavar="WHEN", parse=choice("auto", "on", "off"), group="Workers",
         default="auto",
-        help="Import predictor.py once and fork the workers: auto (unless the import made forking"
-        " unsafe), on, or off (each worker imports it).",
+        help="Import predictor.py, call its preload() and make the onnx session once, then fork the"
+        " workers: auto (unless that made forking unsafe), on, or off (each worker does it all).",
     )
     reload_strategy: str = option(
         "--reload-strategy", metavar="HOW", parse=choice("auto", "surge", "replace"),
@@ -225,7 +225,7 @@ class Settings:
     load_timeout: float = option(
         "--load-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Timeouts",
         default=600.0,
-        help="Longest the import of predictor.py may take.",
+        help="Longest the import of predictor.py and its preload() may take.",
     )
     boot_timeout: float = option(
         "--boot-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Timeouts",

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 
 import pytest
-from benchmarks import onnx, options, queueing, work
+from benchmarks import memory, memory_servers, onnx, options, queueing, work
 from benchmarks.openloop import connected
 from benchmarks.outcomes import UNANSWERED, Arrival, Outcome, failures
 from benchmarks.overload import WINDOW, recovery_seconds
@@ -190,3 +190,12 @@ def test_only_models_that_take_long_enough_are_claimed_for() -> None:
 def test_a_machine_on_which_no_model_takes_long_proves_nothing() -> None:
     with pytest.raises(BenchError, match="no model takes 5 ms"):
         onnx._claims({"quick": measured([0.001], [0.001])})
+
+
+def test_copies_are_what_further_layers_add() -> None:
+    layers = (memory.LAYERS - 1) * memory_servers.LAYER_BYTES
+    small, shared, own = (
+        memory.Found(10**8 + n * layers, 10**8 + 2 * n * layers, []) for n in (0, 1, 4)
+    )
+    assert shared.copies(small) == (1, 2)
+    assert own.copies(small) == (4, 8)

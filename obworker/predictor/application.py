@@ -6,14 +6,15 @@ import inspect
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
-from obworker.errors import BootError, LoadError, ObworkerError, RunError
+from obworker.errors import LoadError, ObworkerError, RunError
 from obworker.predictor import events, loader
 from obworker.predictor.arguments import (
     flask_request_maker,
@@ -21,21 +22,23 @@ from obworker.predictor.arguments import (
     plain_request,
     resolvers,
 )
+from obworker.predictor.assets import Assets
+from obworker.predictor.building import building
 from obworker.predictor.dispatch import Application, Config, reaches_predict
 from obworker.predictor.failures import Failures
-from obworker.predictor.faults import kind_of
 from obworker.predictor.health import HealthCheck
 from obworker.predictor.injection import (
     Plan,
     has_background_run,
+    has_preload,
     health_method,
     is_async,
     plan_init,
     plan_predict,
 )
 from obworker.predictor.loop import PredictorLoop
-from obworker.predictor.onnx import SessionPlan, find_model, open_session, plan_session
-from obworker.predictor.traces import locate, summarise, trim, user_traceback
+from obworker.predictor.onnx import find_model, plan_session
+from obworker.predictor.traces import trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +56,7 @@ class Blueprint:
     predictor: type
     init: Plan
     predict: Plan
-    session: SessionPlan | None
+    assets: Assets
     is_async: bool
     has_run: bool
     health: str | None
@@ -66,10 +69,7 @@ class Blueprint:
         shape = f"{name}({', '.join(self.init.names)}).predict({', '.join(self.predict.names)})"
         if self.is_async:
             shape = f"await {shape}"
-        lines = [("predictor", f"{self.file.name}: {shape}")]
-        if self.session is not None:
-            model = os.path.relpath(self.session.model, self.file.parent)
-            lines.append(("onnx", f"{model}: {self.session.description}"))
+        lines = [("predictor", f"{self.file.name}: {shape}"), *self.assets.description]
         if self.has_run:
             lines.append(("background", f"{name}.run()"))
         if self.health is not None:
@@ -86,6 +86,14 @@ class Blueprint:
 
     # Whether a request has to wait for a free thread; others are answered at once.
     reaches_predict = staticmethod(reaches_predict)
+
+    def preload(self) -> Blueprint:
+        """Return this with what workers that are forked from this process can share.
+
+        Raises:
+            BootError: it cannot be made.
+        """
+        return replace(self, assets=self.assets.preload())
 
     def boot(
         self,
@@ -132,20 +140,10 @@ class Blueprint:
         events.flush(timeout)
 
     def _construct(self, config: Config) -> object:
-        session = None if self.session is None else open_session(self.session)
-        binding = self.init.bind({"onnx": lambda _: session, "config": lambda _: config})
-        try:
-            return binding.call(self.predictor, None)
-        except BaseException as error:  # whatever it is, it is the user's code that raised it
-            trace = user_traceback(error, self.file.parent)
-            kind = kind_of(error, BootError)
-            raise kind(self._explain(error), traceback=trace) from error
-
-    def _explain(self, error: BaseException) -> str:
-        place = locate(error, self.file.parent) or self.file.name
-        if isinstance(error, SystemExit):
-            return f"{place}: {self.init.title} called sys.exit({error.code!r})"
-        return f"{place}: {self.init.title} raised {summarise(error)}"
+        values = {"config": config, **self.assets.complete()}
+        binding = self.init.bind({name: itemgetter(name) for name in self.init.names})
+        with building(self.init.title, self.file):
+            return binding.call(self.predictor, values)
 
     def _health_check(
         self, instance: object, loop: PredictorLoop, failures: Failures
@@ -231,12 +229,13 @@ def _plan(
         raise LoadError(f"{file.name}: {predictor.__name__} is abstract: it lacks {missing}")
     init = plan_init(predictor)
     wants_onnx = "onnx" in init.names
+    session = plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None
     return Blueprint(
         file=file,
         predictor=predictor,
         init=init,
         predict=plan_predict(predictor),
-        session=plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None,
+        assets=Assets(file, predictor, session, has_preload(predictor)),
         is_async=is_async(predictor),
         has_run=has_background_run(predictor),
         health=health_method(predictor),

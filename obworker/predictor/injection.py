@@ -11,8 +11,10 @@ from obworker.errors import InjectionError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-INIT_NAMES = ("onnx", "config")
+PRELOADED = "preloaded"
+INIT_NAMES = ("onnx", "config", PRELOADED)
 HEALTH_NAMES = ("health", "is_ready")
+PRELOAD = "@classmethod def preload(cls)"
 PREDICT_NAMES = ("json", "payload", "data", "params", "args", "headers", "request")
 
 Source = TypeVar("Source")
@@ -66,9 +68,12 @@ class Binding(Generic[Source]):
 def plan_init(predictor: type) -> Plan:
     """Return the plan for constructing `predictor`."""
     title = f"{predictor.__name__}.__init__"
+    known: tuple[str, ...] = INIT_NAMES
+    if not has_preload(predictor):
+        known = tuple(name for name in INIT_NAMES if name != PRELOADED)
     if predictor.__init__ is object.__init__:  # type: ignore[misc]  # compared, not called
-        return Plan(title, known=INIT_NAMES)
-    return _plan(title, _bound(predictor, "__init__", title), INIT_NAMES)
+        return Plan(title, known=known)
+    return _plan(title, _bound(predictor, "__init__", title), known)
 
 
 def plan_predict(predictor: type) -> Plan:
@@ -95,6 +100,20 @@ def has_background_run(predictor: type) -> bool:
     return True
 
 
+def has_preload(predictor: type) -> bool:
+    """Say whether `predictor` has a ``preload(cls)``; a method of an instance is the user's own."""
+    static = inspect.getattr_static(predictor, "preload", None)
+    if not isinstance(static, classmethod | staticmethod):
+        return False
+    title = f"{predictor.__name__}.preload"
+    method = _bound(predictor, "preload", title)
+    if not _needs_nothing(method, title):
+        return False
+    if inspect.iscoroutinefunction(method):
+        raise InjectionError(f"{title} is async def; it must be a plain function: {PRELOAD}")
+    return True
+
+
 def health_method(predictor: type) -> str | None:
     """Return which method of `predictor` tells its health, if any does."""
     return next((name for name in HEALTH_NAMES if _takes_nothing(predictor, name)), None)
@@ -105,7 +124,10 @@ def _takes_nothing(predictor: type, name: str) -> bool:
     if not callable(inspect.getattr_static(predictor, name, None)):
         return False
     title = f"{predictor.__name__}.{name}"
-    method = _bound(predictor, name, title)
+    return _needs_nothing(_bound(predictor, name, title), title)
+
+
+def _needs_nothing(method: Callable[..., object], title: str) -> bool:
     return all(map(_is_optional, _signature(method, title).parameters.values()))
 
 
@@ -171,7 +193,11 @@ def _is_optional(parameter: inspect.Parameter) -> bool:
 
 
 def _unknown(title: str, name: str, known: tuple[str, ...]) -> str:
-    method, names = ("predict", PREDICT_NAMES) if known is INIT_NAMES else ("__init__", INIT_NAMES)
+    if name == PRELOADED and known is not PREDICT_NAMES:
+        return f"{title}: {name} is what preload() returns, and there is none: {PRELOAD}"
+    method, names = (
+        ("__init__", INIT_NAMES) if known is PREDICT_NAMES else ("predict", PREDICT_NAMES)
+    )
     elsewhere = f"; {name} is for {method}" if name in names else did_you_mean(name, known)
     return f"{title}: unknown parameter {name!r}{elsewhere}; known are {', '.join(known)}"
 

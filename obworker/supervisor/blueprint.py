@@ -47,6 +47,13 @@ class Blueprint(Protocol):
     def body_kind(self) -> str:
         """What a request's body is to the predictor: json, data or none."""
 
+    def preload(self) -> Blueprint:
+        """Return this with what workers that are forked from this process can share.
+
+        Raises:
+            BootError: it cannot be made.
+        """
+
     def boot(
         self,
         threads: int,

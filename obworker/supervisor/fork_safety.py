@@ -3,7 +3,7 @@
 A fork copies one thread. Whoever waits in the child for another one, or for a lock that another
 one held, waits for ever: a pool of onnxruntime or OpenMP, a telemetry client. And a CUDA context
 cannot be used in a child at all ("Cannot re-initialize CUDA in forked subprocess"). So the mold
-looks at what the import of the user's code has left behind.
+looks at what the import of the user's code has left behind, and at what was preloaded after it.
 
 With threads.MOLD_PRESETS in its environment, a process that has imported numpy, scipy, torch and
 onnxruntime has one thread: any other one means something. Not all of them are harm: OpenBLAS ends

@@ -13,8 +13,8 @@ the current one, any failure ends the reload and nothing else. The newest reques
 so that others can be forked. Where its files are what they were this just continues the current
 generation; where they have changed it is a reload that nobody asked for, and never a mix.
 
-An import can make forking unsafe (fork_safety.py). Then the mold is let go, and each worker of that
-generation is a *direct* one, which imports the code by itself.
+An import, or what is preloaded after it, can make forking unsafe (fork_safety.py). Then the mold is
+let go, and each worker of that generation is a *direct* one, which imports the code by itself.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Generations:
         self._fingerprints[mold.generation] = loaded.fingerprint
         if loaded.unsafe and mold.plan.settings.preload == "auto":
             logger.warning(
-                "%s: each worker imports %s by itself; see --preload",
+                "%s: each worker imports and preloads %s by itself; see --preload",
                 "; ".join(loaded.unsafe),
                 mold.plan.label,
             )

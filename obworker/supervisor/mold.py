@@ -5,8 +5,11 @@ It has no threads of its own. It forks twice for each worker: the process in bet
 master the worker's pid and ends, so the worker becomes the master's own child, and the master knows
 of every pid before it can possibly reap it.
 
-The user's code runs here, so here it can crash, hang or exit without harm to what serves. Where it
-made forking unsafe, a *direct* worker does the same and then serves by itself.
+What it has in memory, workers share for as long as nobody writes to it (fork(2)). So it also makes
+what is large and the same for all: the onnx session, and what the predictor's preload() returns.
+
+The user's code runs here, so here it can crash, hang or exit without harm to what serves. Where its
+import or its preload() made forking unsafe, a *direct* worker imports it and then serves by itself.
 """
 
 from __future__ import annotations
@@ -150,32 +153,58 @@ def _configure(order: Load) -> Settings:
 def _load(
     order: Load, settings: Settings, channel: Channel, *, is_mold: bool
 ) -> tuple[Blueprint, ssl.SSLContext | None]:
-    """Read the certificate and import the user's code, or say why it cannot be and exit."""
+    """Read the certificate and import the user's code, or say why it cannot be and exit.
+
+    A mold makes what workers share, too, unless they are not going to be forked from it.
+    """
     started = time.monotonic()
-    gc.disable()
+    unsafe: list[str] = []
     try:
         tls = tls_context(settings)
-        factory: Factory = pkgutil.resolve_name(order.factory)
-        blueprint = factory(**order.arguments)
+        blueprint = _import(order)
+        code = fingerprint(list(sys.modules.values()), Path.cwd())
+        if is_mold:
+            blueprint, unsafe = _preload(blueprint, is_forced=settings.preload == "on")
     except ObworkerError as error:
         _fail(channel, error, error.traceback)
     except BaseException as error:  # noqa: BLE001 the mold's seam: whatever it was, the master is told
         _fail(channel, LoadError(f"{type(error).__name__}: {error}"), traceback.format_exc())
-    gc.enable()
-    if is_mold:
-        # Frozen objects are left alone by the workers' collections, so their pages stay shared.
-        gc.collect()
-        gc.freeze()
     channel.send(
         Loaded(
             seconds=time.monotonic() - started,
             description=[list(line) for line in blueprint.description],
             body_kind=blueprint.body_kind,
-            unsafe=fork_safety.problems() if is_mold else [],
-            fingerprint=fingerprint(list(sys.modules.values()), Path.cwd()),
+            unsafe=unsafe,
+            fingerprint=code,
         )
     )
     return blueprint, tls
+
+
+def _import(order: Load) -> Blueprint:
+    """Import without collections: what an import makes is there to stay."""
+    gc.disable()
+    try:
+        factory: Factory = pkgutil.resolve_name(order.factory)
+        return factory(**order.arguments)
+    finally:
+        gc.enable()
+
+
+def _preload(blueprint: Blueprint, *, is_forced: bool) -> tuple[Blueprint, list[str]]:
+    """Make what workers share; say, too, why this process must not be forked, if so.
+
+    Then nothing is shared. Where already the import made it so, nothing needs to be made.
+    """
+    unsafe = fork_safety.problems()
+    if unsafe and not is_forced:
+        return blueprint, unsafe
+    preloaded = blueprint.preload()
+    # Frozen objects are left alone by the workers' collections, so their pages stay shared.
+    gc.collect()
+    gc.freeze()
+    unsafe = [f"after preload: {problem}" for problem in fork_safety.problems()]
+    return (blueprint if unsafe and not is_forced else preloaded), unsafe
 
 
 def _fail(channel: Channel, error: ObworkerError, text: str) -> None:

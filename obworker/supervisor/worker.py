@@ -63,6 +63,6 @@ def _be_adopted(master: int) -> None:
 def _reseed() -> None:
     """Draw other random numbers than the other forks of the same mold."""
     random.seed()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    numpy_random = sys.modules.get("numpy.random")  # numpy 2 imports it when it is asked for
+    if numpy_random is not None:
+        numpy_random.seed()

@@ -47,9 +47,18 @@ def is_worker(pid: int) -> bool:
 def resident_bytes(pid: int) -> int:
     """Return a process's resident memory, exactly; 0 once it has ended."""
     # statm is cheaper, but each CPU's share of its counters may lag behind (proc(5)).
+    return _rolled_up(pid, "Rss:")
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return a process's memory, each page divided by those who share it; 0 once it has ended."""
+    return _rolled_up(pid, "Pss:")
+
+
+def _rolled_up(pid: int, field: str) -> int:
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Rss:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
     return 0
 

@@ -27,6 +27,14 @@ NEEDS_ONNX = (
     "    def __init__(self, onnx): pass\n"
     "    def predict(self, json): return json\n"
 )
+PRELOADS = (
+    "import sys\n"
+    "class Predictor:\n"
+    "    @classmethod\n"
+    "    def preload(cls): {}\n"
+    "    def __init__(self, preloaded): pass\n"
+    "    def predict(self, json): return json\n"
+)
 ERROR = "obworker: error: "
 # Of a traceback; the stacks that faulthandler writes, without a comma, are whole.
 OUR_TRACEBACK = re.compile(rf'File "{re.escape(str(ROOT))}/obworker[^"]*", line \d+, in')
@@ -280,6 +288,16 @@ LOADING = {
         predictor=NEEDS_ONNX,
         files={"a.onnx": "", "b.onnx": ""},
     ),
+    "preloaded without a preload": Case(
+        LOAD,
+        r"Predictor\.__init__: preloaded is what preload\(\) returns, and there is none: .*",
+        predictor=PRELOADS.format("pass").replace("classmethod", "property"),
+    ),
+    "a coroutine as preload": Case(
+        LOAD,
+        r"Predictor\.preload is async def; it must be a plain function: @classmethod .*",
+        predictor=PRELOADS.format("pass").replace("def preload", "async def preload"),
+    ),
     "a model path that is not there": Case(
         LOAD,
         r"--model-path \S*c\.onnx: no such file or directory",
@@ -328,6 +346,23 @@ BOOTING = {
         BOOT,
         r"no worker became ready: the last one was killed by SIGKILL while it booted",
         predictor=predicts("os.kill(os.getpid(), signal.SIGKILL)"),
+    ),
+    "exception in preload": Case(
+        BOOT,
+        r"predictor\.py:4: Predictor\.preload raised ZeroDivisionError: division by zero",
+        predictor=PRELOADS.format("1 / 0"),
+        before=r"Traceback .*\n  File \"\S+predictor\.py\", line 4, in preload",
+    ),
+    "sys.exit(0) in preload": Case(
+        BOOT,
+        r"predictor\.py:4: Predictor\.preload called sys\.exit\(0\)",
+        predictor=PRELOADS.format("sys.exit(0)"),
+    ),
+    "exception in a preload of each worker's own": Case(
+        BOOT,
+        r"predictor\.py:4: Predictor\.preload raised ZeroDivisionError: division by zero",
+        predictor=PRELOADS.format("1 / 0"),
+        argv=("--preload", "off"),
     ),
     "corrupt onnx file": Case(
         BOOT,

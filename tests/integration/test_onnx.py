@@ -65,7 +65,7 @@ def test_so_has_a_predictor_that_is_run_by_itself(model: Path, serve: Serve) -> 
 
 
 def test_a_call_has_one_thread_unless_more_are_asked_for(model: Path, serve: Serve) -> None:
-    serve(str(model)).wait_for_log(r"onnx       net\.onnx: cpu, 1 thread\n")
+    serve(str(model)).wait_for_log(r"onnx       net\.onnx: cpu, 1 thread, shared by all workers\n")
 
 
 @pytest.mark.parametrize(

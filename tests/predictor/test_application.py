@@ -592,8 +592,9 @@ def test_the_onnx_file_is_found_and_described(model: Model) -> None:
     source = "class Predictor:\n def __init__(self, onnx): 0\n def predict(self): 0"
     directory = model(source, a__onnx="", b__onnx="")
     blueprint = application.load(str(directory), model_path="b.onnx")
-    assert blueprint.session is not None
-    assert blueprint.session.model == directory / "b.onnx"
+    session = blueprint.assets.session
+    assert session is not None
+    assert session.model == directory / "b.onnx"
     assert ("onnx", "b.onnx: cpu, 1 thread") in blueprint.description
 
 
@@ -605,8 +606,9 @@ def test_a_model_path_is_relative_to_where_one_was(
     directory = model(source)
     monkeypatch.chdir(tmp_path)
     blueprint = application.load("model", model_path="x.onnx")
-    assert blueprint.session is not None
-    assert blueprint.session.model == tmp_path / "x.onnx"
+    session = blueprint.assets.session
+    assert session is not None
+    assert session.model == tmp_path / "x.onnx"
     assert ("onnx", "../x.onnx: cpu, 1 thread") in blueprint.description
     assert Path.cwd() == directory
 

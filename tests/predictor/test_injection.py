@@ -11,12 +11,14 @@ from obworker.predictor.injection import (
     INIT_NAMES,
     PREDICT_NAMES,
     has_background_run,
+    has_preload,
     health_method,
     is_async,
     plan_init,
     plan_predict,
 )
 
+PRELOAD = "@classmethod\n def preload(cls): 0"
 RESOLVERS = {name: name.upper().__add__ for name in (*INIT_NAMES, *PREDICT_NAMES)}
 
 
@@ -151,6 +153,10 @@ def test_a_predict_that_cannot_be_filled_is_explained(source: str, words: list[s
         ("def __init__(self, config, onnx): 0", ("config", "onnx")),
         ("def __init__(self, onnx=None, device='cpu'): 0", ("onnx",)),
         ("def __init__(self, *args, **kwargs): 0", ()),
+        (f"{PRELOAD}\n def __init__(self, preloaded, onnx): 0", ("preloaded", "onnx")),
+        (f"{PRELOAD}\n def __init__(self, preloaded=None): 0", ("preloaded",)),
+        (f"{PRELOAD}\n def __init__(self): 0", ()),
+        ("def __init__(self, preloaded=None): 0", ()),
     ],
 )
 def test_init_names(source: str, names: tuple[str, ...]) -> None:
@@ -162,6 +168,14 @@ def test_init_names(source: str, names: tuple[str, ...]) -> None:
     [
         ("def __init__(self, onxx): 0", ["Predictor.__init__", "'onxx'", "mean 'onnx'"]),
         ("def __init__(self, json): 0", ["json is for predict", "known are onnx, config"]),
+        (
+            "def __init__(self, preloaded): 0",
+            ["preloaded is what preload() returns, and there is none", "@classmethod"],
+        ),
+        (
+            "def preload(self): 0\n def __init__(self, preloaded): 0",
+            ["preloaded is what preload() returns, and there is none", "@classmethod"],
+        ),
     ],
 )
 def test_an_init_that_cannot_be_filled_is_explained(source: str, words: list[str]) -> None:
@@ -200,6 +214,32 @@ def test_run_is_a_background_task_only_without_parameters(source: str, expected:
 )
 def test_health_is_told_by_a_method_without_parameters(source: str, expected: str | None) -> None:
     assert health_method(predictor_of(source)) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("pass", False),
+        (PRELOAD, True),
+        ("@staticmethod\n def preload(): 0", True),
+        ("@classmethod\n def preload(cls, device='cpu'): 0", True),
+        ("@classmethod\n def preload(cls, path): 0", False),
+        ("def preload(self): 0", False),
+        ("preload = True", False),
+    ],
+)
+def test_preload_is_a_function_of_the_class_without_parameters(source: str, expected: bool) -> None:
+    assert has_preload(predictor_of(source)) is expected
+
+
+def test_a_base_class_may_have_the_preload() -> None:
+    assert has_preload(type("Derived", (predictor_of(PRELOAD),), {}))
+
+
+def test_preload_must_be_a_plain_function() -> None:
+    predictor = predictor_of("@classmethod\n async def preload(cls): 0")
+    with pytest.raises(InjectionError, match=r"must be a plain function: @classmethod def preload"):
+        has_preload(predictor)
 
 
 def test_run_must_be_a_plain_function() -> None:

@@ -1,0 +1,36 @@
+"""Runs the code of the user's that a predictor is built with, and says where it failed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from obworker.errors import BootError
+from obworker.predictor.faults import kind_of
+from obworker.predictor.traces import locate, summarise, user_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def building(title: str, file: Path) -> Iterator[None]:
+    """Turn whatever `title`, a function in `file` or called by it, raises into what to report.
+
+    Raises:
+        BootError: it raised; or another error that a lost GPU or want of memory is told by.
+    """
+    try:
+        yield
+    except BaseException as error:  # whatever it is, it is the user's code that raised it
+        trace = user_traceback(error, file.parent)
+        kind = kind_of(error, BootError)
+        raise kind(_explain(error, title, file), traceback=trace) from error
+
+
+def _explain(error: BaseException, title: str, file: Path) -> str:
+    place = locate(error, file.parent) or file.name
+    if isinstance(error, SystemExit):
+        return f"{place}: {title} called sys.exit({error.code!r})"
+    return f"{place}: {title} raised {summarise(error)}"
