@@ -164,7 +164,11 @@ class Connection:
     def serve(self) -> None:
         """Have the request answered by an executor."""
         service = self._service
-        self._run(service.executors.submit, service.monitor)
+        if service.batches is None:
+            self._run(service.executors.submit, service.monitor)
+        else:
+            cycle = self._start(service.monitor)
+            service.batches.submit(cycle, partial(self._finish, cycle))
 
     def refuse(self, error: RequestError) -> None:
         """Answer the request that waits with an error; another may follow."""
@@ -279,10 +283,14 @@ class Connection:
             service.queue.enter(self)
 
     def _run(self, run: Run, monitor: Monitor) -> None:
+        cycle = self._start(monitor)
+        run(cycle.run, partial(self._finish, cycle))
+
+    def _start(self, monitor: Monitor) -> Cycle:
         assert self._pending is not None
         self.state = RESPONDING
         self._cycle = cycle = self._pending.start(self, monitor)
-        run(cycle.run, partial(self._finish, cycle))
+        return cycle
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
@@ -315,7 +323,6 @@ class Connection:
         is_ours = cycle is self._cycle  # else it was given up at its deadline
         if is_ours and not self.is_lost:
             self._stream.send(rest)
-        self._service.executors.finished()
         if is_ours:
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
