@@ -147,9 +147,10 @@ class Batches:
         environs = [member.cycle.environ for member in present]
         for environ in environs:
             environ["obworker.extend_deadline"] = partial(_extend_deadlines, left)
+        _let_go_on([member.cycle for member in present])
         for answers in _told(self._batching.answer_all, environs, left):
             self._send((left.pop(place), application) for place, application in answers)
-            _let_others_go_on([member.cycle for member in left.values()])
+            _let_go_on([member.cycle for member in left.values()])
 
     def _send(self, answered: Iterable[tuple[Member, Application | None]]) -> None:
         """Send what answers some of them, all at once."""
@@ -182,7 +183,7 @@ def _raise(error: BaseException, _environ: Environ, _start_response: StartRespon
     raise error
 
 
-def _let_others_go_on(cycles: Sequence[Cycle]) -> None:
+def _let_go_on(cycles: Sequence[Cycle]) -> None:
     """Give those that are yet to be answered their time anew; one speaks for all if it is over."""
     for place, cycle in enumerate(cycles):
         cycle.is_led = place > 0
