@@ -59,6 +59,10 @@ Members = dict[int, Member]
 """Those of a batch that are yet to be answered, by their places."""
 
 
+Rests = list[tuple[Member, bytes]]
+"""Members that are answered, and what is left of their responses to be sent."""
+
+
 class Batch:
     """Requests that will be answered together."""
 
@@ -128,7 +132,7 @@ class Batches:
     def _begin(self, batch: Batch) -> None:
         if not batch.has_begun:
             batch.has_begun = True
-            self._executors.submit(partial(self._run, batch), _ignore)
+            self._executors.submit(partial(self._run, batch), self._finish)
 
     def _close(self, batch: Batch) -> None:
         """Let no more requests into a batch."""
@@ -139,27 +143,32 @@ class Batches:
 
     # on an executor's thread
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch) -> Rests:
+        """Answer a batch; return what is yet to be sent: who takes it finds what to do next."""
         self._executors.call(self._close, batch)
         present = [member for member in batch.members if _enters(member.cycle)]
-        self._send((member, None) for member in batch.members if member not in present)
+        rests = _run((member, None) for member in batch.members if member not in present)
         left = dict(enumerate(present))
         environs = [member.cycle.environ for member in present]
         for environ in environs:
             environ["obworker.extend_deadline"] = partial(_extend_deadlines, left)
         _let_go_on([member.cycle for member in present])
         for answers in _told(self._batching.answer_all, environs, left):
-            self._send((left.pop(place), application) for place, application in answers)
-            _let_go_on([member.cycle for member in left.values()])
+            rests += _run((left.pop(place), application) for place, application in answers)
+            if left:
+                self._executors.call(self._finish, rests)
+                rests = []
+                _let_go_on([member.cycle for member in left.values()])
+        return rests
 
-    def _send(self, answered: Iterable[tuple[Member, Application | None]]) -> None:
-        """Send what answers some of them, all at once."""
-        rests = [(member, member.cycle.run(application)) for member, application in answered]
-        self._executors.call(self._finish, rests)
-
-    def _finish(self, rests: Iterable[tuple[Member, bytes]]) -> None:
+    def _finish(self, rests: Rests) -> None:
         for member, rest in rests:
             self._reactor.call_safely(member.done, rest)
+
+
+def _run(answered: Iterable[tuple[Member, Application | None]]) -> Rests:
+    """Have what answers some requests do so; return what is left to send."""
+    return [(member, member.cycle.run(application)) for member, application in answered]
 
 
 def _enters(cycle: Cycle) -> bool:
@@ -193,7 +202,3 @@ def _let_go_on(cycles: Sequence[Cycle]) -> None:
 def _extend_deadlines(left: Members, seconds: float) -> None:
     for member in list(left.values()):
         member.cycle.extend_deadline(seconds)
-
-
-def _ignore(_result: object) -> None:
-    """Take no result."""

@@ -53,7 +53,7 @@ class Play:
     is_inline: bool = False
     average: float = 1.0
     unfinished: int = 0
-    jobs: list[Callable[[], None]] = field(default_factory=list)
+    jobs: list[tuple[Callable[[], Any], Callable[[Any], None]]] = field(default_factory=list)
     posted: list[Callable[[], None]] = field(default_factory=list)
     timers: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -75,8 +75,14 @@ class Play:
     def work(self) -> None:
         """Be an executor until there is no job."""
         while self.jobs:
-            self.jobs.pop(0)()
+            job, done = self.jobs.pop(0)
+            done(job())
             self.unfinished -= 1
+
+    def take(self) -> None:
+        """Be an executor whose job takes long."""
+        job, _ = self.jobs.pop(0)
+        job()
 
     def go_on(self) -> None:
         """Make the calls that were posted or are due."""
@@ -91,9 +97,9 @@ class Play:
     def busy(self) -> bool:
         return self.unfinished >= self.threads
 
-    def submit(self, job: Callable[[], None], _done: object) -> None:
+    def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         self.unfinished += 1
-        self.jobs.append(job)
+        self.jobs.append((job, done))
         if self.is_inline:
             self.work()
 
@@ -144,15 +150,14 @@ class TestHowTheyArePutTogether:
     def test_one_that_was_taken_takes_no_more_and_others_are_told(self) -> None:
         play = Play()
         play.submit_request("a")
-        job, play.jobs = play.jobs[0], []
-        job()
+        play.take()
         assert play.batches.busy
         assert play.ignored == 1
 
     def test_with_another_executor_free_nobody_is_told(self) -> None:
         play = Play(threads=2)
         play.submit_request("a")
-        play.jobs[0]()
+        play.take()
         assert not play.batches.busy
         assert not play.ignored
 
