@@ -22,6 +22,7 @@ from obworker.values import (
     devices,
     file_mode,
     flag,
+    milliseconds,
     networks,
     nonempty,
     origins,
@@ -148,6 +149,17 @@ class Settings:
         "--async-concurrency", metavar="N", parse=whole_number(1, 1024), group="Workers",
         default=64,
         help="Calls of an async predict at once in each worker; --threads is for others.",
+    )
+    max_batch_size: int | None = option(
+        "--max-batch-size", metavar="N", parse=whole_number(1, 4096), group="Workers",
+        shown="8, or what config.batch says; 1 where predict is there, too",
+        help="Most requests in a call of predict_batch. 1: no batches.",
+    )
+    max_batch_wait_ms: float | None = option(
+        "--max-batch-wait-ms", metavar="MS", parse=milliseconds, group="Workers",
+        shown="0, or what config.batch says",
+        help="Milliseconds that a request waits for others to share its call. 0: it does not, and"
+        " only what has to wait anyway is put together.",
     )
     gpus: str = option(
         "--gpus", metavar="LIST", parse=devices, group="Workers", default="auto",

@@ -46,6 +46,13 @@ def seconds(*, zero: bool) -> Parse:
     return parse
 
 
+def milliseconds(text: str) -> float:
+    """Parse a number of milliseconds."""
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", text, re.ASCII):
+        raise ValueError(f"{text!r} is not a number of milliseconds, such as 5 or 0.5")
+    return float(text)
+
+
 def size(text: str) -> int:
     """Parse a number of bytes with an optional binary unit: 8190, 64KiB, 100M."""
     match = re.fullmatch(r"(\d{1,15})\s*([kmg]?)(i?b)?", text.strip().lower(), re.ASCII)

@@ -41,6 +41,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "workers": ("3", 3),
     "threads": ("2", 2),
     "async_concurrency": ("8", 8),
+    "max_batch_size": ("16", 16),
+    "max_batch_wait_ms": ("2.5", 2.5),
     "gpus": ("0, 1", "0,1"),
     "workers_per_gpu": ("2", 2),
     "cpu_affinity": ("Auto", "auto"),

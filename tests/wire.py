@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from harness import eventually
 
 from obworker.http.api_keys import ApiKeys
+from obworker.http.batches import Batching
 from obworker.http.cycle import Application, Cycle
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
@@ -136,6 +137,7 @@ class Running:
         settings: Settings,
         monitor: Monitor = UNWATCHED,
         open_path: str = "",
+        batching: Batching | None = None,
     ) -> None:
         self._open_path = open_path
         self.overdue: list[Cycle] = []
@@ -154,6 +156,7 @@ class Running:
             is_open=lambda _, path: path == self._open_path,
             api_keys=ApiKeys.of(settings),
             monitor=monitor,
+            batching=batching,
             on_overdue=self.overdue.append,
             on_drained=self.drained.set,
         )

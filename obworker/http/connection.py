@@ -39,7 +39,6 @@ from obworker.http.stream import CLOGGED_AT, Outflow, Stream
 
 if TYPE_CHECKING:
     from obworker.http.exchange import Exchange
-    from obworker.http.executors import Run
     from obworker.http.parser import Request
     from obworker.http.service import Service
     from obworker.http.tls import TlsSocket
@@ -80,8 +79,7 @@ class Connection:
         # what is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
-        self._is_held_up = False
-        self._held_up_since = 0.0
+        self._is_held_up, self._held_up_since = False, 0.0
         self._going = Outflow(self._stream, Pace(service.min_body_rate, timeouts.body))
         service.connections.add(self)
         if service.draining:
@@ -164,7 +162,12 @@ class Connection:
     def serve(self) -> None:
         """Have the request answered by an executor."""
         service = self._service
-        self._run(service.executors.submit, service.monitor)
+        cycle = self._start(service.monitor)
+        done = partial(self._finish, cycle)
+        if service.batches is None:
+            service.executors.submit(cycle.run, done)
+        else:
+            service.batches.submit(cycle, done)
 
     def refuse(self, error: RequestError) -> None:
         """Answer the request that waits with an error; another may follow."""
@@ -182,8 +185,7 @@ class Connection:
     def move(self, exchange: Exchange) -> bool:
         """Give the request that waits to whichever worker is free; return whether that went."""
         pending = self._pending
-        assert pending is not None
-        if not self._is_movable:
+        if pending is None or not self._is_movable:
             return False
         return self._give_away(exchange, rewrite(pending.request), pending.arrival)
 
@@ -288,15 +290,16 @@ class Connection:
             service, request, self._base, self._proxies, self._brought or time.monotonic()
         )
         if pending.at_once:
-            self._run(service.executors.run_now, UNWATCHED)
+            cycle = self._start(UNWATCHED)
+            service.executors.run_now(cycle.run, partial(self._finish, cycle))
         else:
             service.queue.enter(self)
 
-    def _run(self, run: Run, monitor: Monitor) -> None:
+    def _start(self, monitor: Monitor) -> Cycle:
         assert self._pending is not None
         self.state = RESPONDING
         self._cycle = cycle = self._pending.start(self, monitor)
-        run(cycle.run, partial(self._finish, cycle))
+        return cycle
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts
@@ -326,11 +329,9 @@ class Connection:
             self._held_up_since = time.monotonic()
 
     def _finish(self, cycle: Cycle, rest: bytes) -> None:
-        is_ours = cycle is self._cycle  # else it was given up at its deadline
-        if is_ours and not self.is_lost:
-            self._stream.send(rest)
-        self._service.executors.finished()
-        if is_ours:
+        if cycle is self._cycle:  # else it was given up at its deadline
+            if not self.is_lost:
+                self._stream.send(rest)
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
@@ -391,8 +392,7 @@ class Connection:
         if self.is_lost:
             return
         self._inbox.requests.clear()
-        self.state = LINGERING
-        self.deadline = time.monotonic() + LINGER_TIMEOUT
+        self.state, self.deadline = LINGERING, time.monotonic() + LINGER_TIMEOUT
         if self._half_closed:
             self._stream.close_when_flushed()
             return

@@ -63,7 +63,8 @@ class Cycle:
     """Runs the application for one request, which was whole at `received`.
 
     `timeout` counts from when predict is entered. `request_id` and `fields` are added to the
-    response where the application has none of that name.
+    response where the application has none of that name. One that `is_led` shares its call of
+    predict with another, who tells of it when it is overdue.
     """
 
     started: float | None = None
@@ -76,6 +77,7 @@ class Cycle:
     client_gone = False
     can_be_stopped = False
     is_over = False
+    is_led = False
     _cut_short = False
     _in_predict = False
     _status_line = ""
@@ -106,18 +108,20 @@ class Cycle:
         self.client: str = environ["REMOTE_ADDR"]
         self.received = received or time.monotonic()
         self._application = application
-        self._environ = environ
+        self.environ = environ
         self._outlet = outlet
         self._timeout = timeout
         self._monitor = monitor
 
-    def run(self) -> bytes:
+    def run(self, application: Application | None = None) -> bytes:
         """Serve the request; return the rest of the response. This is the request seam.
 
-        Raises nothing but Ctrl-C.
+        It enters predict, unless it was told to before. Raises nothing but Ctrl-C.
         """
         try:
-            return self._serve(self._enter_predict())
+            if not self._in_predict:
+                self.enter()
+            return self._serve(application or self._application)
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
             return b""
@@ -130,6 +134,22 @@ class Cycle:
         finally:
             self.leave_predict()
             self.is_over = True
+
+    def enter(self) -> None:
+        """Let the deadline begin, and let the environ know how to move it.
+
+        Raises:
+            ClientGoneError: nobody waits for the response.
+        """
+        self.started = started = time.monotonic()
+        if self.client_gone:
+            raise ClientGoneError
+        self.deadline = started + self._timeout
+        with self._lock:
+            self._in_predict = True
+            self._monitor.begun(self)
+        self.environ["obworker.extend_deadline"] = self.extend_deadline
+        self.environ["obworker.on_lost"] = self.on_lost
 
     @property
     def needs_reset(self) -> bool:
@@ -152,6 +172,10 @@ class Cycle:
         """Let predict take `seconds` from now, where it has less time; any thread may ask."""
         with self._lock:
             self._move_deadline(max(self.deadline, time.monotonic() + seconds))
+
+    def renew_deadline(self) -> None:
+        """Let predict take as long as it might at first: what it does now is something new."""
+        self.extend_deadline(self._timeout)
 
     def excuse(self, seconds: float) -> None:
         """Do not count the time in which the client held the response up."""
@@ -186,31 +210,18 @@ class Cycle:
         if is_lost:
             call()
 
-    def _serve(self, environ: Environ) -> bytes:
+    def _serve(self, application: Application) -> bytes:
         """Run the application; return what is left to send."""
-        body = self._application(environ, self._start_response)
+        environ = self.environ
+        # Two that refer to each other would keep the request's body until a garbage collection.
+        del self.environ
+        body = application(environ, self._start_response)
         if type(body) is list and len(body) == 1 and not self.head_sent:
             return self._frame_whole(body[0])
         try:
             return self._send_parts(body)
         finally:
             self._close(body)
-
-    def _enter_predict(self) -> Environ:
-        """Let the deadline begin; return the environ, which knows how to move it."""
-        self.started = started = time.monotonic()
-        if self.client_gone:
-            raise ClientGoneError
-        self.deadline = started + self._timeout
-        with self._lock:
-            self._in_predict = True
-            self._monitor.begun(self)
-        environ = self._environ
-        # Two that refer to each other would keep the request's body until a garbage collection.
-        del self._environ
-        environ["obworker.extend_deadline"] = self.extend_deadline
-        environ["obworker.on_lost"] = self.on_lost
-        return environ
 
     def _move_deadline(self, deadline: float) -> None:
         if self._in_predict and deadline != self.deadline:
@@ -323,7 +334,7 @@ class Cycle:
             self._room.clear()
         if self.client_gone:
             raise ClientGoneError
-        self.extend_deadline(self._timeout)  # it is about the next part from now on
+        self.renew_deadline()  # it is about the next part from now on
 
     def _fail(self) -> bytes:
         """Return a 500 where nothing was sent yet; else the connection is cut, so that it shows."""

@@ -33,7 +33,6 @@ from obworker.http.reactor import Reactor, Turn
 
 Job = Callable[[], Any]
 Done = Callable[[Any], object]
-Run = Callable[[Job, Done], None]
 
 # A call that is inline may keep the loop this long before the relief takes over.
 PATIENCE = 0.002
@@ -95,6 +94,7 @@ class Executors:
             result = self._timed(job)
             with self._wheel:
                 self._reactor.call_safely(done, result)
+                self._reactor.call_safely(self._finished)
             self._steer_if_short()
 
     def wake(self) -> None:
@@ -132,9 +132,9 @@ class Executors:
         """Run a job on the loop's thread, past the queue; one that takes no time."""
         self._unfinished += 1
         done(job())
+        self._finished()
 
-    def finished(self) -> None:
-        """Count a job as over: its response is on its way, or nobody waits for it."""
+    def _finished(self) -> None:
         self._unfinished -= 1
         if not self.is_inline and self._unfinished < self.threads:
             self._on_free()
@@ -179,6 +179,7 @@ class Executors:
             self._count(time.monotonic() - begun)
             self._wheel.acquire()
         done(result)
+        self._finished()
 
     def _timed(self, job: Job) -> object:
         begun = time.monotonic()

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from obworker.errors import RequestError, ServiceUnavailable
-from obworker.http.executors import SHORT, Executors
+from obworker.http.executors import SHORT
 from obworker.http.reactor import READ_EXCLUSIVELY, Reactor
 
 if TYPE_CHECKING:
@@ -51,6 +51,22 @@ class Waiter(Protocol):
 
     def move(self, exchange: Exchange) -> bool:
         """Go to the exchange; return whether that was possible."""
+
+
+class Takers(Protocol):
+    """The executors, one request or a batch at a time."""
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether what is served keeps the loop until it is over."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request would have to wait."""
+
+    @property
+    def average(self) -> float:
+        """How long one of them is taken of late, in seconds."""
 
 
 class Places(Protocol):
@@ -91,7 +107,7 @@ class RequestQueue:
     def __init__(
         self,
         reactor: Reactor,
-        executors: Executors,
+        executors: Takers,
         exchange: Exchange | None,
         places: Places,
         *,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from obworker.access_log import AccessLog
 from obworker.errors import RequestError, ServiceUnavailable
 from obworker.http.access import Access
+from obworker.http.batches import Batches
 from obworker.http.connection import Connection
 from obworker.http.cors import Cors
 from obworker.http.exchange import PLACES_PER_WORKER
@@ -25,7 +26,7 @@ from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.presence import Presence, may_be_told_to_continue, presence_of
-from obworker.http.queue import OwnPlaces, RequestQueue
+from obworker.http.queue import OwnPlaces, RequestQueue, Takers
 from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import ssl
 
     from obworker.http.api_keys import ApiKeys
+    from obworker.http.batches import Batching
     from obworker.http.cycle import Application, Cycle
     from obworker.http.exchange import Exchange, Parcel
     from obworker.http.tls import TlsSocket
@@ -76,9 +78,9 @@ class Server:
     A request for which `must_queue` is false, given its method and path, is answered at once, on
     that thread too: it must not take time, nor have more than one part of body to wait with; it is
     for questions such as "are you there?". One for which `is_open` is true needs none of the
-    `api_keys`. What waits for an executor waits in `exchange`, where there is one. `slot` is for
-    the access log. `on_waiting` is told how many places in the queue this process alone holds,
-    `on_drained` is called once.
+    `api_keys`. With `batching`, those that queue are answered together. What waits for an executor
+    waits in `exchange`, where there is one. `slot` is for the access log. `on_waiting` is told how
+    many places in the queue this process alone holds, `on_drained` is called once.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Server:
         *,
         threads: int | None = None,
         inline: bool = True,
+        batching: Batching | None = None,
         must_queue: Callable[[str, str], bool] = _always,
         is_open: Callable[[str, str], bool] = _never,
         api_keys: ApiKeys | None = None,
@@ -108,9 +111,13 @@ class Server:
             on_relieved=self._on_relieved,
             inline=inline,
         )
+        self._batches = batching and Batches(
+            batching, self.reactor, self.executors, on_busy=self._on_relieved
+        )
+        self._takers: Takers = self._batches or self.executors
         self.queue = RequestQueue(
             self.reactor,
-            self.executors,
+            self._takers,
             exchange,
             exchange or OwnPlaces(_places(settings)),
             timeout=settings.queue_timeout,
@@ -130,6 +137,7 @@ class Server:
             reactor=self.reactor,
             executors=self.executors,
             queue=self.queue,
+            batches=self._batches,
             exchange=exchange,
             tls=tls,
             limits=Limits.of(settings),
@@ -230,7 +238,7 @@ class Server:
         return self.reactor.call_later(seconds, self._end_yield)
 
     def _waits(self, listener: socket.socket, _events: int) -> None:
-        if self.executors.busy and not self._service.draining:
+        if self._takers.busy and not self._service.draining:
             self._yielding = self._pause_accepting(YIELD_TIME)
         else:
             self._accept(listener)

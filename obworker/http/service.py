@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import ssl
 
     from obworker.http.access import Access
+    from obworker.http.batches import Batches
     from obworker.http.connection import Connection
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
@@ -64,6 +65,7 @@ class Service:
     reactor: Reactor
     executors: Executors
     queue: RequestQueue
+    batches: Batches | None
     exchange: Exchange | None
     tls: ssl.SSLContext | None
     proxies: Proxies | None
@@ -88,6 +90,8 @@ class Service:
 
     def note_overdue(self, cycle: Cycle) -> None:
         """Tell of a predict that is past its deadline, and does not come back if it is stopped."""
+        if cycle.is_led:
+            return
         if cycle.can_be_stopped:
             self.reactor.call_later(STOP_TIMEOUT, self._judge_overdue, cycle)
         else:

@@ -14,25 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
-from obworker.errors import LoadError, ObworkerError, RunError
+from obworker.errors import BootError, InjectionError, LoadError, ObworkerError, RunError
 from obworker.predictor import events, loader
-from obworker.predictor.arguments import (
-    flask_request_maker,
-    imports_flask,
-    plain_request,
-    resolvers,
-)
+from obworker.predictor.arguments import Call, FlaskSide, imports_flask, resolvers
 from obworker.predictor.assets import Assets
+from obworker.predictor.batching import DEFAULT_SIZE, Batcher, BatchLimits, Reader
 from obworker.predictor.building import building
-from obworker.predictor.dispatch import Application, Config, reaches_predict
+from obworker.predictor.dispatch import Application, Config, introduce, reaches_predict
 from obworker.predictor.failures import Failures
 from obworker.predictor.health import HealthCheck
 from obworker.predictor.injection import (
+    BatchPlan,
     Plan,
     has_background_run,
+    has_method,
     has_preload,
     health_method,
     is_async,
+    plan_batches,
     plan_init,
     plan_predict,
 )
@@ -50,12 +49,18 @@ log = logging.getLogger("obworker.predictor")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A predictor class with everything known about it short of constructing one."""
+    """A predictor class with everything known about it short of constructing one.
+
+    It has `predict` or `batches`, or both. `own_batches` says why a predict_batch is taken for the
+    predictor's own affair.
+    """
 
     file: Path
     predictor: type
     init: Plan
-    predict: Plan
+    predict: Plan | None
+    batches: BatchPlan | None
+    own_batches: str
     assets: Assets
     is_async: bool
     has_run: bool
@@ -66,10 +71,17 @@ class Blueprint:
     def description(self) -> list[tuple[str, str]]:
         """What will be served, as labelled lines for people."""
         name = self.predictor.__name__
-        shape = f"{name}({', '.join(self.init.names)}).predict({', '.join(self.predict.names)})"
+        called = f"{self._called}({', '.join(self._names)})"
+        shape = f"{name}({', '.join(self.init.names)}).{called}"
         if self.is_async:
             shape = f"await {shape}"
-        lines = [("predictor", f"{self.file.name}: {shape}"), *self.assets.description]
+        lines = [("predictor", f"{self.file.name}: {shape}")]
+        if self.own_batches:
+            lines.append(("batches", f"none: {self.own_batches}"))
+        elif self.batches is not None:
+            condition = "" if self.predict is None else ", where batches are asked for"
+            lines.append(("batches", f"{name}.{self.batches.description}{condition}"))
+        lines += self.assets.description
         if self.has_run:
             lines.append(("background", f"{name}.run()"))
         if self.health is not None:
@@ -79,10 +91,19 @@ class Blueprint:
     @property
     def body_kind(self) -> str:
         """What a request should carry: ``json``, ``data`` or ``none``."""
-        asked = set(self.predict.names)
+        asked = set(self._names)
         if asked & {"json", "payload"}:
             return "json"
         return "data" if asked & {"data", "request"} else "none"
+
+    @property
+    def _called(self) -> str:
+        return "predict_batch" if self.predict is None else "predict"
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        plan = self.predict or (self.batches and self.batches.predict)
+        return plan.names if plan else ()
 
     # Whether a request has to wait for a free thread; others are answered at once.
     reaches_predict = staticmethod(reaches_predict)
@@ -116,20 +137,21 @@ class Blueprint:
         events.install(events.Recorder(events.RECORDER_URL if in_production else None))
         config = Config(threads)
         instance = self._construct(config)
+        if config.batch_limits is not None and self.batches is None:
+            reason = self.own_batches or f"{self.predictor.__name__} has none"
+            raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
         if self.has_run:
             on_end = on_fatal if in_production else None
             run = partial(self._run, instance.run, failures, on_end)  # type: ignore[attr-defined]
             threading.Thread(target=run, name="run", daemon=True).start()
-        directory, names = self.file.parent, self.predict.names
-        in_flask = "request" in names or imports_flask(self.predictor)
-        make_request = flask_request_maker(directory) if in_flask else plain_request
-        loop = PredictorLoop()
+        loop, flask = PredictorLoop(), self._flask_side()
         return Application(
-            instance.predict,  # type: ignore[attr-defined]  # plan_predict has seen it
-            self.predict.bind(resolvers(make_request)),
+            self._predict_of(instance, flask),
             failures,
+            batcher=self._batcher_of(instance, flask, loop, failures, config.most_calls),
+            batch_limits=self._batch_limits(config),
             most_calls=config.most_calls,
-            prepare=make_request if in_flask and "request" not in names else None,
+            prepare=flask.prepare_for(self.predict),
             check_health=self._health_check(instance, loop, failures),
             loop=loop,
             is_async=self.is_async,
@@ -144,6 +166,49 @@ class Blueprint:
         binding = self.init.bind({name: itemgetter(name) for name in self.init.names})
         with building(self.init.title, self.file):
             return binding.call(self.predictor, values)
+
+    def _flask_side(self) -> FlaskSide:
+        plans = (self.predict, self.batches and self.batches.predict)
+        is_asked_for = any(plan and "request" in plan.names for plan in plans)
+        is_needed = is_asked_for or imports_flask(self.predictor)
+        return FlaskSide.make(self.file.parent) if is_needed else FlaskSide()
+
+    def _predict_of(self, instance: object, flask: FlaskSide) -> Callable[[Call], object] | None:
+        if self.predict is None:
+            return None
+        binding = self.predict.bind(resolvers(flask.make_request))
+        return partial(binding.call, instance.predict)  # type: ignore[attr-defined]  # was seen
+
+    def _batcher_of(
+        self,
+        instance: object,
+        flask: FlaskSide,
+        loop: PredictorLoop,
+        failures: Failures,
+        most_calls: int | None,
+    ) -> Batcher | None:
+        if self.batches is None:
+            return None
+        return Batcher(
+            instance.predict_batch,  # type: ignore[attr-defined]  # plan_batches has seen it
+            Reader(
+                self.batches,
+                getattr(instance, "batch_key", None),
+                resolvers(flask.make_request),
+                introduce=introduce,
+                prepare=flask.prepare_for(self.batches.predict),
+            ),
+            loop,
+            examine=failures.examine,
+            most_calls=most_calls,
+            surroundings=flask.context,
+        )
+
+    def _batch_limits(self, config: Config) -> BatchLimits | None:
+        """Return what a server is to keep to; a predict_batch beside predict waits to be asked."""
+        if self.batches is None:
+            return None
+        return config.batch_limits or BatchLimits(DEFAULT_SIZE if self.predict is None else 1)
 
     def _health_check(
         self, instance: object, loop: PredictorLoop, failures: Failures
@@ -228,19 +293,37 @@ def _plan(
         missing = ", ".join(sorted(getattr(predictor, "__abstractmethods__", ())))
         raise LoadError(f"{file.name}: {predictor.__name__} is abstract: it lacks {missing}")
     init = plan_init(predictor)
+    predict, batches, own_batches = _plan_calls(predictor)
     wants_onnx = "onnx" in init.names
     session = plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None
     return Blueprint(
         file=file,
         predictor=predictor,
         init=init,
-        predict=plan_predict(predictor),
+        predict=predict,
+        batches=batches,
+        own_batches=own_batches,
         assets=Assets(file, predictor, session, has_preload(predictor)),
-        is_async=is_async(predictor),
+        is_async=is_async(predictor, "predict_batch" if predict is None else "predict"),
         has_run=has_background_run(predictor),
         health=health_method(predictor),
         environment=Environment(environment),
     )
+
+
+def _plan_calls(predictor: type) -> tuple[Plan | None, BatchPlan | None, str]:
+    """Return the plans for predict and predict_batch, and why there is none for the latter.
+
+    A predict_batch beside predict that asks for what no request has is the predictor's own affair:
+    many had one before it meant anything here.
+    """
+    if has_method(predictor, "predict_batch") and not has_method(predictor, "predict"):
+        return None, plan_batches(predictor), ""
+    predict = plan_predict(predictor)
+    try:
+        return predict, plan_batches(predictor), ""
+    except InjectionError as error:
+        return predict, None, str(error)
 
 
 def _absolute(model_path: str | None, directory: Path) -> Path | None:

@@ -8,6 +8,9 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qsl
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _typeshed.wsgi import WSGIEnvironment
+    from flask import Flask
+
+    from obworker.predictor.injection import Plan
 
     Release = Callable[[], object]
 
@@ -176,21 +182,34 @@ def plain_request(call: Call) -> object:
     return Request(call.environ)
 
 
-def flask_request_maker(directory: Path) -> Callable[[Call], object]:
-    """Return what enters a Flask request context and returns its request.
+@dataclass(frozen=True)
+class FlaskSide:
+    """What of Flask a predictor may look for; as it is, without Flask."""
 
-    The context is left when the call is released. Where Flask is not installed it is Werkzeug's.
-    """
-    try:
-        from flask import Flask
-    except ImportError:
-        return plain_request
-    app = Flask("predictor", root_path=str(directory), static_folder=None)
+    make_request: Callable[[Call], object] = plain_request
+    context: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+    """Makes what lets jsonify work where there is no one request."""
+    is_there: bool = False
 
-    def make(call: Call) -> object:
-        context = app.request_context(call.environ)
-        context.push()
-        call.on_release(context.pop)
-        return context.request
+    @classmethod
+    def make(cls, directory: Path) -> FlaskSide:
+        """Return the side of Flask itself, where it is installed."""
+        try:
+            from flask import Flask
+        except ImportError:
+            return cls()
+        app = Flask("predictor", root_path=str(directory), static_folder=None)
+        return cls(partial(_enter_request, app), app.app_context, is_there=True)
 
-    return make
+    def prepare_for(self, plan: Plan | None) -> Callable[[Call], object] | None:
+        """Return what is to be called before what does not ask for the request."""
+        asks = plan is not None and "request" in plan.names
+        return self.make_request if self.is_there and not asks else None
+
+
+def _enter_request(app: Flask, call: Call) -> object:
+    """Enter a request's context, until the call is released; return Flask's request."""
+    context = app.request_context(call.environ)
+    context.push()
+    call.on_release(context.pop)
+    return context.request

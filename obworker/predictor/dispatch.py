@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 from contextvars import Context, copy_context
+from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from obworker.log import set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
+from obworker.predictor.batching import DEFAULT_SIZE, BatchLimits
 from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json, identify
@@ -17,12 +21,11 @@ from obworker.predictor.loop import PredictorLoop
 from obworker.predictor.streaming import Continued, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from obworker.predictor.injection import Binding
-
+    from obworker.predictor.batching import Batcher, Item
 ROOT = frozenset({"", "/"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
@@ -44,16 +47,38 @@ class Config:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.most_calls: int | None = None
+        self.batch_limits: BatchLimits | None = None
+
+    def batch(self, *, max_size: int = DEFAULT_SIZE, max_wait_ms: float = 0) -> None:
+        """Have predict_batch called, for `max_size` requests at most.
+
+        A batch that is smaller waits until its first request is `max_wait_ms` old. The options
+        --max-batch-size and --max-batch-wait-ms override this.
+        """
+        size = _count("config.batch takes as max_size", max_size)
+        self.batch_limits = BatchLimits(size, _milliseconds(max_wait_ms) / 1000)
 
     def limit_concurrency(self, n: int) -> None:
         """Let at most `n` requests of this worker be in predict at once."""
-        try:
-            most = operator.index(n)
-        except TypeError:
-            raise TypeError(f"limit_concurrency takes a whole number, not {n!r}") from None
-        if isinstance(n, bool) or most < 1:
-            raise ValueError(f"limit_concurrency takes 1 or more, not {n}")
-        self.most_calls = most
+        self.most_calls = _count("limit_concurrency takes", n)
+
+
+def _count(taking: str, n: object) -> int:
+    try:
+        count = operator.index(n)  # type: ignore[arg-type]  # to see whether it is one
+    except TypeError:
+        raise TypeError(f"{taking} a whole number, not {n!r}") from None
+    if isinstance(n, bool) or count < 1:
+        raise ValueError(f"{taking} 1 or more, not {n}")
+    return count
+
+
+def _milliseconds(number: object) -> float:
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"config.batch takes as max_wait_ms a number, not {number!r}")
+    if not 0 <= float(number) < math.inf:
+        raise ValueError(f"config.batch takes as max_wait_ms 0 or more, not {number}")
+    return float(number)
 
 
 class Application:
@@ -63,14 +88,18 @@ class Application:
     waits in here. `prepare` is called before predict. `check_health`, where the predictor has an
     opinion on that, raises Unhealthy; it is to be called as predict is, from one of its threads.
     Where predict `is_async`, a thread that calls does little but wait for `loop`.
+
+    With a `batcher` it may answer many requests at once, within `batch_limits`; without `predict`
+    it answers each as a batch of its own.
     """
 
     def __init__(
         self,
-        predict: Callable[..., object],
-        binding: Binding[Call],
+        predict: Callable[[Call], object] | None,
         failures: Failures,
         *,
+        batcher: Batcher | None = None,
+        batch_limits: BatchLimits | None = None,
         most_calls: int | None = None,
         prepare: Callable[[Call], object] | None = None,
         check_health: Callable[[], None] | None = None,
@@ -80,8 +109,9 @@ class Application:
         self.most_calls = most_calls
         self.is_async = is_async
         self.check_health = check_health
+        self.batch_limits = batch_limits
+        self._batcher = batcher
         self._predict = predict
-        self._binding = binding
         self._prepare = prepare
         self._gate = threading.Semaphore(most_calls) if most_calls else None
         self._failures = failures
@@ -92,22 +122,54 @@ class Application:
         path = environ.get("PATH_INFO", "")
         if not reaches_predict(environ["REQUEST_METHOD"], path):
             return _describe(path, environ, start_response)
+        if self._predict is None:
+            return self._answer_alone(environ, start_response)
         # What a request sets (its id, Flask's request) lives in a context of its own: a stream
         # goes on in it after this call has returned, and the server's thread keeps nothing.
         context = copy_context()
-        return context.run(self._answer, context, environ, start_response)
+        call = Call(environ)
+        return context.run(self._answer, context, call, self._call_predict, start_response)
+
+    def answer_all(
+        self, environs: Sequence[WSGIEnvironment]
+    ) -> Iterator[list[tuple[int, WSGIApplication]]]:
+        """Answer requests that reach predict by predict_batch, in one call or more.
+
+        Yield after each call what answers those that it was for, with their places in `environs`;
+        that may be nobody.
+        """
+        assert self._batcher is not None
+        items = self._batcher.items(environs)
+        places = {item: place for place, item in enumerate(items)}
+        for settled in self._batcher.settle(items):
+            yield [(places[item], partial(self._answer_item, item)) for item in settled]
+
+    def _answer_alone(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        ((_, answer),) = next(self.answer_all([environ]))
+        return answer(environ, start_response)
+
+    def _answer_item(
+        self, item: Item, _environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        context = item.context
+        return context.run(self._answer, context, item.call, item.outcome, start_response)
 
     def _answer(
-        self, context: Context, environ: WSGIEnvironment, start_response: StartResponse
+        self,
+        context: Context,
+        call: Call,
+        predict: Callable[[Call], object],
+        start_response: StartResponse,
     ) -> Iterable[bytes]:
-        _introduce(environ)
-        call = Call(environ)
+        introduce(call.environ)
         body: Iterable[bytes] = ()
         try:
-            value = self._call_predict(call)
+            value = predict(call)
             body = self._reply(value, context, call, start_response)
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
-            body = self._failures.answer(error, environ, start_response)
+            body = self._failures.answer(error, call.environ, start_response)
         finally:
             if call.releases and type(body) not in UNFINISHED:
                 call.release()
@@ -119,7 +181,8 @@ class Application:
             call.on_release(self._gate.release)
         if self._prepare is not None:
             self._prepare(call)
-        return self._binding.call(self._predict, call)
+        assert self._predict is not None
+        return self._predict(call)
 
     def _reply(
         self, value: object, context: Context, call: Call, start_response: StartResponse
@@ -146,7 +209,7 @@ class Application:
         return _send(value, call, start_response)
 
 
-def _introduce(environ: WSGIEnvironment) -> None:
+def introduce(environ: WSGIEnvironment) -> None:
     """Put into the request's context what predict may ask it for."""
     extend = environ.get("obworker.extend_deadline")
     if extend is None:

@@ -50,6 +50,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class BatchPlan:
+    """The plans for calling predict_batch, and batch_key where there is one."""
+
+    predict: Plan
+    key: Plan | None
+
+    @property
+    def description(self) -> str:
+        """What is called, for people."""
+        called = f"predict_batch({', '.join(self.predict.names)})"
+        return f"{called}, by batch_key({', '.join(self.key.names)})" if self.key else called
+
+
+@dataclass(frozen=True)
 class Binding(Generic[Source]):
     """A plan with the function that finds each argument."""
 
@@ -76,17 +90,35 @@ def plan_init(predictor: type) -> Plan:
     return _plan(title, _bound(predictor, "__init__", title), known)
 
 
-def plan_predict(predictor: type) -> Plan:
-    """Return the plan for calling predict of an instance of `predictor`."""
-    title = f"{predictor.__name__}.predict"
-    method = _bound(predictor, "predict", title)
-    _check_self(predictor, title)
+def plan_predict(predictor: type, name: str = "predict") -> Plan:
+    """Return the plan for calling predict of an instance, or what else takes a request apart."""
+    title = f"{predictor.__name__}.{name}"
+    method = _bound(predictor, name, title)
+    _check_self(predictor, name, title)
     return _plan(title, method, PREDICT_NAMES)
 
 
-def is_async(predictor: type) -> bool:
+def plan_batches(predictor: type) -> BatchPlan | None:
+    """Return the plan for calling predict_batch, if `predictor` has one."""
+    if not has_method(predictor, "predict_batch"):
+        return None
+    plan = plan_predict(predictor, "predict_batch")
+    if not has_method(predictor, "batch_key"):
+        return BatchPlan(plan, None)
+    if is_async(predictor, "batch_key"):
+        title = f"{predictor.__name__}.batch_key"
+        raise InjectionError(f"{title} is async def; it must be a plain function")
+    return BatchPlan(plan, plan_predict(predictor, "batch_key"))
+
+
+def has_method(predictor: type, *names: str) -> bool:
+    """Say whether `predictor` has something to call of one of these names."""
+    return any(callable(getattr(predictor, name, None)) for name in names)
+
+
+def is_async(predictor: type, name: str = "predict") -> bool:
     """Say whether predict of `predictor` is ``async def``, with or without a yield."""
-    method = _bound(predictor, "predict", f"{predictor.__name__}.predict")
+    method = _bound(predictor, name, f"{predictor.__name__}.{name}")
     return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
@@ -153,13 +185,13 @@ class _Nobody:
     """Stands in for an instance, of which there is none yet."""
 
 
-def _check_self(predictor: type, title: str) -> None:
+def _check_self(predictor: type, name: str, title: str) -> None:
     """Refuse ``def predict(json)``: the instance would be taken for the JSON."""
-    function = inspect.getattr_static(predictor, "predict")
+    function = inspect.getattr_static(predictor, name)
     if inspect.isfunction(function):
         first = next(iter(inspect.signature(function).parameters), None)
         if first in PREDICT_NAMES:
-            raise InjectionError(f"{title}: self is missing: def predict(self, {first}, …)")
+            raise InjectionError(f"{title}: self is missing: def {name}(self, {first}, …)")
 
 
 def _signature(method: Callable[..., object], title: str) -> inspect.Signature:

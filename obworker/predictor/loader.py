@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from obworker.errors import LoadError, ObworkerError, did_you_mean
 from obworker.predictor.faults import kind_of
+from obworker.predictor.injection import has_method
 from obworker.predictor.traces import locate, summarise, user_traceback
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def load_class(file: Path, class_name: str | None) -> type:
 
 
 def choose_defined(module: types.ModuleType) -> list[type]:
-    """Return the classes defined in `module` itself that have a predict method."""
+    """Return the classes defined in `module` itself that have predict or predict_batch."""
     classes = [value for value in vars(module).values() if isinstance(value, type)]
     own = [value for value in classes if value.__module__ == module.__name__]
-    return [value for value in dict.fromkeys(own) if callable(getattr(value, "predict", None))]
+    return [value for value in dict.fromkeys(own) if has_method(value, "predict", "predict_batch")]
 
 
 def _find_in(directory: Path) -> Path:

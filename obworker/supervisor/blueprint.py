@@ -6,9 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from obworker.errors import ObworkerError
+from obworker.http.batches import Answers, Batching
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
 from obworker.settings import Settings
+
+
+class BatchLimits(Protocol):
+    """How many requests are answered at once where nobody says otherwise."""
+
+    @property
+    def size(self) -> int:
+        """How many at most."""
+
+    @property
+    def wait(self) -> float:
+        """How many seconds the first waits for others."""
 
 
 class Predictions(Protocol):
@@ -23,16 +36,36 @@ class Predictions(Protocol):
         """Whether a thread that calls it only waits for coroutines."""
 
     @property
+    def batch_limits(self) -> BatchLimits | None:
+        """Whether it can answer requests at once, and how many."""
+
+    @property
     def check_health(self) -> Callable[[], None] | None:
         """What raises Unhealthy where the predictor is not well, if it can tell."""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
 
+    def answer_all(self, environs: Sequence[Environ]) -> Iterable[Answers]:
+        """Answer several requests at once: see http/batches.py."""
+
+
+def batching_for(application: Predictions, settings: Settings) -> Batching | None:
+    """Return how requests are answered together, if they are; options win over the predictor."""
+    limits = application.batch_limits
+    if limits is None:
+        return None
+    size = settings.max_batch_size or limits.size
+    chosen = settings.max_batch_wait_ms
+    wait = limits.wait if chosen is None else chosen / 1000
+    return Batching(application.answer_all, size, wait) if size > 1 else None
+
 
 def threads_for(application: Predictions, settings: Settings) -> int:
-    """Return how many threads call predict."""
-    threads = settings.async_concurrency if application.is_async else settings.threads
+    """Return how many threads call predict, or predict_batch."""
+    is_batched = batching_for(application, settings) is not None
+    by_coroutines = application.is_async and not is_batched
+    threads = settings.async_concurrency if by_coroutines else settings.threads
     return min(threads, application.most_calls or threads)
 
 

@@ -87,7 +87,6 @@ class HealthChecks:
         if not self._is_over:
             self._judge(failure)
             self.start()
-        self._executors.finished()
 
     def _judge(self, failure: Unhealthy | None) -> None:
         if failure is None:

@@ -17,7 +17,7 @@ from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import signals
-from obworker.supervisor.blueprint import Blueprint, threads_for
+from obworker.supervisor.blueprint import Blueprint, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.listeners import Listeners, claim
 
@@ -41,6 +41,7 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, thread
         listeners.sockets,
         settings,
         threads=threads_for(application, settings),
+        batching=batching_for(application, settings),
         inline=False,
         must_queue=blueprint.reaches_predict,
         api_keys=api_keys,

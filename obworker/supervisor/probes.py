@@ -73,6 +73,8 @@ class Probes:
     def __init__(self, application: Predictions, board: Scoreboard) -> None:
         self.most_calls = application.most_calls
         self.is_async = application.is_async
+        self.batch_limits = application.batch_limits
+        self.answer_all = application.answer_all
         self.check_health = application.check_health
         self._application = application
         self._board = board

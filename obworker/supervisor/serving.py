@@ -40,7 +40,7 @@ from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, probes, signals
-from obworker.supervisor.blueprint import Blueprint, Predictions, threads_for
+from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
 from obworker.supervisor.health_checks import HealthChecks
 from obworker.supervisor.messages import Channel, Drain, Leaving, Ready, Recycle, Serve, Spawn
 from obworker.supervisor.recycling import Recycling
@@ -113,6 +113,7 @@ class Serving:
             context.listeners,
             settings,
             threads=threads_for(application, settings),
+            batching=batching_for(application, settings),
             must_queue=context.blueprint.reaches_predict,
             is_open=probes.answers,
             api_keys=context.api_keys,

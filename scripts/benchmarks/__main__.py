@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from benchmarks import echo, memory, onnx, overload, parts, reload, slow, soak, stream, tail
+from benchmarks import batch, echo, memory, onnx, overload, parts, reload, slow, soak, stream, tail
 from benchmarks.servers import BenchError
 
 
@@ -14,7 +14,10 @@ def main() -> int:
     """Run the chosen benchmark and return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    for benchmark in (echo, parts, onnx, memory, tail, overload, slow, soak, stream, reload):
+    for benchmark in (
+        *(echo, parts, onnx, memory, batch, tail),
+        *(overload, slow, soak, stream, reload),
+    ):
         benchmark.add_command(commands.add_parser)
     options = parser.parse_args()
     # A killed bench must unwind too, or its servers would stay.

@@ -20,15 +20,16 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Exchange:
-    """A JSON body to POST to `/`, and the answer to expect: 200 and `answer` as JSON."""
+    """A JSON body to POST, and the answer to expect: 200 and `answer` as JSON."""
 
     body: bytes
     answer: object
+    path: str = "/"
 
     def request(self) -> bytes:
         """Return the request's bytes."""
         head = (
-            "POST / HTTP/1.1\r\n"
+            f"POST {self.path} HTTP/1.1\r\n"
             "Host: 127.0.0.1\r\n"
             "Accept: */*\r\n"
             "Content-Type: application/json\r\n"

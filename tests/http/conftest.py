@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from wire import Running, StartServer
 
+from obworker.http.batches import Batching
 from obworker.http.cycle import Application
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.settings import Settings
@@ -27,13 +28,14 @@ def start() -> Iterator[StartServer]:
         listener: socket.socket | None = None,
         monitor: Monitor = UNWATCHED,
         open_path: str = "",
+        batching: Batching | None = None,
         **settings: Any,
     ) -> Running:
         if listener is None:
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
         full = Settings(**{"access_log": False, **settings})
-        running.append(Running(app, listener, full, monitor, open_path))
+        running.append(Running(app, listener, full, monitor, open_path, batching))
         return running[-1]
 
     yield start

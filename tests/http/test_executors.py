@@ -174,7 +174,7 @@ def executors(threads: int = 1, **options: Any) -> Iterator[tuple[Reactor, Execu
 
 class TestStop:
     def submit(self, reactor: Reactor, made: Executors, job: Callable[[], object]) -> None:
-        reactor.post(made.submit, job, lambda _: made.finished())
+        reactor.post(made.submit, job, lambda _: None)
 
     @pytest.mark.parametrize("threads", [1, 3])
     @pytest.mark.parametrize("inline", [True, False])
@@ -208,7 +208,6 @@ class TestStop:
 
             def end(_: object) -> None:
                 made.average = 0.0
-                made.finished()
                 made.stop()
                 done.set()
 
@@ -239,12 +238,7 @@ class TestWhileTheLoopChangesHands:
 
     def test_a_job_that_comes_is_done(self, waiting: Executors) -> None:
         """It lay in the executor's queue while the executor ran the loop, and waited for ever."""
-
-        def end(_: object) -> None:
-            waiting.finished()
-            waiting.stop()
-
-        waiting.submit(lambda: None, end)
+        waiting.submit(lambda: None, lambda _: waiting.stop())
 
     def test_a_stop_is_heard(self, waiting: Executors) -> None:
         waiting.stop()

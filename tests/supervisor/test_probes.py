@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from wsgiref.validate import validator
 
@@ -10,6 +10,7 @@ import pytest
 from boards import fill, scoreboard
 from werkzeug.test import Client, TestResponse
 
+from obworker.http.batches import Answers
 from obworker.supervisor.probes import Probes, answers
 from obworker.supervisor.scoreboard import Phase, State
 
@@ -19,6 +20,7 @@ class Application:
 
     most_calls: int | None = 3
     is_async = True
+    batch_limits = None
 
     @staticmethod
     def check_health() -> None:
@@ -27,6 +29,9 @@ class Application:
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b"predicted"]
+
+    def answer_all(self, environs: Sequence[Any]) -> Iterable[Answers]:
+        return []
 
 
 def get(application: Any, path: str, method: str = "GET") -> TestResponse:
