@@ -149,7 +149,8 @@ def test_the_status_is_a_table_or_json(start: Start, run: Run) -> None:
     start()
     code, output, _ = run("status")
     assert (code, output.splitlines()[1]) == (0, "ok: 1 of 1 workers ready")
-    assert output.splitlines()[4].split()[:3] == ["0", "idle", "8"]
+    (row,) = (line for line in output.splitlines() if line.startswith("0  "))
+    assert row.split()[:3] == ["0", "idle", "8"]
     code, output, _ = run("status", "--json")
     assert (code, json.loads(output)["pid"]) == (0, 7)
 

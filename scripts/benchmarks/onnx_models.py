@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -35,7 +35,7 @@ def matrix(seed: int, shape: tuple[int, ...], inputs: int) -> onnx.TensorProto:
 
 
 def _layers(
-    operator: str, weights: Iterable[onnx.TensorProto], **attributes: object
+    operator: str, weights: Iterable[onnx.TensorProto], **attributes: Any
 ) -> Iterator[onnx.NodeProto]:
     value = "x"
     for number, weight in enumerate(weights):

@@ -184,6 +184,7 @@ def test_the_start_is_reported(start: Start, model: Path) -> None:
     lines = [re.sub(r"^\S+ \S+ INFO +\[\d+\] ", "", line) for line in server.log().splitlines()]
     patterns = [
         r"predictor  predictor\.py: Predictor\(\)\.predict\(params\)",
+        r"threads    \d+ each: 2 workers on \d+(\.\d+)? cores?.*",
         r"imported   in \d+\.\d\d s",
         r"worker [01]   cpu ready in \d+\.\d\d s, pid \d+",
         rf"serving    http://127\.0\.0\.1:{server.port}/",
