@@ -9,7 +9,7 @@ from obworker.status import describe, duration
 from obworker.supervisor import health
 from obworker.supervisor.memory import Memory, with_memory
 from obworker.supervisor.readings import Sensed, write
-from obworker.supervisor.scoreboard import Phase, State
+from obworker.supervisor.scoreboard import Cause, Phase, State
 
 MEASURED = {7: Memory(9 << 20, 5 << 20, 4 << 20), 11: Memory(90 << 20, 50 << 20, 12 << 20)}
 
@@ -43,7 +43,7 @@ def test_a_service_that_has_seen_something() -> None:
         slot = board.slot(1)
         slot.write_text("device", "gpu 1")
         slot.write_text("last_exit", "ValueError: one\n  two")
-        slot.last_exit_at, slot.restarts = NOW - 30, 3
+        slot.last_exit_at, slot.exits[Cause.LATE] = NOW - 30, 3
         fill(board, 1, 0, State.BACKOFF, pid=12)
         shown = describe(with_memory(health.report(board, NOW), MEASURED))
     # fmt: off
@@ -84,8 +84,7 @@ def test_gpus_and_what_is_wrong_with_them() -> None:
         for index, device in enumerate(("gpu 0", "gpu 1")):
             slot = board.slot(index)
             slot.write_text("device", device)
-            slot.no_memory_before = index
-            fill(board, index, 0, State.RETIRED if index else State.IDLE, no_memory=2)
+            fill(board, index, 0, State.RETIRED if index else State.IDLE, no_memory=2 + index)
         board.slot(1).write_text("quarantine", "CUDA error: unknown\nerror")
         board.slot(1).quarantined_until = NOW + 61
         write(

@@ -13,7 +13,7 @@ from obworker.supervisor.generations import error_of
 from obworker.supervisor.messages import BootFailed, LoadFailed
 from obworker.supervisor.oom import OomKills
 from obworker.supervisor.rollout import Outcome
-from obworker.supervisor.scoreboard import Scoreboard, State
+from obworker.supervisor.scoreboard import Cause, Scoreboard, State
 from obworker.supervisor.slots import Seat
 from obworker.supervisor.table import End, Table
 
@@ -74,7 +74,15 @@ class Ends:
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
         told = f"{how} {self._when(seat, now)}"
         was_asked_for = seat.expected or self._table.stopping
-        self._forget_requests(seat)
+        cause = exits.cause(
+            code,
+            was_ready=seat.ready_at is not None,
+            was_leaving=seat.state is State.DRAINING,
+            was_late=bool(reason),
+            is_oom=is_oom,
+            device_lost=device_lost,
+        )
+        self._board.seat(seat.slot, seat.number).clear()
         end = self._table.exited(
             seat,
             now,
@@ -85,19 +93,16 @@ class Ends:
         if failure is not None and failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
         if end.outcome is not Outcome.EXPECTED:
-            self.note(seat, told, now)
+            self.note(seat, cause, told, now)
             self.tell(who, told, end, failure)
             if seat.ready_at is None:
                 self._on_boot_failed(seat.generation, seat.slot, told)
         elif was_asked_for:
             logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
 
-    def note(self, seat: Seat, how: str, now: float) -> None:
+    def note(self, seat: Seat, cause: Cause, how: str, now: float) -> None:
         """Keep for people what an end was that nobody asked for."""
-        slot = self._board.slot(seat.slot)
-        slot.restarts += 1
-        slot.last_exit_at = now
-        slot.write_text("last_exit", how)
+        self._board.slot(seat.slot).note_exit(cause, how, now)
 
     def tell(self, who: str, how: str, end: End, failure: Failure | None) -> None:
         """Log an end that nobody asked for, and pass on what it leads to."""
@@ -123,12 +128,6 @@ class Ends:
         row = self._board.seat(seat.slot, seat.number)
         doing = f", in {row.describe_request(now)}" if row.in_flight else ""
         return f"after {now - seat.ready_at:.1f} s of service{doing}"
-
-    def _forget_requests(self, seat: Seat) -> None:
-        row, slot = self._board.seat(seat.slot, seat.number), self._board.slot(seat.slot)
-        slot.requests_before += row.requests
-        slot.no_memory_before += row.no_memory
-        row.clear()
 
 
 def _lacks_memory(failure: Failure | None) -> bool:

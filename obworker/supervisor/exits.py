@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from obworker.supervisor.scoreboard import Cause
+
 
 def describe(code: int, *, oom: bool = False) -> str:
     """Say how a process ended, from its exit code or minus its signal.
@@ -17,6 +19,29 @@ def describe(code: int, *, oom: bool = False) -> str:
     if oom and code == -signal.SIGKILL:
         how += ", out of memory: the cgroup's oom_kill rose"
     return how
+
+
+def cause(
+    code: int,
+    *,
+    was_ready: bool,
+    was_leaving: bool = False,
+    was_late: bool = False,
+    is_oom: bool = False,
+    device_lost: bool = False,
+) -> Cause:
+    """Say why a process ended, from its exit code or minus its signal, and what is known of it."""
+    if device_lost:
+        return Cause.DEVICE
+    if is_oom:
+        return Cause.OOM
+    if not was_ready:
+        return Cause.BOOT
+    if was_late:
+        return Cause.LATE
+    if code < 0:
+        return Cause.SIGNAL
+    return Cause.LEFT if was_leaving else Cause.EXIT
 
 
 def _name(number: int) -> str:

@@ -135,16 +135,14 @@ def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:
 
 def _slot(board: Scoreboard, index: int, now: float) -> Report:
     row, occupied = board.slot(index), _occupied(board, index)
-    requests = row.requests_before + sum(seat.requests for seat in board.seats(index))
-    no_memory = row.no_memory_before + sum(seat.no_memory for seat in board.seats(index))
     last_exit = row.read_text("last_exit")
     return {
         "slot": index,
         "device": row.read_text("device") or None,
         **_process(occupied[0] if occupied else board.seat(index, 0), now),
         "quarantine": _quarantine(row, now),
-        "requests": requests,
-        "no_memory": no_memory,
+        "requests": sum(seat.requests for seat in board.seats(index)),
+        "no_memory": sum(seat.no_memory for seat in board.seats(index)),
         "restarts": row.restarts,
         "last_exit": (
             {"text": last_exit, "ago": _since(row.last_exit_at, now)} if last_exit else None

@@ -30,7 +30,7 @@ class RowMonitor:
         self._shown: Cycle | None = None
         self._line = ""
         row.deadline, row.begun_at = math.inf, 0.0
-        row.in_flight = row.requests = 0
+        row.in_flight = 0
         row.write_text("request_id", "")
         row.write_text("request_line", "")
 

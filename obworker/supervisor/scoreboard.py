@@ -54,6 +54,18 @@ class State(enum.IntEnum):
 SERVING = frozenset((State.IDLE, State.BUSY))
 
 
+class Cause(enum.IntEnum):
+    """Why a process ended that nobody had asked to."""
+
+    BOOT = 0  # it was never ready
+    EXIT = 1  # it exited by itself
+    SIGNAL = 2  # somebody, or the kernel for a fault of its own, killed it
+    OOM = 3  # the kernel killed it for memory
+    LATE = 4  # it missed a deadline, and the master ended it
+    LEFT = 5  # it said why, and drained
+    DEVICE = 6  # its GPU failed
+
+
 class _Record(ctypes.Structure):
     """A record whose texts can be set to any str: cut to what fits, read back as far as it went."""
 
@@ -102,28 +114,39 @@ class SlotRow(_Record):
     """What stays when processes come and go; written by the master."""
 
     device: bytes
-    restarts: int
+    exits: ctypes.Array[ctypes.c_uint32]
     last_exit: bytes
     last_exit_at: float
-    requests_before: int
-    no_memory_before: int
     quarantine: bytes
     quarantined_until: float
 
     _fields_ = (
         ("device", ctypes.c_char * 64),
-        ("restarts", ctypes.c_uint32),  # ends that nobody asked for
+        ("exits", ctypes.c_uint32 * len(Cause)),  # ends that nobody asked for
         ("last_exit", ctypes.c_char * 256),
         ("last_exit_at", ctypes.c_double),
-        ("requests_before", ctypes.c_uint64),  # of the slot's processes that have ended
-        ("no_memory_before", ctypes.c_uint64),  # likewise
         ("quarantine", ctypes.c_char * 256),  # why the device is left alone; empty: it is not
         ("quarantined_until", ctypes.c_double),
     )
 
+    @property
+    def restarts(self) -> int:
+        """How many ends there were that nobody asked for."""
+        return sum(self.exits)
+
+    def note_exit(self, cause: Cause, text: str, now: float) -> None:
+        """Keep for people what an end was that nobody asked for."""
+        self.exits[cause] += 1
+        self.last_exit_at = now
+        self.write_text("last_exit", text)
+
 
 class SeatRow(_Record):
-    """One process of a slot. The first part is the master's, the second the worker's."""
+    """One process of a slot. The first part is the master's, the second the worker's.
+
+    The last part is a worker's too, and stays when it has gone: whoever comes next counts on, so
+    what is read of it never falls.
+    """
 
     pid: int
     state: int
@@ -135,10 +158,10 @@ class SeatRow(_Record):
     begun_at: float
     in_flight: int
     waiting: int
-    requests: int
-    no_memory: int
     request_id: bytes
     request_line: bytes
+    requests: int
+    no_memory: int
 
     _fields_ = (
         ("pid", ctypes.c_uint32),
@@ -154,15 +177,16 @@ class SeatRow(_Record):
         ),  # when that request entered predict; 0: nothing is in predict
         ("in_flight", ctypes.c_uint32),  # requests in predict
         ("waiting", ctypes.c_uint32),  # places in the queue that only the worker can give back
-        ("requests", ctypes.c_uint64),  # requests that predict has finished
-        ("no_memory", ctypes.c_uint64),  # times that memory, a GPU's or the machine's, was short
         ("request_id", ctypes.c_char * ID_BYTES),
         ("request_line", ctypes.c_char * 160),
+        ("requests", ctypes.c_uint64),  # requests that predict has finished
+        ("no_memory", ctypes.c_uint64),  # times that memory, a GPU's or the machine's, was short
     )
 
     def clear(self) -> None:
-        """Forget the process that was here."""
-        ctypes.memset(ctypes.addressof(self), 0, ctypes.sizeof(self))
+        """Forget the process that was here, and not what it has counted."""
+        counts: int = type(self).__dict__["requests"].offset
+        ctypes.memset(ctypes.addressof(self), 0, counts)
 
     def describe_request(self, now: float) -> str:
         """Say which request is in predict, for how long, and its id where it has one."""

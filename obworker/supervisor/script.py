@@ -333,17 +333,12 @@ class Script:
         if self._code == 0:
             logger.info("%s %s", SCRIPT, how)
             return
-        self._note_end(how, now)
+        cause = exits.cause(code, was_ready=run.ready_at is not None)
+        self._board.slot(0).note_exit(cause, how, now)
         if run.ready_at is None and self._boots.failed(certain=False):
             logger.error("%s %s before port %d answered; giving up", SCRIPT, how, self._port)
             return
         self._try_again(how, now, ready_for=None if run.ready_at is None else now - run.ready_at)
-
-    def _note_end(self, how: str, now: float) -> None:
-        slot = self._board.slot(0)
-        slot.restarts += 1
-        slot.last_exit_at = now
-        slot.write_text("last_exit", how)
 
 
 def _exit_code(code: int, *, is_too_late: bool) -> int:

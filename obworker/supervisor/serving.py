@@ -140,6 +140,7 @@ class Serving:
             chance=random.random,
         )
         self._process, self._serving_since = psutil.Process(), time.monotonic()
+        self._requests_before = self._row.requests
         self._listen()
         self._signals = signals.open_wakeup(signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
         server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
@@ -177,7 +178,7 @@ class Serving:
     def _ask_to_leave(self) -> None:
         """Ask to be replaced when there is a reason to, and serve on until then."""
         reason = self._recycling.why(
-            requests=self._row.requests,
+            requests=self._row.requests - self._requests_before,
             memory=self._process.memory_info().rss,
             served_for=time.monotonic() - self._serving_since,
         )

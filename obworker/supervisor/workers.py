@@ -33,7 +33,7 @@ from obworker.supervisor.messages import (
     Spawned,
 )
 from obworker.supervisor.molds import Descriptors, order_to_load
-from obworker.supervisor.scoreboard import SERVING, Scoreboard, State
+from obworker.supervisor.scoreboard import SERVING, Cause, Scoreboard, State
 from obworker.supervisor.slots import HAS_PROCESS, Action, Seat
 from obworker.supervisor.table import Table
 
@@ -298,16 +298,17 @@ class Workers:
         self._on_ready()
 
     def _leaving(self, seat: Seat, link: Link, message: Leaving) -> None:
-        now, reason = time.monotonic(), message.reason
+        now, reason, cause = time.monotonic(), message.reason, Cause.LEFT
         if message.device_lost:
             link.lost_device, link.reason = reason, f"{reason}, and "
         elif seat.state is State.DUMPING:
             reason, link.reason = f"{link.reason}came back to life", ""
+            cause = Cause.LATE
         wait = self._table.leaving(seat, now, device_lost=message.device_lost)
         if wait is None:
             then = "replacing it when it has gone"
         else:
-            self.ends.note(seat, reason, now)
+            self.ends.note(seat, cause, reason, now)
             then = f"replacing it in {wait:.1f} s" if wait else "replacing it"
         logger.error("worker %d (pid %s): %s; %s", seat.slot, seat.pid, reason, then)
 

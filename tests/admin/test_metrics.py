@@ -13,7 +13,7 @@ from obworker.admin import metrics
 from obworker.supervisor import health
 from obworker.supervisor.memory import Memory
 from obworker.supervisor.readings import Sensed, write
-from obworker.supervisor.scoreboard import Scoreboard, State
+from obworker.supervisor.scoreboard import Cause, Scoreboard, State
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -63,10 +63,10 @@ def test_what_is_not_known_is_absent() -> None:
 def test_a_slot_counts_for_all_its_processes() -> None:
     with scoreboard(1) as board:
         slot = board.slot(0)
-        slot.requests_before, slot.restarts, slot.no_memory_before = 100, 2, 1
+        slot.exits[Cause.SIGNAL] = 2
         slot.write_text("device", "gpu 3")
-        fill(board, 0, 0, State.DRAINING, pid=7, requests=5, in_flight=1, begun_at=NOW - 4)
-        fill(board, 0, 1, State.BUSY, pid=8, requests=2, in_flight=2, begun_at=NOW - 1)
+        fill(board, 0, 0, State.DRAINING, pid=7, requests=105, in_flight=1, begun_at=NOW - 4)
+        fill(board, 0, 1, State.BUSY, pid=8, requests=2, no_memory=1, in_flight=2, begun_at=NOW - 1)
         samples = scrape(board)
     labels = {"slot": "0", "device": "gpu 3"}
     assert value(samples, "obworker_requests_total", **labels) == 107

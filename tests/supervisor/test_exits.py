@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from obworker.supervisor import exits
+from obworker.supervisor.scoreboard import Cause
 
 KILLED_FOR_MEMORY = "was killed by SIGKILL, out of memory: the cgroup's oom_kill rose"
 
@@ -29,3 +30,24 @@ KILLED_FOR_MEMORY = "was killed by SIGKILL, out of memory: the cgroup's oom_kill
 )
 def test_an_end_is_described(code: int, oom: bool, words: str) -> None:
     assert exits.describe(code, oom=oom) == words
+
+
+@pytest.mark.parametrize(
+    ("code", "known", "cause"),
+    [
+        (3, {}, Cause.EXIT),
+        (0, {}, Cause.EXIT),
+        (-signal.SIGSEGV, {}, Cause.SIGNAL),
+        (-signal.SIGKILL, {"is_oom": True}, Cause.OOM),
+        (-signal.SIGKILL, {"is_oom": True, "was_ready": False}, Cause.OOM),
+        (-signal.SIGABRT, {"was_late": True}, Cause.LATE),
+        (-signal.SIGABRT, {"was_late": True, "was_ready": False}, Cause.BOOT),
+        (1, {"was_ready": False}, Cause.BOOT),
+        (1, {"was_leaving": True}, Cause.LEFT),
+        (-signal.SIGSEGV, {"was_leaving": True}, Cause.SIGNAL),
+        (5, {"device_lost": True, "was_leaving": True, "was_late": True}, Cause.DEVICE),
+        (5, {"device_lost": True, "was_ready": False}, Cause.DEVICE),
+    ],
+)
+def test_an_end_has_a_cause(code: int, known: dict[str, bool], cause: Cause) -> None:
+    assert exits.cause(code, **{"was_ready": True, **known}) is cause

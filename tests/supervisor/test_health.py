@@ -9,7 +9,7 @@ from boards import NOW, fill, scoreboard
 
 from obworker.supervisor import health
 from obworker.supervisor.health import Standing
-from obworker.supervisor.scoreboard import Phase, State
+from obworker.supervisor.scoreboard import Cause, Phase, State
 
 # phase, workers that serve, wanted, needed: the status, and why it is not ready
 VERDICTS = [
@@ -161,8 +161,8 @@ def test_the_history_of_a_slot_outlives_its_processes() -> None:
         slot = board.slot(0)
         slot.write_text("device", "gpu 1")
         slot.write_text("last_exit", "was killed by SIGSEGV")
-        slot.last_exit_at, slot.restarts, slot.requests_before = NOW - 30, 3, 100
-        fill(board, 0, 0, State.DRAINING, requests=5, spawned_at=1.0)
+        slot.last_exit_at, slot.exits[Cause.SIGNAL], slot.exits[Cause.BOOT] = NOW - 30, 2, 1
+        fill(board, 0, 0, State.DRAINING, requests=105, spawned_at=1.0)
         fill(board, 0, 1, State.IDLE, requests=2, spawned_at=2.0)
         shown = health.report(board, NOW)["slots"]
     assert isinstance(shown, list)

@@ -53,13 +53,22 @@ def shown(row: SeatRow) -> tuple[float, float, str]:
 
 
 def test_a_new_process_takes_the_seat_clean(row: SeatRow) -> None:
-    row.deadline, row.begun_at, row.in_flight, row.requests = 5.0, 4.0, 3, 2
+    row.deadline, row.begun_at, row.in_flight = 5.0, 4.0, 3
     row.pid, row.generation = 7, 8
     row.write_text("request_line", "POST /old HTTP/1.0")
     RowMonitor(row)
     assert row.read_text("request_line") == ""
-    assert (row.deadline, row.begun_at, row.in_flight, row.requests) == (math.inf, 0.0, 0, 0)
+    assert (row.deadline, row.begun_at, row.in_flight) == (math.inf, 0.0, 0)
     assert (row.pid, row.generation) == (7, 8)  # the master's
+
+
+def test_a_new_process_counts_on_from_the_last(row: SeatRow) -> None:
+    row.requests, row.no_memory, row.in_flight, row.pid = 2, 1, 1, 7
+    row.clear()
+    monitor, cycle = RowMonitor(row), request("/a", 100.0)
+    monitor.begun(cycle)
+    monitor.ended(cycle)
+    assert (row.requests, row.no_memory, row.in_flight, row.pid) == (3, 1, 0, 0)
 
 
 def test_a_request_is_shown_while_it_is_in_predict(row: SeatRow) -> None:
