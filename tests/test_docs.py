@@ -24,6 +24,7 @@ from obworker.http.cycle import CLIENT_CLOSED_REQUEST
 from obworker.options import Option
 from obworker.settings import OPTIONS
 from obworker.supervisor import signals
+from obworker.supervisor.scoreboard import Cause, State
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,12 @@ def test_fixed_limits_are_what_the_page_on_http_says(pattern: str, value: float)
 def test_fixed_timeouts_are_what_the_page_on_timeouts_says(seconds: float, what: str) -> None:
     rows = section("timeouts.md", "## Fixed, because nobody should need to change them")
     assert re.search(rf"^\| {what}( every| after)? \| {seconds:g} \|$", rows, re.MULTILINE)
+
+
+def test_every_state_and_every_cause_of_an_end_is_explained() -> None:
+    explained = " ".join(first_column(section("health.md", "## Everything")))
+    named = [kind.name.lower() for kind in (*State, *Cause)]
+    assert sorted(re.findall("`([a-z]+)`", explained)) == sorted(named)
 
 
 def test_every_session_option_is_explained() -> None:

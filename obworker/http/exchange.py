@@ -25,6 +25,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 logger = logging.getLogger("obworker.http")
 
@@ -197,6 +198,18 @@ class Exchange:
     def release(self) -> None:
         """Give a place back."""
         os.eventfd_write(self._room, 1)
+
+    def taken(self) -> int | None:
+        """Return how many places are taken; for the process that created it.
+
+        None where the kernel does not tell (proc(5), /proc/PID/fdinfo).
+        """
+        try:
+            said = Path(f"/proc/self/fdinfo/{self._room}").read_text()
+            free = said.partition("eventfd-count:")[2].split()[0]
+        except (OSError, IndexError):
+            return None
+        return self._places - int(free, 16)
 
     def resize(self, places: int) -> None:
         """Have so many places in all; for the process that created it.

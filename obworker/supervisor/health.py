@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from obworker.supervisor.readings import Reading, readings
-from obworker.supervisor.scoreboard import Phase, Scoreboard, SeatRow, SlotRow, State
+from obworker.supervisor.scoreboard import Cause, Header, Phase, Scoreboard, SeatRow, SlotRow, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT
 
 Report = dict[str, object]
@@ -114,6 +114,7 @@ def report(board: Scoreboard, now: float) -> Report:
             "wanted": stands.wanted,
             "needed": stands.needed,
         },
+        "queue": _queue(header),
         "slots": [
             _slot(board, index, now)
             for index in range(header.slots)
@@ -121,6 +122,12 @@ def report(board: Scoreboard, now: float) -> Report:
         ],
         "gpus": [_gpu(reading) for reading in readings(board, now)],
     }
+
+
+def _queue(header: Header) -> Report | None:
+    if header.queued < 0:
+        return None
+    return {"waiting": header.queued, "limit": header.queue_limit}
 
 
 def _gpu(reading: Reading) -> Report:
@@ -144,6 +151,7 @@ def _slot(board: Scoreboard, index: int, now: float) -> Report:
         "requests": sum(seat.requests for seat in board.seats(index)),
         "no_memory": sum(seat.no_memory for seat in board.seats(index)),
         "restarts": row.restarts,
+        "causes": {cause.name.lower(): row.exits[cause] for cause in Cause if row.exits[cause]},
         "last_exit": (
             {"text": last_exit, "ago": _since(row.last_exit_at, now)} if last_exit else None
         ),
@@ -169,6 +177,7 @@ def _process(row: SeatRow, now: float) -> Report:
         "generation": row.generation or None if lives else None,
         "uptime": _since(row.ready_at, now) if lives else None,
         "in_flight": row.in_flight if lives else 0,
+        "waiting": row.waiting if lives else 0,
         "request": _request(row, now) if lives and row.in_flight else None,
     }
 

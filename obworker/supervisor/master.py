@@ -211,6 +211,8 @@ class Master:
         header.generation, header.phase = current, self._phase
         header.mold_pid = 0 if mold is None else mold.pid
         header.wanted = self._table.wanted
+        header.queue_limit, queued = self._places, self._exchange.taken()
+        header.queued = -1 if queued is None else queued
         header.min_ready = min(self._plan.settings.min_ready, max(1, self._table.wanted))
 
     @property

@@ -88,6 +88,8 @@ class Header(_Record):
     slots: int
     wanted: int
     min_ready: int
+    queue_limit: int
+    queued: int
     started_at: float
     reloads: int
     reload_failure: bytes
@@ -102,6 +104,8 @@ class Header(_Record):
         ("slots", ctypes.c_uint32),  # rows from here on are not in use
         ("wanted", ctypes.c_uint32),  # workers there are to be
         ("min_ready", ctypes.c_uint32),
+        ("queue_limit", ctypes.c_uint32),
+        ("queued", ctypes.c_int32),  # requests that wait, in all workers; negative: not known
         ("started_at", ctypes.c_double),
         ("reloads", ctypes.c_uint32),
         ("reload_failure", ctypes.c_char * 512),  # why the last reload failed; empty: it did not
@@ -243,10 +247,12 @@ class Scoreboard:
 
     @classmethod
     def create(cls) -> Scoreboard:
-        """Make the pages, all zero; they take memory only where they are written."""
+        """Make the pages, which take memory only where they are written."""
         descriptor = os.memfd_create("obworker-scoreboard", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, ctypes.sizeof(_Layout))
-        return cls(descriptor)
+        board = cls(descriptor)
+        board.header.queued = -1
+        return board
 
     @property
     def header(self) -> Header:

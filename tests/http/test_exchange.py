@@ -395,6 +395,15 @@ def test_places_are_added_and_taken_away(exchange: Exchange) -> None:
     assert reserve_all(exchange) == 3
 
 
+def test_whoever_made_it_sees_how_many_places_are_taken(exchange: Exchange) -> None:
+    assert exchange.taken() == 0
+    reserve_all(exchange)
+    exchange.release()
+    assert exchange.taken() == 3
+    exchange.resize(300)
+    assert exchange.taken() == 3
+
+
 def test_no_place_is_taken_twice_by_many_processes() -> None:
     code = """
 def greedy():

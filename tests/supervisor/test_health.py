@@ -78,6 +78,7 @@ def test_what_is_not_known_is_null() -> None:
             "reloads": 0,
             "reload_failure": None,
             "workers": {"ready": 0, "wanted": 0, "needed": 1},
+            "queue": None,
             "slots": [],
             "gpus": [],
         }
@@ -92,8 +93,11 @@ def test_the_service_is_described() -> None:
         started_at=NOW - 60.25,
         reloads=3,
         reload_failure="SyntaxError",
+        queued=3,
+        queue_limit=200,
     ) as board:
         report = health.report(board, NOW)
+    assert report["queue"] == {"waiting": 3, "limit": 200}
     told = [report[key] for key in ("model", "address", "pid", "generation", "uptime", "reloads")]
     assert told == ["./model", "0.0.0.0:80", 7, 2, 60.2, 3]
     assert report["reload_failure"] == "SyntaxError"
@@ -115,6 +119,7 @@ def test_a_busy_worker_shows_its_request() -> None:
         "generation": 4,
         "ready_at": NOW - 10,
         "in_flight": 2,
+        "waiting": 3,
         "requests": 5,
         "begun_at": NOW - 1.5,
         "request_line": "POST /",
@@ -128,11 +133,13 @@ def test_a_busy_worker_shows_its_request() -> None:
         "generation": 4,
         "uptime": 10.0,
         "in_flight": 2,
+        "waiting": 3,
         "request": {"line": "POST /", "age": 1.5, "id": "abc"},
         "quarantine": None,
         "requests": 5,
         "no_memory": 0,
         "restarts": 0,
+        "causes": {},
         "last_exit": None,
         "replacement": None,
     }
@@ -167,6 +174,7 @@ def test_the_history_of_a_slot_outlives_its_processes() -> None:
         shown = health.report(board, NOW)["slots"]
     assert isinstance(shown, list)
     assert (shown[0]["device"], shown[0]["restarts"], shown[0]["requests"]) == ("gpu 1", 3, 107)
+    assert shown[0]["causes"] == {"boot": 1, "signal": 2}
     assert shown[0]["last_exit"] == {"text": "was killed by SIGSEGV", "ago": 30.0}
 
 
