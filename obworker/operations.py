@@ -17,7 +17,7 @@ from obworker import control, status
 from obworker.command import invoke
 from obworker.control import ask
 from obworker.options import ENVIRONMENT_PREFIX
-from obworker.supervisor.memory import of_tree, with_memory
+from obworker.supervisor import memory
 from obworker.supervisor.scoreboard import MAX_SLOTS
 
 EPILOG = """\b
@@ -63,9 +63,20 @@ def _located(operation: Callable[..., str]) -> Callable[..., str]:
 @_located
 def _status(path: Path, as_json: bool) -> str:
     """Show the service and every worker: without an option, of the only obworker there is."""
-    report = ask(path, "status")
-    report = with_memory(report, of_tree(report["pid"]))
+    report = _measured(ask(path, "status"))
     return json.dumps(report, indent=2, ensure_ascii=False) if as_json else status.describe(report)
+
+
+def _measured(report: dict[str, Any]) -> dict[str, Any]:
+    """Add the memory of its processes, which the master must not take the time to read.
+
+    Where none of its workers is below its pid, that is another process here (pid_namespaces(7)).
+    """
+    slots = report["slots"]
+    processes = [*slots, *(slot["replacement"] for slot in slots if slot["replacement"])]
+    workers = {process["pid"] for process in processes} - {None}
+    measured = memory.measure(report["pid"], workers) if workers else {}
+    return memory.with_memory(report, measured if workers & measured.keys() else {})
 
 
 @click.command("obworker reload", **SHOWN)

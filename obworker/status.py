@@ -8,7 +8,7 @@ from typing import Any
 Report = Mapping[str, Any]
 
 HEADINGS = (
-    *("SLOT", "STATE", "PID", "DEVICE", "UPTIME", "PSS MIB", "USS MIB"),
+    *("SLOT", "STATE", "PID", "DEVICE", "UPTIME", "RSS MIB", "PSS MIB", "USS MIB"),
     *("REQUESTS", "IN FLIGHT", "RESTARTS", "LAST EXIT"),
 )
 GPU_HEADINGS = ("GPU", "NAME", "MEMORY", "UTILISATION", "TEMPERATURE", "SLOTS")
@@ -103,16 +103,14 @@ def _process(process: Report) -> tuple[str, str]:
     return process["state"], _text(process["pid"])
 
 
-def _memory(process: Report) -> tuple[str, str]:
-    """Return what it has of all memory, shared pages in shares, and what is its own."""
-    memory = process["memory"]
-    if memory is None:
-        return UNKNOWN, UNKNOWN
-    return _mebibytes(memory["pss"]), _mebibytes(memory["uss"])
+def _memory(process: Report) -> tuple[str, ...]:
+    """Return what it has in memory, the same with shared pages in shares, and what is its own."""
+    memory = process["memory"] or {}
+    return tuple(_mebibytes(memory.get(kind)) for kind in ("rss", "pss", "uss"))
 
 
-def _mebibytes(bytes_: int) -> str:
-    return f"{bytes_ / MIB:.0f}"
+def _mebibytes(bytes_: int | None) -> str:
+    return UNKNOWN if bytes_ is None else f"{bytes_ / MIB:.0f}"
 
 
 def _in_flight(process: Report) -> str:

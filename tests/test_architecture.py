@@ -179,6 +179,12 @@ def test_no_module_keeps_state_that_changes(path: Path) -> None:
     assert not [node for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
 
 
+def test_only_the_admin_process_knows_prometheus() -> None:
+    knows = {name(path) for path in MODULES if "import prometheus_client" in path.read_text()}
+    knows |= {name(path) for path in MODULES if "from prometheus_client" in path.read_text()}
+    assert knows == {"admin/metrics.py"}
+
+
 def test_pure_modules_know_no_clock_and_no_chance() -> None:
     for module in PURE:
         known = {full.split(".")[0] for full in imported(PACKAGE / module)}

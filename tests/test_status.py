@@ -22,8 +22,8 @@ def test_a_service_that_knows_little_of_itself() -> None:
         "starting: 0 of 1 workers ready\n"
         "not ready: obworker is starting: 0 of 1 workers ready, 1 needed\n"
         "\n"
-        "SLOT  STATE  PID  DEVICE  UPTIME  PSS MIB  USS MIB  REQUESTS  IN FLIGHT  RESTARTS  LAST EXIT\n"  # noqa: E501
-        "0     empty  -    -       -       -        -        0         0          0         -"
+        "SLOT  STATE  PID  DEVICE  UPTIME  RSS MIB  PSS MIB  USS MIB  REQUESTS  IN FLIGHT  RESTARTS  LAST EXIT\n"  # noqa: E501
+        "0     empty  -    -       -       -        -        -        0         0          0         -"  # noqa: E501
     )
 
 
@@ -54,10 +54,10 @@ def test_a_service_that_has_seen_something() -> None:
         "55 MiB of memory in all processes",
         "the last reload failed: predictor.py:3: SyntaxError",
         "",
-        "SLOT   STATE    PID  DEVICE  UPTIME  PSS MIB  USS MIB  REQUESTS  IN FLIGHT   RESTARTS  LAST EXIT",  # noqa: E501
-        "0      busy     11   -       1m30s   50       12       0         1 for 2.0s  0         -",
-        "0 new  booting  13   -       -       -        -                  0",
-        "1      backoff  -    gpu 1   -       -        -        0         0           3         ValueError: one two, 30.0s ago",  # noqa: E501
+        "SLOT   STATE    PID  DEVICE  UPTIME  RSS MIB  PSS MIB  USS MIB  REQUESTS  IN FLIGHT   RESTARTS  LAST EXIT",  # noqa: E501
+        "0      busy     11   -       1m30s   90       50       12       0         1 for 2.0s  0         -",  # noqa: E501
+        "0 new  booting  13   -       -       -        -        -                  0",
+        "1      backoff  -    gpu 1   -       -        -        -        0         0           3         ValueError: one two, 30.0s ago",  # noqa: E501
     ]
     # fmt: on
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
@@ -11,6 +13,7 @@ from obworker.admin import metrics
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
 from obworker.supervisor import health, memory
+from obworker.supervisor.memory import Memories
 from obworker.supervisor.probes import METHODS, PROBES, Answer, verdict
 from obworker.supervisor.scoreboard import Scoreboard
 
@@ -37,10 +40,12 @@ class Scraped(NamedTuple):
 
     def send(self, start_response: StartResponse) -> list[bytes]:
         """Answer a request in WSGI's way."""
-        length = str(len(self.body))
-        start_response(
-            "200 OK", [("Content-Type", metrics.CONTENT_TYPE), ("Content-Length", length)]
-        )
+        fields = [
+            ("Content-Type", metrics.CONTENT_TYPE),
+            ("Content-Length", str(len(self.body))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response("200 OK", fields)
         return [self.body]
 
 
@@ -49,47 +54,51 @@ def takes_time(_method: str, path: str) -> bool:
     return path == "/metrics"
 
 
-def healthz(board: Scoreboard) -> Answer:
-    """Tell everything."""
-    report = health.report(board, time.monotonic())
-    return Answer(verdict(ready=bool(report["ready"])), report)
-
-
-def scrape(board: Scoreboard) -> Scraped:
-    """Measure the memory of all processes, and tell everything in numbers."""
-    report = health.report(board, time.monotonic())
-    return Scraped(metrics.text(report, memory.of_tree(board.header.master_pid)))
-
-
-def listing(_board: Scoreboard) -> Answer:
-    """Name the paths there are."""
-    return Answer(HTTPStatus.OK, MEANINGS)
-
-
-PAGES: dict[str, Callable[[Scoreboard], Page]] = {
-    **PROBES,
-    "/healthz": healthz,
-    "/metrics": scrape,
-    "/": listing,
-}
-
-
 class Admin:
-    """The WSGI application of the admin process."""
+    """The WSGI application of the admin process; it has one thread for what takes time."""
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
+        self._memories = Memories(self._measure)
+        self._pages: dict[str, Callable[[], Page]] = {
+            **{path: partial(probe, board) for path, probe in PROBES.items()},
+            "/healthz": self._healthz,
+            "/metrics": self._scrape,
+            "/": partial(Answer, HTTPStatus.OK, MEANINGS),
+        }
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         return self._answer(environ["REQUEST_METHOD"], environ["PATH_INFO"]).send(start_response)
 
     def _answer(self, method: str, path: str) -> Page:
-        page = PAGES.get(path)
+        page = self._pages.get(path)
         if page is None:
             error = f"Not Found: there are {', '.join(MEANINGS)}"
             return Answer(HTTPStatus.NOT_FOUND, {"error": error})
         if method not in METHODS:
             error = f"Method Not Allowed: {method[:20]}"
             return Answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": error}, (ALLOW,))
-        return page(self._board)
+        return page()
+
+    def _healthz(self) -> Answer:
+        """Tell everything."""
+        report = health.report(self._board, time.monotonic())
+        return Answer(verdict(ready=bool(report["ready"])), report)
+
+    def _scrape(self) -> Scraped:
+        """Tell everything in numbers, the memory of all processes with it."""
+        measured, report = self._memories.recent(), health.report(self._board, time.monotonic())
+        return Scraped(metrics.text(report, measured, self._others))
+
+    @property
+    def _others(self) -> dict[int, str]:
+        """The processes that are no worker, and what they are called."""
+        header = self._board.header
+        named = {header.master_pid: "master", header.mold_pid: "mold", os.getpid(): "admin"}
+        return {pid: name for pid, name in named.items() if pid}
+
+    def _measure(self) -> memory.Usage:
+        board, master = self._board, self._board.header.master_pid
+        workers = {row.pid for slot in range(board.header.slots) for row in board.seats(slot)}
+        return memory.measure(master, workers | self._others.keys()) if master else {}

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obworker import __version__
-from obworker.supervisor.memory import NONE, Memory
+from obworker.supervisor.memory import NONE, Measurement, Memory
+from obworker.supervisor.scoreboard import Cause
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -38,7 +39,7 @@ def _one(*path: str) -> Callable[[Report], Values]:
     def values(report: Report) -> Values:
         found: Any = report
         for key in path:
-            found = found[key]
+            found = None if found is None else found[key]
         if found is not None:
             yield (), float(found)
 
@@ -64,6 +65,18 @@ def _by_gpu(key: str, unit: float = 1.0) -> Callable[[Report], Values]:
     return values
 
 
+def _states(report: Report) -> Values:
+    for slot in report["slots"]:
+        yield (str(slot["slot"]), slot["device"] or "", slot["state"]), 1.0
+
+
+def _restarts(report: Report) -> Values:
+    for slot in report["slots"]:
+        for cause in Cause:
+            name = cause.name.lower()
+            yield (str(slot["slot"]), slot["device"] or "", name), slot["causes"].get(name, 0)
+
+
 def _memory(key: str) -> Callable[[Report], Values]:
     def values(report: Report) -> Values:
         for (process, slot), memory in report["processes"].items():
@@ -76,6 +89,10 @@ def _info(report: Report) -> Values:
     yield (__version__, report["model"] or ""), 1.0
 
 
+def _last_reload_failed(report: Report) -> Values:
+    yield (), float(report["reload_failure"] is not None)
+
+
 def _processes(slot: Report) -> list[Report]:
     return [process for process in (slot, slot["replacement"]) if process]
 
@@ -84,8 +101,9 @@ def _serves(slot: Report) -> float:
     return float(any(process["state"] in SERVING for process in _processes(slot)))
 
 
-def _in_flight(slot: Report) -> float:
-    return float(sum(process["in_flight"] for process in _processes(slot)))
+def _both(key: str) -> Callable[[Report], float]:
+    """Return what adds up a number of the processes of a slot."""
+    return lambda slot: float(sum(process[key] for process in _processes(slot)))
 
 
 def _age(slot: Report) -> float | None:
@@ -104,19 +122,29 @@ METRICS = (
     Kind("obworker_uptime_seconds", "Time since the master started.", (), _one("uptime")),
     Kind("obworker_generation", "Imports of predictor.py so far.", (), _one("generation")),
     Kind("obworker_reloads_total", "Reloads that went well.", (), _one("reloads"), counts=True),
+    Kind("obworker_last_reload_failed", "Whether the last reload failed.",
+         (), _last_reload_failed),
+    Kind("obworker_queue_requests", "Requests that wait, of all workers.",
+         (), _one("queue", "waiting")),
+    Kind("obworker_queue_limit", "Requests that may wait (--max-queue).",
+         (), _one("queue", "limit")),
     Kind("obworker_workers_wanted", "Workers that there are to be.", (), _one("workers", "wanted")),
     Kind("obworker_workers_ready", "Workers that serve.", (), _one("workers", "ready")),
     Kind("obworker_worker_ready", "Whether a slot has a worker that serves.",
          SLOT, _by_slot(_serves)),
+    Kind("obworker_worker_state", "The state of a slot's worker: 1 for the one that it is in.",
+         (*SLOT, "state"), _states),
     Kind("obworker_worker_uptime_seconds", "Time since a slot's worker was ready.",
          SLOT, _by_slot(lambda slot: slot["uptime"])),
     Kind("obworker_requests_total", "Requests that predict has finished.",
          SLOT, _by_slot(lambda slot: slot["requests"]), counts=True),
-    Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_in_flight)),
+    Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_both("in_flight"))),
+    Kind("obworker_requests_waiting", "Requests in the queue that only this slot can answer.",
+         SLOT, _by_slot(_both("waiting"))),
     Kind("obworker_request_age_seconds", "How long a request is in predict: the one of which the"
          " deadline comes first.", SLOT, _by_slot(_age)),
     Kind("obworker_restarts_total", "Ends of workers that nobody asked for.",
-         SLOT, _by_slot(lambda slot: slot["restarts"]), counts=True),
+         (*SLOT, "cause"), _restarts, counts=True),
     Kind("obworker_no_memory_total", "Times that memory, a GPU's or the machine's, was short.",
          SLOT, _by_slot(lambda slot: slot["no_memory"]), counts=True),
     Kind("obworker_quarantined", "Whether a slot's device is left alone after failures.",
@@ -127,6 +155,8 @@ METRICS = (
          " the sum is what all take together.", PROCESS, _memory("pss")),
     Kind("obworker_memory_uss_bytes", "Memory in RAM that is a process's alone.",
          PROCESS, _memory("uss")),
+    Kind("obworker_memory_read_seconds", "Time that it took to read the memory of all.",
+         (), _one("memory_read")),
     Kind("obworker_gpu_memory_used_bytes", "Memory in use on a GPU.", GPU, _by_gpu("memory_used")),
     Kind("obworker_gpu_memory_total_bytes", "Memory of a GPU.", GPU, _by_gpu("memory_total")),
     Kind("obworker_gpu_utilisation_ratio", "Share of the time in which a GPU computed.",
@@ -136,14 +166,15 @@ METRICS = (
 # fmt: on
 
 
-def text(report: Report, measured: Mapping[int, Memory]) -> bytes:
-    """Write a report, and the memory of its processes by pid."""
+def text(report: Report, measured: Measurement, others: Mapping[int, str]) -> bytes:
+    """Write a report, and the memory of its processes; `others` are those that are no worker."""
     # Takes 50 ms, and not everybody is scraped.
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    processes = _by_process(report, measured)
-    registry.register(_Collected(_families({**report, "processes": processes})))
+    processes = _by_process(report, measured.usage, others)
+    more = {"processes": processes, "memory_read": measured.seconds}
+    registry.register(_Collected(_families({**report, **more})))
     written: bytes = generate_latest(registry)
     return written
 
@@ -170,14 +201,16 @@ def _families(report: Report) -> Iterator[Metric]:
         yield metric
 
 
-def _by_process(report: Report, measured: Mapping[int, Memory]) -> dict[tuple[str, str], Memory]:
-    """Return the memory of each worker's slot, of the master, and of all the rest."""
+def _by_process(
+    report: Report, measured: Mapping[int, Memory], others: Mapping[int, str]
+) -> dict[tuple[str, str], Memory]:
+    """Return the memory of each slot's workers, of the others by name, and of all the rest."""
     workers = {
         process["pid"]: ("worker", str(slot["slot"]))
         for slot in report["slots"]
         for process in _processes(slot)
     }
-    named = {report["pid"]: ("master", ""), **workers}
+    named = {**{pid: (name, "") for pid, name in others.items()}, **workers}
     found: dict[tuple[str, str], Memory] = {}
     for pid, memory in measured.items():
         name = named.get(pid, ("other", ""))

@@ -21,7 +21,7 @@ from obworker import log
 from obworker.admin import nvml
 from obworker.admin.application import Admin, takes_time
 from obworker.admin.undertaker import bury
-from obworker.http.reactor import READ
+from obworker.http.reactor import READ, Turn
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
@@ -62,20 +62,25 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
 
 
 def _serve(application: Admin, listener: socket.socket, master: socket.socket) -> None:
-    """Answer until the master has something to say, or is gone."""
+    """Answer until the master has something to say, or is gone.
+
+    What takes time is done on another thread: neither a probe nor the undertaker waits for it.
+    """
+    turn = Turn(steers=True)
     server = Server(
         application,
         [listener],
         SETTINGS,
+        inline=False,
         must_queue=takes_time,
         on_overdue=_is_never_overdue,
         on_drained=_is_never_drained,
     )
-    server.reactor.watch(master.fileno(), READ, lambda _: server.executors.stop())
+    server.reactor.watch(master.fileno(), READ, lambda _: turn.end())
     listeners.claim(listener, alone=False)
     server.start()
-    server.executors.start()
-    server.executors.run_here()
+    threading.Thread(target=server.executors.run_here, name="executor", daemon=True).start()
+    server.executors.steer(turn)
 
 
 def _is_never_overdue(_cycle: Cycle) -> None:

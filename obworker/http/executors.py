@@ -86,6 +86,10 @@ class Executors:
             threading.Thread(target=self.run_here, name="executor", daemon=True).start()
         threading.Thread(target=self._relieve, name="event loop", daemon=True).start()
 
+    def steer(self, turn: Turn) -> None:
+        """Run the loop on the calling thread until `turn` ends; instead of `start`."""
+        self._reactor.run(turn, self._wheel)
+
     def run_here(self) -> None:
         """Be an executor, on the calling thread, until `stop`."""
         self._steer_if_short()

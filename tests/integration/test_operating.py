@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -17,6 +18,8 @@ import psutil
 import pytest
 from clients import Client, Outcome
 from harness import Serve, Server, eventually, request
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 PREDICTOR = """
 import fcntl, os, time
@@ -34,6 +37,20 @@ class Predictor:
     def predict(self, params):
         time.sleep(float(params.get("sleep", 0)))
         return os.getpid()
+"""
+
+# imported: 30 MiB; each worker: 40 MiB, and 30 MiB in a process that it starts
+PREDICTOR_THAT_HOLDS = """
+import subprocess, sys
+shared = bytearray(b"x" * (30 << 20))
+class Predictor:
+    def __init__(self):
+        self.block = bytearray(b"x" * (40 << 20))
+        code = "b = b'x' * (30 << 20); print(flush=True); input()"
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1)
+        child.stdout.readline()
+    def predict(self):
+        return 1
 """
 
 Start = Callable[..., Server]
@@ -264,23 +281,68 @@ def test_a_bug_of_ours_ends_a_turn_and_not_the_service(
     assert server.stop() == 0
 
 
-def test_a_scrape_measures_every_worker(start: Start) -> None:
-    reply = request(admin_port(start()), "GET", "/metrics")
+def scrape(port: int) -> dict[str, Metric]:
+    reply = request(port, "GET", "/metrics")
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    samples = re.findall(
-        r"^obworker_memory_(\w+)_bytes{(.*?)} (\S+)$", reply.body.decode(), re.MULTILINE
-    )
-    found = {(kind, labels): float(number) for kind, labels, number in samples}
-    for slot in "01":
-        labels = f'process="worker",slot="{slot}"'
-        rss, pss, uss = (found[kind, labels] for kind in ("rss", "pss", "uss"))
-        assert 0 < uss < pss < rss
-    assert found["uss", 'process="master",slot=""'] > 0
+    families = text_string_to_metric_families(reply.body.decode())
+    return {family.name.removeprefix("obworker_"): family for family in families}
 
 
-def test_the_status_shows_the_memory_of_every_worker(start: Start, run: Run) -> None:
-    start()
-    report = json.loads(run("status", "--json").stdout)
-    memory = report["slots"][0]["memory"]
-    assert 0 < memory["uss"] < memory["pss"] < memory["rss"]
-    assert memory["pss"] < report["memory"]["pss"]
+def values(family: Metric) -> dict[str, float]:
+    """Return the values of a family that are not 0; a worker is called by its slot."""
+    return {
+        sample.labels.get("slot") or sample.labels["process"]: sample.value
+        for sample in family.samples
+        if sample.value
+    }
+
+
+def test_a_scrape_is_about_what_happens(start: Start) -> None:
+    server = start()
+    port = admin_port(server)
+    for _ in range(5):
+        assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+    server.workers()[1].kill()
+    server.wait_until_ready(3)
+    told = scrape(port)
+    assert sum(values(told["requests"]).values()) == 5
+    assert values(told["restarts"]) == {"1": 1}
+    [killed] = [sample for sample in told["restarts"].samples if sample.value]
+    assert killed.labels["cause"] == "signal"
+    assert values(told["requests_in_flight"]) == {}
+    assert [sample.value for sample in told["queue_limit"].samples] == [200]
+
+
+def queued(port: int) -> float:
+    return float(scrape(port)["queue_requests"].samples[0].value)
+
+
+def test_what_waits_is_in_the_queue(start: Start) -> None:
+    server = start(workers=1)
+    port = admin_port(server)
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(Client(server.port, keep=False).post, "/?sleep=2")
+        eventually(lambda: queued(port) == 2, 10, "two that wait")
+        assert values(scrape(port)["requests_in_flight"]) == {"0": 1}
+    eventually(lambda: queued(port) == 0, 10, "an empty queue")
+
+
+def test_memory_is_measured_of_every_process(start: Start, run: Run, model: Path) -> None:
+    (model / "predictor.py").write_text(PREDICTOR_THAT_HOLDS)
+    told = scrape(admin_port(start()))
+    rss, pss, uss = (values(told[f"memory_{kind}_bytes"]) for kind in ("rss", "pss", "uss"))
+    assert set(pss) == {"master", "mold", "admin", "0", "1"}
+    assert all(0 < uss[who] <= pss[who] <= rss[who] for who in pss)
+    assert all(70 << 20 < uss[slot] < 200 << 20 for slot in ("0", "1"))
+    # 30 MiB that the mold has made are there once, and in each RSS
+    assert sum(pss[who] for who in "01") < sum(rss[who] for who in "01") - (30 << 20)
+    status = json.loads(run("status", "--json").stdout)
+    assert status["memory"]["pss"] == pytest.approx(sum(pss.values()), rel=0.1)
+    for slot in status["slots"]:
+        memory = slot["memory"]
+        assert memory["uss"] <= memory["pss"] <= memory["rss"]
+        assert memory["pss"] == pytest.approx(pss[str(slot["slot"])], rel=0.1)
+    text = run("status").stdout
+    assert re.search(r"^\d+ MiB of memory in all processes$", text, re.MULTILINE)
+    assert len(re.findall(r"^\d +idle .*? cpu +\S+s(?: +\d+){3} ", text, re.MULTILINE)) == 2
