@@ -66,11 +66,15 @@ class Ends:
         *,
         reason: str,
         failure: Failure | None,
+        was_killed: bool,
         device_lost: bool = False,
     ) -> None:
-        """Account for a worker that was reaped; `reason` is why it ended, where that is known."""
+        """Account for a worker that was reaped; `reason` is why it ended, where that is known.
+
+        `was_killed` is whether we did that.
+        """
         now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
-        is_oom = seat.state is not State.KILLING and self._was_killed_for_memory(code)
+        is_oom = not was_killed and self._was_killed_for_memory(code)
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
         told = f"{how} {self._when(seat, now)}"
         was_asked_for = seat.expected or self._table.stopping

@@ -49,6 +49,8 @@ class Link:
     reason: str = ""
     lost_device: str = ""
     """What its GPU failed with."""
+    hung_up: bool = False
+    """Whether the other side closed it, as the kernel does at an end, before we killed anybody."""
 
 
 class Workers:
@@ -318,6 +320,7 @@ class Workers:
         if seat.state is State.SPAWNING:
             self._table.unreachable(seat, time.monotonic())
         elif seat.state in HAS_PROCESS - {State.KILLING, State.STUCK}:
+            link.hung_up = True
             self._kill(seat)
 
     # how they end
@@ -332,7 +335,12 @@ class Workers:
         if device_lost:
             self.devices.failed(seat, link.lost_device, time.monotonic())
         self.ends.exited(
-            seat, code, reason=link.reason, failure=link.failure, device_lost=device_lost
+            seat,
+            code,
+            reason=link.reason,
+            failure=link.failure,
+            was_killed=seat.state is State.KILLING and not link.hung_up,
+            device_lost=device_lost,
         )
         self.devices.judge()
 

@@ -261,6 +261,24 @@ def test_a_slot_that_does_not_come_up_is_said_to_who_waits_for_the_reload(
     assert "ZeroDivisionError" in failed.stderr
 
 
+def test_a_worker_that_the_kernel_killed_for_memory_is_told_from_others(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    short = tmp_path / "short_of_memory.py"
+    short.write_text(
+        "from obworker.cli import main\nfrom obworker.supervisor.oom import OomKills\n"
+        "OomKills.taken = lambda self: 1\nmain()\n"
+    )
+    server = serve("--admin-bind", "127.0.0.1:0", str(model), script=short).wait_until_ready()
+    port = admin_port(server)
+    server.workers()[0].kill()
+    server.wait_for_log("was killed by SIGKILL, out of memory")
+    server.wait_until_ready(2)
+    ends = scrape(port)["restarts"].samples
+    assert {end.labels["cause"]: end.value for end in ends if end.value} == {"oom": 1}
+
+
 def test_a_bug_of_ours_ends_a_turn_and_not_the_service(
     serve: Serve, model: Path, tmp_path: Path
 ) -> None:
