@@ -6,7 +6,20 @@ import argparse
 import signal
 import sys
 
-from benchmarks import batch, echo, memory, onnx, overload, parts, reload, slow, soak, stream, tail
+from benchmarks import (
+    batch,
+    echo,
+    memory,
+    onnx,
+    overload,
+    parts,
+    reload,
+    slow,
+    soak,
+    stream,
+    tail,
+    threads,
+)
 from benchmarks.servers import BenchError
 
 
@@ -16,7 +29,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     for benchmark in (
         *(echo, parts, onnx, memory, batch, tail),
-        *(overload, slow, soak, stream, reload),
+        *(overload, slow, soak, stream, reload, threads),
     ):
         benchmark.add_command(commands.add_parser)
     options = parser.parse_args()
