@@ -40,7 +40,7 @@ from obworker.http.stream import CLOGGED_AT, Outflow, Stream
 if TYPE_CHECKING:
     from obworker.http.exchange import Exchange
     from obworker.http.parser import Request
-    from obworker.http.service import Service
+    from obworker.http.service import Run, Service
     from obworker.http.tls import TlsSocket
 
 LINGER_TIMEOUT = 2.0
@@ -162,12 +162,7 @@ class Connection:
     def serve(self) -> None:
         """Have the request answered by an executor."""
         service = self._service
-        cycle = self._start(service.monitor)
-        done = partial(self._finish, cycle)
-        if service.batches is None:
-            service.executors.submit(cycle.run, done)
-        else:
-            service.batches.submit(cycle, done)
+        self._run(service.submit, service.monitor)
 
     def refuse(self, error: RequestError) -> None:
         """Answer the request that waits with an error; another may follow."""
@@ -290,16 +285,15 @@ class Connection:
             service, request, self._base, self._proxies, self._brought or time.monotonic()
         )
         if pending.at_once:
-            cycle = self._start(UNWATCHED)
-            service.executors.run_now(cycle.run, partial(self._finish, cycle))
+            self._run(service.executors.run_now, UNWATCHED)
         else:
             service.queue.enter(self)
 
-    def _start(self, monitor: Monitor) -> Cycle:
+    def _run(self, run: Run, monitor: Monitor) -> None:
         assert self._pending is not None
         self.state = RESPONDING
         self._cycle = cycle = self._pending.start(self, monitor)
-        return cycle
+        run(cycle, partial(self._finish, cycle))
 
     def _await_bytes(self) -> None:
         now, timeouts = time.monotonic(), self._service.timeouts

@@ -26,7 +26,7 @@ from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.presence import Presence, may_be_told_to_continue, presence_of
-from obworker.http.queue import OwnPlaces, RequestQueue, Takers
+from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import READ, Reactor, Timer
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
@@ -111,10 +111,8 @@ class Server:
             on_relieved=self._on_relieved,
             inline=inline,
         )
-        self._batches = batching and Batches(
-            batching, self.reactor, self.executors, on_busy=self._on_relieved
-        )
-        self._takers: Takers = self._batches or self.executors
+        batches = batching and Batches(batching, self.reactor, self.executors, self._on_relieved)
+        self._takers = batches or self.executors
         self.queue = RequestQueue(
             self.reactor,
             self._takers,
@@ -137,7 +135,7 @@ class Server:
             reactor=self.reactor,
             executors=self.executors,
             queue=self.queue,
-            batches=self._batches,
+            submit=self._takers.submit,
             exchange=exchange,
             tls=tls,
             limits=Limits.of(settings),

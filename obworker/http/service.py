@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import ssl
 
     from obworker.http.access import Access
-    from obworker.http.batches import Batches
     from obworker.http.connection import Connection
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 
 # A call that can be stopped, an awaited one, has this long to come back when it is.
 STOP_TIMEOUT = 1.0
+
+Run = Callable[[Cycle, Callable[[bytes], object]], None]
+"""Has a request answered; what it is given takes the rest of the response."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Service:
     reactor: Reactor
     executors: Executors
     queue: RequestQueue
-    batches: Batches | None
+    submit: Run
     exchange: Exchange | None
     tls: ssl.SSLContext | None
     proxies: Proxies | None

@@ -22,7 +22,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from obworker.log import request_id, set_request_id
+from obworker.log import about_request, request_id, set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
@@ -214,6 +214,8 @@ class Batcher:
         outcome = copy_context().run(self._call_together, items)
         if isinstance(outcome, BaseException):
             if len(items) > 1 and self._may_try_alone(outcome):
+                with about_request(_name(items)):
+                    log.warning(TRIED_ALONE, len(items), summarise(outcome))
                 yield []
                 for item in items:
                     yield from self._call([item])
@@ -232,9 +234,6 @@ class Batcher:
         try:
             return self._results(items)
         except BaseException as error:  # noqa: BLE001  # the request seam: the items raise it there
-            if len(items) > 1:
-                reason = summarise(error)
-                log.warning(TRIED_ALONE, len(items), reason)
             return error
 
     def _results(self, items: list[Item]) -> Sequence[object]:

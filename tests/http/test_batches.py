@@ -260,6 +260,13 @@ def queue_up(server: Running, app: Together, count: int) -> list[Client]:
     return clients
 
 
+def _gathers(server: Running) -> bool:
+    """Whether a request waits for others."""
+    batches = server.server._takers
+    assert isinstance(batches, Batches)
+    return batches._open is not None
+
+
 def _holds(server: Running, count: int) -> bool:
     return len(server.server.queue._waiting) == count
 
@@ -298,7 +305,7 @@ class TestWithClients:
         server = start(app, batching=Batching(app.answer_all, 2, 600.0))
         leaves, stays = server.connect(), server.connect()
         leaves.post("/", b"gone")
-        eventually(lambda: server.server._batches and server.server._batches._open)
+        eventually(partial(_gathers, server))
         leaves.reset()
         eventually(lambda: any(c.is_lost for c in server.server._service.connections))
         stays.post("/", b"there")
@@ -338,7 +345,7 @@ class TestWithClients:
         server = start(app, batching=Batching(answer_all, 2, 600.0))
         first, second = server.connect(), server.connect()
         first.post("/", b"")
-        eventually(lambda: server.server._batches and server.server._batches._open)
+        eventually(partial(_gathers, server))
         second.post("/", b"")
         assert second.read_reply().body == b"1"
         held.set()

@@ -12,7 +12,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from obworker.errors import BootError, InjectionError
+from obworker.errors import BootError, DeviceError, InjectionError
 from obworker.predictor import application
 from obworker.predictor.batching import BatchLimits, Item, align, parted
 from obworker.predictor.encoding import ReplyError
@@ -295,6 +295,22 @@ class TestACallThatFails:
                     return json
         """)
         assert [reply.json for reply in made.answer(1, 2)] == [1, 2]
+
+    def test_nothing_is_tried_again_on_a_gpu_that_is_lost(
+        self, model: Model, messages_of: MessagesOf
+    ) -> None:
+        source = """
+            class Predictor:
+                def predict_batch(self, json):
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        """
+        told: list[Exception] = []
+        made = Batches(application.load(str(model(source))).boot(1, told.append))
+        environs = [environ(n, HTTP_X_REQUEST_ID=f"id-{n}") for n in range(2)]
+        assert [reply.status for reply in made.answer_all(environs)] == [503, 503]
+        assert made.steps == [[0, 1]]
+        assert {type(error) for error in told} == {DeviceError}
+        assert not messages_of("id-0+1")
 
     def test_ctrl_c_is_for_the_process(self, batches: Any) -> None:
         made = batches("""
