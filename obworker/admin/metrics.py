@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obworker import __version__
 from obworker.supervisor.memory import NONE, Measurement, Memory
-from obworker.supervisor.scoreboard import Cause
+from obworker.supervisor.scoreboard import SERVING, Cause
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SERVING = frozenset(("idle", "busy"))
+SERVING_STATES = frozenset(state.name.lower() for state in SERVING)
 
 Report = Mapping[str, Any]
 Values = Iterator[tuple[tuple[str, ...], float]]
@@ -98,7 +98,7 @@ def _processes(slot: Report) -> list[Report]:
 
 
 def _serves(slot: Report) -> float:
-    return float(any(process["state"] in SERVING for process in _processes(slot)))
+    return float(any(process["state"] in SERVING_STATES for process in _processes(slot)))
 
 
 def _both(key: str) -> Callable[[Report], float]:

@@ -146,8 +146,11 @@ class Batches:
     def _run(self, batch: Batch) -> Rests:
         """Answer a batch; return what is yet to be sent: who takes it finds what to do next."""
         self._executors.call(self._close, batch)
-        present = [member for member in batch.members if _enters(member.cycle)]
-        rests = _run((member, None) for member in batch.members if member not in present)
+        present: list[Member] = []
+        gone: list[Member] = []
+        for member in batch.members:
+            (present if _enters(member.cycle) else gone).append(member)
+        rests = _run((member, None) for member in gone)
         left = dict(enumerate(present))
         environs = [member.cycle.environ for member in present]
         for environ in environs:

@@ -35,7 +35,7 @@ from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite
 from obworker.http.service import record_of
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
-from obworker.http.stream import CLOGGED_AT, Outflow, Stream
+from obworker.http.stream import Outflow, Stream
 
 if TYPE_CHECKING:
     from obworker.http.exchange import Exchange
@@ -180,7 +180,8 @@ class Connection:
     def move(self, exchange: Exchange) -> bool:
         """Give the request that waits to whichever worker is free; return whether that went."""
         pending = self._pending
-        if pending is None or not self._is_movable:
+        assert pending is not None
+        if not self._is_movable:
             return False
         return self._give_away(exchange, rewrite(pending.request), pending.arrival)
 
@@ -210,8 +211,9 @@ class Connection:
             self._give_up()
 
     def _is_overdue(self, now: float) -> bool:
-        is_slow = self.state is BODY and self._inbox.is_too_slow(now)
-        return self.state is not WAITING and (now >= self.deadline or is_slow)
+        if self.state is WAITING:
+            return False
+        return now >= self.deadline or (self.state is BODY and self._inbox.is_too_slow(now))
 
     def fail(self, error: RequestError) -> None:
         """Give a predict up, if there is one; its thread stays taken until it is back."""
@@ -266,7 +268,7 @@ class Connection:
         inbox = self._inbox
         if self.is_lost:
             return
-        if self._pending is not None or self._stream.unsent > CLOGGED_AT:
+        if self._pending is not None or self._stream.is_clogged:
             if inbox.requests:
                 self._stream.pause_reading()
         elif inbox.requests:

@@ -124,7 +124,7 @@ def canonical(name: str) -> str:
 def resolvers(make_request: Callable[[Call], object]) -> dict[str, Callable[[Call], object]]:
     """Return for each name that predict may ask for how it is found."""
     return {
-        "json": lambda call: payload.parse(call.environ.get("CONTENT_TYPE", ""), call.body),
+        "json": lambda call: payload.parse(call.content_type, call.body),
         "payload": lambda call: payload.parse_or_bytes(call.content_type, call.body),
         "data": lambda call: call.body,
         "params": _params,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from obworker.predictor.batching import Batcher, Item
+
 ROOT = frozenset({"", "/"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")

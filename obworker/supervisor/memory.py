@@ -127,16 +127,11 @@ class Memories:
         return Measurement(usage, took, ended + max(LEAST_AGE, took * LARGEST_SHARE))
 
 
-def total(measured: Iterable[Memory]) -> Memory:
-    """Return what all have together."""
-    return sum(measured, NONE)
-
-
 def with_memory(report: Report, measured: Mapping[int, Memory]) -> Report:
     """Return a report (health.py) that says the memory of each of its processes, and of all."""
     slots = report["slots"]
     assert isinstance(slots, list)
-    everything = total(measured.values())._asdict() if measured else None
+    everything = sum(measured.values(), NONE)._asdict() if measured else None
     return report | {
         "memory": everything,
         "slots": [_slot(slot, measured) for slot in slots],
