@@ -268,9 +268,10 @@ class Connection:
         inbox = self._inbox
         if self.is_lost:
             return
-        if self._pending is not None or self._stream.is_clogged:
+        stream = self._stream
+        if self._pending is not None or (stream.unsent and stream.is_clogged):
             if inbox.requests:
-                self._stream.pause_reading()
+                stream.pause_reading()
         elif inbox.requests:
             self._begin(inbox.requests.popleft())
         elif inbox.refusal is not None:
