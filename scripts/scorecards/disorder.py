@@ -1,0 +1,76 @@
+"""What an operator may do to a server that works, in any order and before the last is over."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+from scorecards.models import Model
+from scorecards.scenarios import Measured, Scenario, Serve
+from scorecards.servers import Server
+from scorecards.waiting import Late, eventually
+
+SEED = 1
+ACTS = 40
+# Signals of a kind that come at once are one (signal(7)).
+PAUSES = (0.05, 0.5)
+WORKERS = 2
+MOST_WORKERS = 4
+SETTLE_SECONDS = 15.0
+
+
+class Operator:
+    """Reloads, resizes and ends workers at random; knows how many workers there should be."""
+
+    def __init__(self, server: Server, chance: random.Random) -> None:
+        self.workers = server.options.workers
+        self._server = server
+        self._chance = chance
+
+    def act(self) -> None:
+        """Do the next thing."""
+        acts: list[Callable[[], None]] = [self._reload, self._resize, self._end_a_worker]
+        self._chance.choice(acts)()
+
+    def _reload(self) -> None:
+        for _ in range(self._chance.choice([1, 1, 2])):
+            self._server.signal(signal.SIGHUP)
+
+    def _resize(self) -> None:
+        steps = [step for step in (-1, 1) if 1 <= self.workers + step <= MOST_WORKERS]
+        step = self._chance.choice(steps)
+        self.workers += step
+        self._server.signal(signal.SIGTTIN if step > 0 else signal.SIGTTOU)
+
+    def _end_a_worker(self) -> None:
+        with suppress(ProcessLookupError, IndexError):  # one that was about to leave has left
+            os.kill(self._chance.choice(sorted(self._server.workers())), signal.SIGTERM)
+
+
+def in_any_order(serve: Serve) -> Measured:
+    """Do many things at random, under load."""
+    server, chance = serve(Model(), workers=WORKERS), random.Random(SEED)
+    operator = Operator(server, chance)
+    with server.load() as load:
+        for _ in range(ACTS):
+            operator.act()
+            load.run_for(chance.uniform(*PAUSES))
+        with suppress(Late):
+            eventually(lambda: len(server.workers()) == operator.workers, SETTLE_SECONDS, "workers")
+    ended, found = server.has_ended, len(server.workers())
+    state = f"it ended with {server.wait(0)}" if ended else f"{found} of {operator.workers} workers"
+    ok = not load.failures and not ended and found == operator.workers
+    return Measured(ok, f"{load}, {state}")
+
+
+SCENARIOS = (
+    Scenario(
+        "any-order",
+        f"{ACTS} random HUPs, TTINs, TTOUs, TERMs to workers",
+        "0 failed, as many workers as asked for",
+        in_any_order,
+    ),
+)
