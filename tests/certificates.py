@@ -26,13 +26,16 @@ class Authority:
         if not shutil.which("openssl"):
             pytest.skip("the openssl command is not installed")
         self._directory = directory
-        self.own = self._make("authority", "-addext", "basicConstraints=critical,CA:TRUE")
+        # Python 3.13 asks an authority to say what its key is for (RFC 5280, 4.2.1.3).
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        self.own = self._make("authority", "-addext", "basicConstraints=critical,CA:TRUE", *usage)
 
     def issue(self, name: str) -> Certificate:
         """Make a certificate for localhost and 127.0.0.1 that this authority has signed."""
         signed_by = ("-CA", str(self.own.cert), "-CAkey", str(self.own.key))
         names = f"subjectAltName=DNS:{HOST},IP:127.0.0.1"
-        return self._make(name, *signed_by, "-addext", names)
+        is_none = ("-addext", "basicConstraints=critical,CA:FALSE")
+        return self._make(name, *signed_by, "-addext", names, *is_none)
 
     def _make(self, name: str, *options: str) -> Certificate:
         made = Certificate(self._directory / f"{name}.crt", self._directory / f"{name}.key")

@@ -142,6 +142,9 @@ TELEMETRY = """
 import os
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "0"
+# where one of these is set it sends none
+for name in ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "TF_BUILD", "JENKINS_URL", "BUILDKITE", "TRAVIS"):
+    os.environ.pop(name, None)
 """
 THREAD = """
 import threading
