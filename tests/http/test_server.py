@@ -17,7 +17,7 @@ from harness import eventually
 from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 
 from obworker.errors import ServiceUnavailable
-from obworker.http import server as servers
+from obworker.http import acceptor
 
 
 class TestFailAll:
@@ -209,7 +209,7 @@ class TestDrain:
         client.close()
         assert closing.wait(TIMEOUT)
         server.drain()
-        assert not server.drained.wait(3 * servers.ACCEPT_GRACE)
+        assert not server.drained.wait(3 * acceptor.ACCEPT_GRACE)
         release.set()
         assert server.drained.wait(TIMEOUT)
 
@@ -221,7 +221,7 @@ class TestDrain:
         app.wait_until_begun()
         client.reset()
         server.drain()
-        assert not server.drained.wait(3 * servers.ACCEPT_GRACE)
+        assert not server.drained.wait(3 * acceptor.ACCEPT_GRACE)
         app.release.set()
         assert server.drained.wait(TIMEOUT)
 
@@ -329,7 +329,7 @@ class TestAccepting:
         self, start: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A new connection waited 5 ms for another worker, however soon this one was free."""
-        monkeypatch.setattr(servers, "YIELD_TIME", 3600.0)
+        monkeypatch.setattr(acceptor, "YIELD_TIME", 3600.0)
         app = Blocking()
         server = start(app)
         first, second = server.connect(), server.connect()
@@ -339,6 +339,22 @@ class TestAccepting:
         app.release.set()
         assert first.read_reply().status == 200
         assert second.read_reply().status == 200
+
+    def test_a_crowd_while_every_thread_is_busy(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each waited for all before it to be left to other workers, one by one."""
+        monkeypatch.setattr(acceptor, "YIELD_TIME", 0.2)
+        app = Blocking()
+        server = start(app)
+        first = server.connect()
+        first.get()
+        app.wait_until_begun()
+        for _ in range(64):
+            server.connect()
+        eventually(lambda: server.server.active == 65, 4)
+        app.release.set()
+        assert first.read_reply().status == 200
 
     def test_many_clients_at_once(self, start: StartServer) -> None:
         server = start(echo, threads=4)
