@@ -43,6 +43,10 @@ ACCEPT_GRACE = 0.2
 SPARED_DESCRIPTORS = 64
 # Where every place is taken, this part of them is made free at once: to find the oldest takes time.
 MADE_FREE = 0.01
+# The kernel keeps no more than this for a connection beside what is on its way (tcp_notsent_lowat
+# in the kernel's ip-sysctl). It would take megabytes at once: to copy them would hold up others,
+# and of a client that reads nothing nobody would know.
+KERNELS_SHARE = 128 << 10
 
 
 class Acceptor:
@@ -193,6 +197,7 @@ def _prepare(client: socket.socket) -> None:
     if client.family != socket.AF_UNIX:
         # without it, the second part of a response waits for the first to be acknowledged
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNELS_SHARE)
 
 
 def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:
