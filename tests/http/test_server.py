@@ -18,6 +18,7 @@ from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 
 from obworker.errors import ServiceUnavailable
 from obworker.http import acceptor
+from obworker.http import server as servers
 
 
 class TestFailAll:
@@ -526,3 +527,33 @@ def test_what_waits_for_a_thread_gets_503_where_none_will_be_free(start: StartSe
     app.release.set()
     assert running.read_reply().status == 200
     eventually(lambda: server.pending == 0)
+
+
+class Looked:
+    """Stands for a connection whose deadline is looked at, and says when."""
+
+    def __init__(self, server: Running, order: list[str]) -> None:
+        self._server = server
+        self._order = order
+
+    def check(self, _now: float) -> None:
+        self._order.append("looked")
+        if len(self._order) == 1:
+            self._server.server.reactor.post(self._order.append, "served")
+
+
+def test_many_deadlines_hold_up_nobody(start: StartServer) -> None:
+    server, order = start(echo), list[str]()
+    many: set[Any] = {Looked(server, order) for _ in range(3 * servers.CHECKED_AT_ONCE)}
+    server.call(lambda: server.server._service.connections.update(many))
+    eventually(lambda: order.count("looked") >= len(many))
+    server.call(lambda: server.server._service.connections.difference_update(many))
+    assert order.index("served") == servers.CHECKED_AT_ONCE
+
+
+def test_the_deadlines_of_many_are_kept(start: StartServer) -> None:
+    server = start(echo, header_timeout=0.5, keep_alive=0.5)
+    for _ in range(3 * servers.CHECKED_AT_ONCE):
+        server.connect()
+    eventually(lambda: server.server.active == 3 * servers.CHECKED_AT_ONCE)
+    eventually(lambda: server.server.active == 0)
