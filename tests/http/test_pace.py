@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -113,6 +114,14 @@ def test_a_client_that_reads_nothing_of_an_answer_of_some_size_is_cut_off(
     client.get()
     client.read_head()
     eventually(lambda: not server.server.active, TIMEOUT, "the end of the connection")
+    assert was_reset(client)
+
+
+def was_reset(client: Client) -> bool:
+    """Whether a client is told that the connection has ended, although it reads nothing."""
+    poll = select.poll()
+    poll.register(client.socket, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(1000 * TIMEOUT))
 
 
 def test_a_client_that_reads_slowly_and_fast_enough_gets_all(start: StartServer) -> None:
