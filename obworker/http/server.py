@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("obworker.http")
 
 TICK = 0.25
-# To look at a connection's deadline takes 2 microseconds, and to cut it off 50.
+# To look at the deadline of a connection takes 2 microseconds, and to cut it off tens of them.
 CHECKED_AT_ONCE = 64
 # A client that may have left is given the time of a way there and back to show it.
 DOUBT_TIME = 0.05
