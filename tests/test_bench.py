@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import socket
 import statistics
 import threading
 import time
@@ -19,6 +20,8 @@ from benchmarks.openloop import connected
 from benchmarks.outcomes import UNANSWERED, Arrival, Outcome, failures
 from benchmarks.overload import WINDOW, recovery_seconds
 from benchmarks.servers import BenchError
+from benchmarks.slow_clients import KINDS, slow_clients
+from harness import eventually
 
 PREDICT_SECONDS = 0.05
 
@@ -100,6 +103,30 @@ def test_recovery_takes_until_the_median_of_a_window_is_normal() -> None:
 
 def test_recovery_without_answers_is_never() -> None:
     assert recovery_seconds([], normal=0.02) == math.inf
+
+
+def test_slow_clients_come_within_their_time_and_again_when_they_are_cut_off() -> None:
+    came: list[float] = []
+
+    def cut_off() -> None:
+        with suppress(OSError):  # the listener is shut down
+            while True:
+                client, _ = listener.accept()
+                came.append(time.monotonic())
+                client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=cut_off)
+        thread.start()
+        began = time.monotonic()
+        with slow_clients(listener.getsockname()[1], 6, seconds=0.6) as course:
+            assert time.monotonic() - began >= 0.5
+            assert len(came) >= 6
+            eventually(lambda: len(came) >= 12)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert course.cut.total() >= 6
+    assert course.cut.keys() == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from harness import ROOT
 
 from obworker import errors, onnx_options
 from obworker.access_log import AccessRecord, json_line
-from obworker.http import connection, parser, response, server
+from obworker.http import acceptor, connection, parser, response, server
 from obworker.http.cycle import CLIENT_CLOSED_REQUEST
 from obworker.options import Option
 from obworker.settings import OPTIONS
@@ -161,8 +161,14 @@ def test_fixed_limits_are_what_the_page_on_http_says(pattern: str, value: float)
         (connection.DRAIN_IDLE_TIMEOUT, "an idle connection that cannot move, during a drain"),
         (connection.LINGER_TIMEOUT, "the client closes its half after ours"),
         (server.TICK, "deadlines of connections, and of what waits for a worker, are looked at"),
-        (server.YIELD_TIME, "a worker without a free thread leaves a new connection to the others"),
-        (server.ACCEPT_RETRY_TIME, "a worker that has no room for another connection tries again"),
+        (
+            acceptor.YIELD_TIME,
+            "a worker without a free thread leaves a new connection to the others",
+        ),
+        (
+            acceptor.ACCEPT_RETRY_TIME,
+            "a worker that has no room for another connection tries again",
+        ),
     ],
 )
 def test_fixed_timeouts_are_what_the_page_on_timeouts_says(seconds: float, what: str) -> None:

@@ -198,7 +198,8 @@ class Connection:
             if self._cycle is not None:
                 self._check_cycle(self._cycle, now)
         elif self._going.is_too_slow(now):
-            self.close()
+            self._stream.reset()  # else the kernel goes on offering what it has of the answer
+            self.on_lost()
         elif self._cycle is not None:
             if self._is_held_up:
                 self._excuse(self._cycle, now)

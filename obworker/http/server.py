@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
+import itertools
 import logging
 import math
-import resource
+import operator
 import socket
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from obworker.access_log import AccessLog
 from obworker.errors import RequestError, ServiceUnavailable
+from obworker.http.acceptor import Acceptor
 from obworker.http.access import Access
 from obworker.http.batches import Batches
 from obworker.http.connection import Connection
@@ -27,7 +26,7 @@ from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
 from obworker.http.presence import Presence, may_be_told_to_continue, presence_of
 from obworker.http.queue import OwnPlaces, RequestQueue
-from obworker.http.reactor import READ, Reactor, Timer
+from obworker.http.reactor import Reactor
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
@@ -39,22 +38,13 @@ if TYPE_CHECKING:
     from obworker.http.batches import Batching
     from obworker.http.cycle import Application, Cycle
     from obworker.http.exchange import Exchange, Parcel
-    from obworker.http.tls import TlsSocket
     from obworker.settings import Settings
 
 logger = logging.getLogger("obworker.http")
 
 TICK = 0.25
-# A worker without a free executor leaves a new connection to the others for this long.
-YIELD_TIME = 0.005
-# Out of descriptors: a listener stays readable, so accepting again at once would spin.
-ACCEPT_RETRY_TIME = 0.5
-# From the moment a stop is asked for, a handshake that is under way has this long to complete.
-ACCEPT_GRACE = 0.2
-# Descriptors for everything that is no connection: the predictor's files, for one.
-SPARED_DESCRIPTORS = 64
-# Where every place is taken, this part of them is made free at once: to find the oldest takes time.
-MADE_FREE = 0.01
+# To look at the deadline of a connection takes 2 microseconds, and to cut it off tens of them.
+CHECKED_AT_ONCE = 64
 # A client that may have left is given the time of a way there and back to show it.
 DOUBT_TIME = 0.05
 ENDING = "this worker is about to end; try again"
@@ -122,13 +112,8 @@ class Server:
             accept=self._take_in,
             on_waiting=on_waiting,
         )
-        self._yielding: Timer | None = None
-        self._is_accepting = False
         self._tick_due = math.inf
         self._doubted: set[Parcel] = set()
-        self._listeners = list(listeners)
-        self._backlog = settings.backlog
-        self._most = _most_connections(settings.max_connections)
         self._on_drained: Callable[[], None] | None = on_drained
         self._service = Service(
             application=application,
@@ -151,6 +136,9 @@ class Server:
             on_closed=self._forget,
         )
         self._service.tell_time()
+        self.acceptor = Acceptor(
+            self._service, self._takers, listeners, settings, on_left=self._note_drained
+        )
 
     @property
     def active(self) -> int:
@@ -159,10 +147,7 @@ class Server:
 
     def start(self) -> None:
         """Listen and accept: until the first worker does, the bound port refuses clients."""
-        for listener in self._listeners:
-            listener.setblocking(False)
-            listener.listen(self._backlog)
-        self._watch_listeners()
+        self.acceptor.start()
         self.queue.watch()
         self._tick()
 
@@ -187,9 +172,9 @@ class Server:
         if has_left:
             self._note_drained()
         elif empty_queue:
-            self.reactor.call_later(ACCEPT_GRACE, self._empty_listeners)
+            self.acceptor.empty_soon()
         else:
-            self._leave_listeners()
+            self.acceptor.leave()
 
     def refuse_queued(self) -> None:
         """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
@@ -214,96 +199,11 @@ class Server:
         if self._service.access_log is not None:
             self._service.access_log.close()
 
-    # accepting
-
-    def _watch_listeners(self) -> bool:
-        """Return whether they were not watched before."""
-        if self._is_accepting:
-            return False
-        self._is_accepting = True
-        for listener in self._listeners:
-            self.reactor.watch(listener.fileno(), READ, partial(self._waits, listener))
-        return True
-
-    def _ignore_listeners(self) -> None:
-        if self._is_accepting:
-            self._is_accepting = False
-            for listener in self._listeners:
-                self.reactor.forget(listener.fileno())
-
-    def _pause_accepting(self, seconds: float) -> Timer:
-        self._ignore_listeners()
-        return self.reactor.call_later(seconds, self._end_yield)
-
-    def _waits(self, listener: socket.socket, _events: int) -> None:
-        if self._takers.busy and not self._service.draining:
-            self._yielding = self._pause_accepting(YIELD_TIME)
-        else:
-            self._accept(listener)
-
-    def _end_yield(self) -> None:
-        """Accept again: nobody else took the connection, or an executor is free before that."""
-        if self._yielding is not None:
-            self._yielding.cancel()
-            self._yielding = None
-        if self._watch_listeners():
-            for listener in self._listeners:
-                if self._is_accepting:  # else the one before has found no room
-                    self._accept(listener)
-
-    def _accept(self, listener: socket.socket) -> bool:
-        """Accept one connection, so that workers take turns; return whether there was one."""
-        if self.active >= self._most and not any(map(_is_idle, self._service.connections)):
-            self._pause_accepting(ACCEPT_RETRY_TIME)
-            return False
-        try:
-            client, _ = listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False
-        except OSError as error:
-            logger.warning("cannot accept a connection: %s", error.strerror)
-            self._make_free()
-            self._pause_accepting(ACCEPT_RETRY_TIME)
-            return False
-        if self.active >= self._most:
-            self._make_free()
-        client.setblocking(False)
-        if client.family != socket.AF_UNIX:
-            # without it, the second part of a response waits for the first to be acknowledged
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tls = self._service.tls
-        Connection(self._service, client if tls is None else _encrypted(tls, client))
-        return True
-
-    def _make_free(self) -> None:
-        """Close the connections that are idle longest, where any are."""
-        idle = filter(_is_idle, self._service.connections)
-        for connection in heapq.nsmallest(
-            max(1, int(self._most * MADE_FREE)), idle, key=attrgetter("deadline")
-        ):
-            connection.close()
-
-    def _empty_listeners(self) -> None:
-        """Take what the kernel has accepted for us, then let go of the listeners."""
-        for listener in self._listeners:
-            while self._accept(listener):
-                pass
-        self._leave_listeners()
-
-    def _leave_listeners(self) -> None:
-        """Accept no more. Never shutdown(): the queues belong to all workers."""
-        self._ignore_listeners()
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        self._note_drained()
-
     # the queue
 
     def _on_free(self) -> None:
         self.queue.serve_next()
-        if self._yielding is not None:
-            self._end_yield()
+        self.acceptor.on_free()
 
     def _on_relieved(self) -> None:
         self.queue.ignore()
@@ -351,10 +251,16 @@ class Server:
         self._service.monitor.beat(now)
         self._service.tell_time()
         if not is_late:  # else what came meanwhile is yet to be read: timers run before that
-            for connection in list(self._service.connections):
-                connection.check(now)
+            self._check(iter(list(self._service.connections)), now)
         self._note_drained()
         self.queue.check(now)
+
+    def _check(self, connections: Iterator[Connection], now: float) -> None:
+        """Look at the deadlines of some, and at the others' when what came meanwhile is served."""
+        for connection in itertools.islice(connections, CHECKED_AT_ONCE):
+            connection.check(now)
+        if operator.length_hint(connections):
+            self.reactor.post(self._check, connections, now)
 
     def _forget(self, connection: Connection) -> None:
         self._service.connections.discard(connection)
@@ -362,7 +268,7 @@ class Server:
 
     def _note_drained(self) -> None:
         service = self._service
-        if not service.draining or self._listeners or service.connections or self._doubted:
+        if not service.draining or self.acceptor.listeners or service.connections or self._doubted:
             return
         if service.is_closing and not self.queue.is_empty:
             return
@@ -374,22 +280,6 @@ class Server:
 def _places(settings: Settings) -> int:
     """Return how many requests may wait where there is one worker."""
     return PLACES_PER_WORKER if settings.max_queue is None else settings.max_queue
-
-
-def _most_connections(wanted: int) -> int:
-    """Return how many connections there can be, for each takes a descriptor."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit - SPARED_DESCRIPTORS)
-
-
-def _is_idle(connection: Connection) -> bool:
-    return connection.is_idle
-
-
-def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:
-    from obworker.http.tls import TlsSocket  # with OpenSSL, which nobody else needs
-
-    return TlsSocket(context, client)
 
 
 def _access_log(settings: Settings, slot: int | None) -> AccessLog | None:

@@ -1,15 +1,21 @@
-"""Clients that take their time, in a process of their own so that they do not slow the others."""
+"""Clients that take their time, in a process of their own that gives way to all others.
+
+They stand for clients on other machines, where what they do costs the server's nothing.
+"""
 
 from __future__ import annotations
 
+import heapq
 import multiprocessing
+import os
 import resource
 import select
 import signal
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchmarks.servers import BenchError
@@ -19,7 +25,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 STEP_SECONDS = 1.0
+# All must have come within this time more than they are given.
 START_SECONDS = 60.0
+LOWEST_PRIORITY = 19
 
 HEADER = "header"
 BODY = "body"
@@ -46,26 +54,35 @@ def raise_open_files(needed: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
-@contextmanager
-def slow_clients(port: int, count: int) -> Iterator[Counter[str]]:
-    """Have a process with so many slow clients on a port, a third of each kind, all connected.
+@dataclass
+class Course:
+    """How it went: how many of each kind the server cut off, and how late a step was at most."""
 
-    At the end the yielded counter says how many of each kind the server cut off; each came again.
+    cut: Counter[str] = field(default_factory=Counter)
+    latest: float = 0.0
+
+
+@contextmanager
+def slow_clients(port: int, count: int, seconds: float) -> Iterator[Course]:
+    """Have a process with so many slow clients on a port, a third of each kind.
+
+    They come evenly within so many seconds, and those that are cut off come again; all have come
+    once before the block runs. What is yielded says at its end how it went.
     """
-    cut: Counter[str] = Counter()
+    course = Course()
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(
-        target=_work, args=(port, count, theirs, ours), daemon=True
+        target=_work, args=(port, count, seconds, theirs, ours), daemon=True
     )
     process.start()
     theirs.close()
     try:
-        if not ours.poll(START_SECONDS):
-            raise BenchError(f"the slow clients did not connect within {START_SECONDS:.0f} s")
+        if not ours.poll(seconds + START_SECONDS):
+            raise BenchError(f"the slow clients took {START_SECONDS:.0f} s too long to connect")
         ours.recv()
-        yield cut
+        yield course
         ours.send(None)
-        cut += ours.recv()
+        course.cut, course.latest = ours.recv()
     except EOFError:
         raise BenchError("the slow clients could not connect") from None
     finally:
@@ -73,50 +90,59 @@ def slow_clients(port: int, count: int) -> Iterator[Counter[str]]:
         process.join()
 
 
-def _work(port: int, count: int, pipe: Connection, other_end: Connection) -> None:
+def _work(port: int, count: int, seconds: float, pipe: Connection, other_end: Connection) -> None:
     """Be slow until told to stop, or until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end gets it too, and ends this one
+    os.nice(LOWEST_PRIORITY)
     other_end.close()
-    crowd = _Crowd(port, [KINDS[number % len(KINDS)] for number in range(count)])
-    pipe.send(None)
-    while not pipe.poll():
+    crowd = _Crowd(port, [KINDS[number % len(KINDS)] for number in range(count)], seconds)
+    while not crowd.has_come and not pipe.poll():
         crowd.step()
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):
+        pipe.send(None)
+        while not pipe.poll():
+            crowd.step()
         pipe.recv()
-        pipe.send(crowd.cut)
+        pipe.send((crowd.cut, crowd.latest))
 
 
 class _Client:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.socket: socket.socket | None = None
-        self.due = 0.0
         self.rest = iter(HEADER_TEXT)
 
 
 class _Crowd:
     """All slow clients; each takes a step a second, at an instant of its own."""
 
-    def __init__(self, port: int, kinds: Sequence[str]) -> None:
+    def __init__(self, port: int, kinds: Sequence[str], seconds: float) -> None:
         self.cut: Counter[str] = Counter()
+        self.latest = 0.0
         self._port = port
         self._epoll = select.epoll()
         self._by_fd: dict[int, _Client] = {}
-        self._in_turn = deque(_Client(kind) for kind in kinds)
-        for number, client in enumerate(self._in_turn):
-            self._connect(client)
-            client.due = time.monotonic() + STEP_SECONDS * (1 + number / len(kinds))
+        self._last = time.monotonic() + seconds
+        self._steps = [  # in order of time, which is what a heap has to be
+            (self._last - seconds * (1 - number / len(kinds)), number, _Client(kind))
+            for number, kind in enumerate(kinds)
+        ]
+
+    @property
+    def has_come(self) -> bool:
+        """Whether each client has been there."""
+        return self._steps[0][0] >= self._last
 
     def step(self) -> None:
         """See who was cut off, and let those do something whose turn it is."""
-        wait = self._in_turn[0].due - time.monotonic()
+        wait = self._steps[0][0] - time.monotonic()
         for fd, _ in self._epoll.poll(max(0.0, wait)):
             self._drop(self._by_fd[fd])
-        while self._in_turn[0].due <= time.monotonic():
-            client = self._in_turn.popleft()
+        while (late := time.monotonic() - self._steps[0][0]) >= 0:
+            self.latest = max(self.latest, late)
+            due, number, client = self._steps[0]
             self._act(client)
-            client.due += STEP_SECONDS
-            self._in_turn.append(client)
+            heapq.heapreplace(self._steps, (due + STEP_SECONDS, number, client))
 
     def _connect(self, client: _Client) -> None:
         client.socket = socket.socket()

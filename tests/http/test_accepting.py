@@ -139,7 +139,7 @@ class TestMostConnections:
         eventually(lambda: server.server.active == 2)
         busy.get()
         app.wait_until_begun()
-        server.call(lambda: server.server._waits(server.listener, 0))
+        server.call(lambda: server.server.acceptor.on_waiting(server.listener, 0))
         app.release.set()
         assert busy.read_reply().status == 200
         idle.get()
@@ -167,17 +167,17 @@ class TestMostConnections:
 @contextmanager
 def second_listener(server: Running) -> Iterator[socket.socket]:
     def change(do: Callable[[socket.socket], None]) -> None:
-        server.server._ignore_listeners()
+        server.server.acceptor.ignore()
         do(listener)
-        server.server._watch_listeners()
+        server.server.acceptor.watch()
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.setblocking(False)
         listener.listen()
-        server.call(lambda: change(server.server._listeners.append))
+        server.call(lambda: change(server.server.acceptor.listeners.append))
         yield listener
-        server.call(lambda: change(server.server._listeners.remove))
+        server.call(lambda: change(server.server.acceptor.listeners.remove))
 
 
 class TestClientsThatLeaveAtOnce:

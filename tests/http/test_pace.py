@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -97,6 +98,30 @@ def test_a_client_that_reads_a_little_now_and_then_is_cut_off(start: StartServer
         return not server.server.active
 
     eventually(read_on, TIMEOUT, "the end of the connection")
+
+
+def test_a_client_that_reads_nothing_of_an_answer_of_some_size_is_cut_off(
+    start: StartServer,
+) -> None:
+    """The kernel took all of it at once, so that nothing was left to see it by."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [bytes(MIB)]
+
+    server = start(app, body_timeout=0.5)
+    client = server.connect(receive_buffer=4096)
+    client.get()
+    client.read_head()
+    eventually(lambda: not server.server.active, TIMEOUT, "the end of the connection")
+    assert was_reset(client)
+
+
+def was_reset(client: Client) -> bool:
+    """Whether a client is told that the connection has ended, although it reads nothing."""
+    poll = select.poll()
+    poll.register(client.socket, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(1000 * TIMEOUT))
 
 
 def test_a_client_that_reads_slowly_and_fast_enough_gets_all(start: StartServer) -> None:

@@ -17,6 +17,7 @@ from harness import eventually
 from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 
 from obworker.errors import ServiceUnavailable
+from obworker.http import acceptor
 from obworker.http import server as servers
 
 
@@ -209,7 +210,7 @@ class TestDrain:
         client.close()
         assert closing.wait(TIMEOUT)
         server.drain()
-        assert not server.drained.wait(3 * servers.ACCEPT_GRACE)
+        assert not server.drained.wait(3 * acceptor.ACCEPT_GRACE)
         release.set()
         assert server.drained.wait(TIMEOUT)
 
@@ -221,7 +222,7 @@ class TestDrain:
         app.wait_until_begun()
         client.reset()
         server.drain()
-        assert not server.drained.wait(3 * servers.ACCEPT_GRACE)
+        assert not server.drained.wait(3 * acceptor.ACCEPT_GRACE)
         app.release.set()
         assert server.drained.wait(TIMEOUT)
 
@@ -329,7 +330,7 @@ class TestAccepting:
         self, start: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A new connection waited 5 ms for another worker, however soon this one was free."""
-        monkeypatch.setattr(servers, "YIELD_TIME", 3600.0)
+        monkeypatch.setattr(acceptor, "YIELD_TIME", 3600.0)
         app = Blocking()
         server = start(app)
         first, second = server.connect(), server.connect()
@@ -339,6 +340,22 @@ class TestAccepting:
         app.release.set()
         assert first.read_reply().status == 200
         assert second.read_reply().status == 200
+
+    def test_a_crowd_while_every_thread_is_busy(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each waited for all before it to be left to other workers, one by one."""
+        monkeypatch.setattr(acceptor, "YIELD_TIME", 0.2)
+        app = Blocking()
+        server = start(app)
+        first = server.connect()
+        first.get()
+        app.wait_until_begun()
+        for _ in range(64):
+            server.connect()
+        eventually(lambda: server.server.active == 65, 4)
+        app.release.set()
+        assert first.read_reply().status == 200
 
     def test_many_clients_at_once(self, start: StartServer) -> None:
         server = start(echo, threads=4)
@@ -510,3 +527,33 @@ def test_what_waits_for_a_thread_gets_503_where_none_will_be_free(start: StartSe
     app.release.set()
     assert running.read_reply().status == 200
     eventually(lambda: server.pending == 0)
+
+
+class Looked:
+    """Stands for a connection whose deadline is looked at, and says when."""
+
+    def __init__(self, server: Running, order: list[str]) -> None:
+        self._server = server
+        self._order = order
+
+    def check(self, _now: float) -> None:
+        self._order.append("looked")
+        if len(self._order) == 1:
+            self._server.server.reactor.post(self._order.append, "served")
+
+
+def test_many_deadlines_hold_up_nobody(start: StartServer) -> None:
+    server, order = start(echo), list[str]()
+    many: set[Any] = {Looked(server, order) for _ in range(3 * servers.CHECKED_AT_ONCE)}
+    server.call(lambda: server.server._service.connections.update(many))
+    eventually(lambda: order.count("looked") >= len(many))
+    server.call(lambda: server.server._service.connections.difference_update(many))
+    assert order.index("served") == servers.CHECKED_AT_ONCE
+
+
+def test_the_deadlines_of_many_are_kept(start: StartServer) -> None:
+    server = start(echo, header_timeout=0.5, keep_alive=0.5)
+    for _ in range(3 * servers.CHECKED_AT_ONCE):
+        server.connect()
+    eventually(lambda: server.server.active == 3 * servers.CHECKED_AT_ONCE)
+    eventually(lambda: server.server.active == 0)
