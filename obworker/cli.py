@@ -26,6 +26,7 @@ from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
 from obworker.prepack import prepack
+from obworker.printing import open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import bootstrap, lent, listeners
 from obworker.supervisor.listeners import Address, Listeners
@@ -55,6 +56,7 @@ def run_class(predictor: type) -> None:
 
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
     """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
+    open_closed()
     terminal = os.dup(sys.stderr.fileno())
     try:
         if sys.platform != "linux":

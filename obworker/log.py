@@ -15,7 +15,6 @@ the descriptors it has, so nobody who writes has to know.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import re
@@ -25,13 +24,13 @@ from contextvars import ContextVar
 from typing import Protocol, TextIO
 
 from obworker.errors import UsageError
+from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
 
 logger = logging.getLogger("obworker.log")
 
 TERMINAL_FORMAT = "%(request)s%(message)s"
 FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 
-STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 MODE = 0o644
 
@@ -101,6 +100,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 
     Messages of other loggers go there, too, unless somebody has said where they are to go.
     """
+    never_fail()
     stream = stream or sys.stderr
     output = logging.StreamHandler(stream)
     output.setFormatter(
@@ -111,9 +111,6 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     ours.handlers[:] = [output]
     ours.setLevel(level.upper())
     ours.propagate = False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # What predict prints is to be seen when it happens, and not lost with a killed process.
-        sys.stdout.reconfigure(line_buffering=True)
 
 
 def open_files(to: Destinations) -> None:
