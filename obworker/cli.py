@@ -136,7 +136,7 @@ def _resolve(
 
 def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
     model = next((Path(layer["model"].text) for layer in layers if "model" in layer), None)
-    return model if model is None or model.is_dir() else model.parent
+    return model if model is None or model.suffix != loader.SUFFIX else model.parent
 
 
 def _print_version() -> int:
@@ -174,15 +174,23 @@ def _toml(value: object) -> str:
 def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     assert given.model is not None
     path = Path(given.model)
-    if not path.exists():
-        raise UsageError(f"{given.model}: there is no such file or directory")
-    if path.is_dir() and (path / SCRIPT).is_file():
+    if _has_script(given.model):
         given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
         _start_logging(given)
         return _supervise_script(path, given, environ)
     _start_logging(given)
     loader.find(path)
     return _supervise_predictor(given, environ, resolve)
+
+
+def _has_script(model: str) -> bool:
+    path = Path(model)
+    try:
+        if not path.exists():
+            raise UsageError(f"{model}: there is no such file or directory")
+        return path.is_dir() and (path / SCRIPT).is_file()
+    except PermissionError as error:
+        raise loader.unreadable(model, error) from error
 
 
 def _start_logging(given: Settings) -> None:
