@@ -325,7 +325,7 @@ class Master:
         if not 1 <= size <= MAX_SLOTS:
             return f"{size} is not a number of workers from 1 to {MAX_SLOTS}"
         if not self._table.stopping:
-            logger.info("%-10s %d workers, there were %d", "scaling", size, self._table.wanted)
+            logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
             self._table.resize(size)
             self._tell_shares()
         return ""

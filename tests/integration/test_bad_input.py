@@ -223,10 +223,10 @@ LOADING = {
     ),
     "import that hangs": Case(
         LOAD,
-        r"\S+: the process that imports it took longer than 0\.5 s, see --load-timeout, and was"
+        r"\S+: the process that imports it took longer than 2 s, see --load-timeout, and was"
         r" killed by SIGKILL",
         predictor="import time\ntime.sleep(600)\n",
-        argv=("--load-timeout", "0.5"),
+        argv=("--load-timeout", "2"),
         before=r'predictor\.py", line 2 in <module>',
     ),
     "no class": Case(

@@ -326,7 +326,7 @@ def test_workers_serve_on_without_the_mold_and_a_new_one_is_made(start: Start) -
     assert old is not None
     old.kill()
     eventually(lambda: (new := mold_of(server)) and new.pid != old.pid, what="a new mold")
-    server.wait_for_log("the mold was killed by SIGKILL; workers serve on")
+    server.wait_for_log("the mold was killed by SIGKILL; 2 of 2 workers serve on")
     eventually(lambda: server.log().count("imported  ") == 2, what="a second import")
     assert {slot: process.pid for slot, process in server.workers().items()} == before
     server.workers()[0].kill()
@@ -356,6 +356,7 @@ def test_code_that_no_longer_imports_leaves_the_workers_serving(start: Start, mo
     mold.kill()
     server.wait_for_log("nowhere_to_be_found")
     victim.kill()
+    server.wait_for_log("nowhere_to_be_found.*; 1 of 2 workers serve on, a new mold starts in ")
     assert Client(server.port, keep=False).post().json["slot"] == 1
     (model / "predictor.py").write_text(PREDICTOR)
     replacement(server, 0, victim.pid)
