@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol
 
+from obworker.errors import BrokenOff
 from obworker.http import response
 from obworker.http.environ import Environ
 from obworker.http.monitor import UNWATCHED, Monitor
@@ -125,6 +126,8 @@ class Cycle:
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
             return b""
+        except BrokenOff:
+            return self._fail()
         except BaseException as error:  # sys.exit(), a cancelled task: they end one request
             if _is_ctrl_c(error):
                 raise
