@@ -348,9 +348,8 @@ class Cycle:
         if self.head_sent:
             self.cut_short()
             return b""
-        self.status, self.sent = 500, 0
-        self.head_sent = True
-        return response.error_response(
+        self.status, self.head_sent = 500, True
+        answer = response.error_response(
             500,
             "Internal Server Error",
             "Internal Server Error",
@@ -360,6 +359,8 @@ class Cycle:
             request_id=self.request_id,
             fields=self.fields,
         )
+        self.sent = response.body_size(answer)
+        return answer
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

@@ -292,7 +292,7 @@ def test_a_predict_past_its_timeout_is_answered_504_and_its_worker_is_replaced(
     assert 0.5 <= time.monotonic() - began < 2
     new = replacement(server, 0, old)
     log = server.log()
-    assert re.search(r"POST /\?do=sleep:600 HTTP/1.1 took over 0\.[5-9] s\n", log)
+    assert re.search(r"POST /\?do=sleep:600 HTTP/1.1 took over 0\.[5-9] s, see --timeout\n", log)
     assert "a predict is past its deadline; replacing it\n" in log
     assert re.search(r'File ".*/model/predictor\.py", line \d+ in predict', log), log
     assert Client(server.port, keep=False).post().json["pid"] == new
