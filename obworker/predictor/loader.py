@@ -107,6 +107,8 @@ def _find_in(directory: Path) -> Path:
     file = directory / FILE_NAME
     if file.is_file():
         return file
+    if os.path.lexists(file):
+        raise LoadError(f"{file} is a directory, or a link to nothing")
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     scripts = [name for name in names if name.endswith(SUFFIX)]
     hint = f"name the file itself: obworker {directory / scripts[0]}" if scripts else None
