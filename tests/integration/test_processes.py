@@ -44,6 +44,13 @@ class Predictor:
                 os._exit(int(value))
             elif name == "raise":
                 raise SystemExit(int(value))
+            elif name == "fork":
+                if child := os.fork():
+                    note(f"status {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+                elif value == "exit":
+                    sys.exit()
+                elif value == "raise":
+                    raise ValueError
             elif name == "child":
                 note(f"child {subprocess.Popen(['sleep', '600']).pid}")
             elif name == "deaf":
@@ -312,6 +319,22 @@ def test_what_waits_behind_a_predict_that_never_ends_is_told_to_try_again(
     assert refused
     assert all(text.startswith("503 ") for text in refused)
     assert replacement(server, 0, old)
+
+
+@pytest.mark.parametrize("ending", ["exit", "raise", "return"])
+def test_a_process_that_predict_forked_answers_nobody(
+    start: Start, notes: Path, ending: str
+) -> None:
+    server = start()
+    client = Client(server.port, keep=True)
+    (worker,) = server.workers().values()
+    for _ in range(2):
+        assert client.post(f"/?do=fork:{ending}").json["pid"] == worker.pid
+    assert noted(notes, "status") == ["status 1"] * 2
+    server.wait_for_log("a process that predict forked came back from it")
+    assert client.post("/").json["pid"] == worker.pid
+    client.close()
+    assert server.stop() == 0
 
 
 # the mold ends
