@@ -26,6 +26,8 @@ from typing import Protocol, TextIO
 from obworker.errors import UsageError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
 
+NAME = "obworker"
+
 logger = logging.getLogger("obworker.log")
 
 TERMINAL_FORMAT = "%(request)s%(message)s"
@@ -101,16 +103,28 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     Messages of other loggers go there, too, unless somebody has said where they are to go.
     """
     never_fail()
+    enable_loggers()
     stream = stream or sys.stderr
     output = logging.StreamHandler(stream)
     output.setFormatter(
         _TerminalFormatter(TERMINAL_FORMAT) if stream.isatty() else _Formatter(FILE_FORMAT)
     )
     logging.lastResort = output
-    ours = logging.getLogger("obworker")
+    ours = logging.getLogger(NAME)
     ours.handlers[:] = [output]
     ours.setLevel(level.upper())
     ours.propagate = False
+
+
+def enable_loggers() -> None:
+    """Enable our loggers again, after code of the user's has run.
+
+    dictConfig and fileConfig of logging.config disable all that they do not name, unless they are
+    told not to (disable_existing_loggers), and errors would be logged nowhere.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] == NAME and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 def open_files(to: Destinations) -> None:

@@ -21,6 +21,20 @@ class Predictor:
         return "ok"
 """
 
+# Disables all loggers that it does not name: that is dictConfig's default.
+DICT_CONFIG = """
+import logging.config
+CONFIG = {"version": 1, "root": {"level": "INFO", "handlers": []}}
+%s
+class Predictor:
+    def __init__(self):
+        %s
+    def predict(self):
+        %s
+        raise ValueError("seen")
+"""
+CONFIGURE = "logging.config.dictConfig(CONFIG)"
+
 
 def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
@@ -94,3 +108,16 @@ def test_a_stream_that_breaks_off_is_one_error_with_the_frames_of_the_user(
     assert server.stop() == 0
     assert server.log().count("ERROR") == server.log().count("Traceback") == 1
     assert "obworker/" not in server.log()
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_errors_are_logged_whatever_the_predictor_makes_of_logging(
+    serve: Serve, model: Path, place: int
+) -> None:
+    places = [CONFIGURE if place == i else "pass" for i in range(3)]
+    (model / "predictor.py").write_text(DICT_CONFIG % tuple(places))
+    server = serve("--no-access-log", str(model))
+    assert server.request().status == 500
+    server.wait_for_log("predict raised ValueError\n")
+    server.wait_for_log("ValueError: seen\n")
+    assert server.stop() == 0
