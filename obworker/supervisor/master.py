@@ -301,6 +301,8 @@ class Master:
             if answer is not None:
                 answer(str(error))
             return
+        if fixed := self._plan.needs_restart_for(plan):
+            logger.warning("only a restart changes %s", ", ".join(fixed))
         if self._generations.reloading is None:
             self._served_size = self._table.wanted or self._paused_size
         if len(plan.devices) != len(self._plan.devices):

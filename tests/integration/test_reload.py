@@ -208,9 +208,13 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     reload(server, 2)
     assert Client(server.port, keep=False).post().text == "two"
     eventually(lambda: len(server.workers()) == 3)
+    assert "only a restart" not in server.log()
+    config.write_text("workers = 3\nadmin_bind = '127.0.0.1:0'\nunix_mode = '660'\n")
+    reload(server, 3)
+    server.wait_for_log("WARNING .* only a restart changes unix_mode\n")
     config.write_text("wokers = 3\n")
     server.signal(signal.SIGHUP)
-    server.wait_for_log("reload failed: .*'wokers'.*; generation 2 serves on")
+    server.wait_for_log("reload failed: .*'wokers'.*; generation 3 serves on")
     assert Client(server.port, keep=False).post().text == "two"
 
 
