@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 import orjson
 
-from obworker.log import STANDARD_OUTPUT, append_again, open_log
+from obworker.log import append_again, open_log
+from obworker.printing import STANDARD_OUTPUT
 
 logger = logging.getLogger("obworker.log")
 

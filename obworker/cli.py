@@ -26,6 +26,7 @@ from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
 from obworker.prepack import prepack
+from obworker.printing import open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import bootstrap, lent, listeners
 from obworker.supervisor.listeners import Address, Listeners
@@ -55,6 +56,7 @@ def run_class(predictor: type) -> None:
 
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
     """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
+    open_closed()
     terminal = os.dup(sys.stderr.fileno())
     try:
         if sys.platform != "linux":
@@ -134,7 +136,7 @@ def _resolve(
 
 def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
     model = next((Path(layer["model"].text) for layer in layers if "model" in layer), None)
-    return model if model is None or model.is_dir() else model.parent
+    return model if model is None or model.suffix != loader.SUFFIX else model.parent
 
 
 def _print_version() -> int:
@@ -172,15 +174,23 @@ def _toml(value: object) -> str:
 def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     assert given.model is not None
     path = Path(given.model)
-    if not path.exists():
-        raise UsageError(f"{given.model}: there is no such file or directory")
-    if path.is_dir() and (path / SCRIPT).is_file():
+    if _has_script(given.model):
         given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
         _start_logging(given)
         return _supervise_script(path, given, environ)
     _start_logging(given)
     loader.find(path)
     return _supervise_predictor(given, environ, resolve)
+
+
+def _has_script(model: str) -> bool:
+    path = Path(model)
+    try:
+        if not path.exists():
+            raise UsageError(f"{model}: there is no such file or directory")
+        return path.is_dir() and (path / SCRIPT).is_file()
+    except PermissionError as error:
+        raise loader.unreadable(model, error) from error
 
 
 def _start_logging(given: Settings) -> None:

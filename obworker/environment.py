@@ -59,8 +59,8 @@ def default_port(environ: Mapping[str, str]) -> tuple[int, str]:
 
 def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str, str]:
     """Return `environ` with what the .env in a model directory adds; what is set there stays."""
-    path = directory / ".env" if directory else None
-    if path is None or not path.is_file():
+    path = _find_dotenv(directory) if directory else None
+    if path is None:
         return dict(environ)
     try:
         found = {
@@ -71,3 +71,12 @@ def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str,
     if any("\0" in key + value for key, value in found.items()):
         raise UsageError(f"{path}: a NUL byte cannot be in an environment variable")
     return found | dict(environ)
+
+
+def _find_dotenv(directory: Path) -> Path | None:
+    """Return the .env of a directory that has one; who may not look into it hears that later."""
+    path = directory / ".env"
+    try:
+        return path if path.is_file() else None
+    except PermissionError:
+        return None

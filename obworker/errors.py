@@ -72,6 +72,10 @@ class Unhealthy(Exception):
     """The predictor says that it cannot serve; the message says why."""
 
 
+class BrokenOff(Exception):
+    """A body ended before its end, and whoever made it has logged why."""
+
+
 class RequestError(Exception):
     """A request that cannot be served; knows the status to answer it with (RFC 9110 15)."""
 

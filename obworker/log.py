@@ -15,7 +15,6 @@ the descriptors it has, so nobody who writes has to know.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import re
@@ -25,13 +24,15 @@ from contextvars import ContextVar
 from typing import Protocol, TextIO
 
 from obworker.errors import UsageError
+from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
+
+NAME = "obworker"
 
 logger = logging.getLogger("obworker.log")
 
 TERMINAL_FORMAT = "%(request)s%(message)s"
 FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 
-STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 MODE = 0o644
 
@@ -101,19 +102,29 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 
     Messages of other loggers go there, too, unless somebody has said where they are to go.
     """
+    never_fail()
+    enable_loggers()
     stream = stream or sys.stderr
     output = logging.StreamHandler(stream)
     output.setFormatter(
         _TerminalFormatter(TERMINAL_FORMAT) if stream.isatty() else _Formatter(FILE_FORMAT)
     )
     logging.lastResort = output
-    ours = logging.getLogger("obworker")
+    ours = logging.getLogger(NAME)
     ours.handlers[:] = [output]
     ours.setLevel(level.upper())
     ours.propagate = False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # What predict prints is to be seen when it happens, and not lost with a killed process.
-        sys.stdout.reconfigure(line_buffering=True)
+
+
+def enable_loggers() -> None:
+    """Enable our loggers again, after code of the user's has run.
+
+    dictConfig and fileConfig of logging.config disable all that they do not name, unless they are
+    told not to (disable_existing_loggers), and errors would be logged nowhere.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] == NAME and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 def open_files(to: Destinations) -> None:

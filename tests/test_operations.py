@@ -8,6 +8,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,15 @@ def start(runtime: Path) -> Iterator[Start]:
 
 Run = Callable[..., tuple[int, str, str]]
 
+# The commands look in directories of the machine, too, where another obworker may run.
+PROGRAM = """
+import pathlib
+from obworker.cli import main
+from obworker.supervisor import rendezvous
+rendezvous.directories = lambda runtime, user: [pathlib.Path(runtime, "obworker")]
+main()
+"""
+
 
 @pytest.fixture
 def run(runtime: Path) -> Run:
@@ -103,7 +113,7 @@ def run(runtime: Path) -> Run:
 
     def run(*argv: str, **environ: str) -> tuple[int, str, str]:
         ended = subprocess.run(
-            command(*argv),
+            [sys.executable, "-c", PROGRAM, *argv],
             env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), **environ},
             capture_output=True,
             text=True,

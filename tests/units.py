@@ -71,13 +71,22 @@ class Service:
         self.model = etc / name
         self.model.mkdir()
         self._log = etc / f"{name}.log"
-        (etc / f"{name}.toml").write_text(
-            f'model = "{self.model}"\nhost = "127.0.0.1"\nport = 0\nadmin_bind = "off"\n'
-        )
+        self._settings = etc / f"{name}.toml"
+        self._configure(port=0)
         self.write_predictor()
+
+    def _configure(self, port: int) -> None:
+        self._settings.write_text(
+            f'model = "{self.model}"\nhost = "127.0.0.1"\nport = {port}\nadmin_bind = "off"\n'
+        )
 
     def write_predictor(self, import_time: float = 0) -> None:
         (self.model / "predictor.py").write_text(PREDICTOR.format(import_time=import_time))
+
+    def write_script(self) -> None:
+        """Have a start.sh in place of the predictor.py."""
+        self._configure(free_port())
+        (self.model / "start.sh").write_text(f"exec {sys.executable} -m http.server $PORT")
 
     def systemctl(self, verb: str) -> None:
         """Give an order; fail where it does."""

@@ -177,9 +177,10 @@ class Acceptor:
 
 
 def _most_connections(wanted: int) -> int:
-    """Return how many connections there can be, for each takes a descriptor."""
+    """Return how many connections there can be, one at least, for each takes a descriptor."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit - SPARED_DESCRIPTORS)
+    spare = wanted if limit == resource.RLIM_INFINITY else limit - SPARED_DESCRIPTORS
+    return min(wanted, max(1, spare))
 
 
 def _is_idle(connection: Connection) -> bool:

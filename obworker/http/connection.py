@@ -227,7 +227,9 @@ class Connection:
         else:
             cycle.status = error.status
             if not self.is_lost and self._pending is not None:
-                self._stream.send(self._pending.error(error, keep_alive=False))
+                answer = self._pending.error(error, keep_alive=False)
+                cycle.sent = response.body_size(answer)
+                self._stream.send(answer)
         cycle.lose_client()
         self._end_cycle(cycle, keep_alive=False)
 

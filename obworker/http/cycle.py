@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol
 
+from obworker.errors import BrokenOff
 from obworker.http import response
 from obworker.http.environ import Environ
 from obworker.http.monitor import UNWATCHED, Monitor
@@ -125,6 +126,8 @@ class Cycle:
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
             return b""
+        except BrokenOff:
+            return self._fail()
         except BaseException as error:  # sys.exit(), a cancelled task: they end one request
             if _is_ctrl_c(error):
                 raise
@@ -345,9 +348,8 @@ class Cycle:
         if self.head_sent:
             self.cut_short()
             return b""
-        self.status, self.sent = 500, 0
-        self.head_sent = True
-        return response.error_response(
+        self.status, self.head_sent = 500, True
+        answer = response.error_response(
             500,
             "Internal Server Error",
             "Internal Server Error",
@@ -357,6 +359,8 @@ class Cycle:
             request_id=self.request_id,
             fields=self.fields,
         )
+        self.sent = response.body_size(answer)
+        return answer
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

@@ -106,7 +106,7 @@ class Pending:
                     target=self.request.head.target,
                     protocol=environ["SERVER_PROTOCOL"],
                     status=status,
-                    sent=len(answer.partition(b"\r\n\r\n")[2]),
+                    sent=response.body_size(answer),
                     request_id=self._id,
                     queued=waited,
                     predict=0.0,

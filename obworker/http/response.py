@@ -196,6 +196,11 @@ def http_date(timestamp: float) -> bytes:
     return formatdate(timestamp, usegmt=True).encode()
 
 
+def body_size(answer: bytes) -> int:
+    """Return the size of the body of a whole response."""
+    return len(answer.partition(b"\r\n\r\n")[2])
+
+
 def error_response(
     status: int,
     reason: str,

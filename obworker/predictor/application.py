@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, InjectionError, LoadError, ObworkerError, RunError
+from obworker.log import enable_loggers
 from obworker.predictor import events, loader
 from obworker.predictor.arguments import Call, FlaskSide, imports_flask, resolvers
 from obworker.predictor.assets import Assets
@@ -137,6 +138,7 @@ class Blueprint:
         events.install(events.Recorder(events.RECORDER_URL if in_production else None))
         config = Config(threads)
         instance = self._construct(config)
+        enable_loggers()
         if config.batch_limits is not None and self.batches is None:
             reason = self.own_batches or f"{self.predictor.__name__} has none"
             raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
@@ -251,7 +253,9 @@ def load(
     file = loader.find(Path(path))
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
-    return _plan(file, loader.load_class(file, class_name), model, environment, onnx or {})
+    predictor = loader.load_class(file, class_name)
+    enable_loggers()
+    return _plan(file, predictor, model, environment, onnx or {})
 
 
 def adopt(

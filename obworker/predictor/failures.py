@@ -18,7 +18,7 @@ from obworker.errors import (
     RequestError,
     ServiceUnavailable,
 )
-from obworker.log import request_id, safe_id
+from obworker.log import enable_loggers, request_id, safe_id
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.faults import Diagnosis, Fault, diagnose
 from obworker.predictor.traces import trim, user_traceback
@@ -114,6 +114,7 @@ class Failures:
         return True
 
     def _log(self, error: BaseException) -> None:
+        enable_loggers()
         if isinstance(error, ReplyError):
             log.error("predict returned what cannot be sent: %s", error)
             return

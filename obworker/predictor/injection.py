@@ -186,12 +186,21 @@ class _Nobody:
 
 
 def _check_self(predictor: type, name: str, title: str) -> None:
-    """Refuse ``def predict(json)``: the instance would be taken for the JSON."""
+    """Refuse ``def predict(json)``: the instance would be taken for the JSON.
+
+    Nobody writes ``def predict(*args)``; a decorator does, and nothing would be passed on.
+    """
     function = inspect.getattr_static(predictor, name)
-    if inspect.isfunction(function):
-        first = next(iter(inspect.signature(function).parameters), None)
-        if first in PREDICT_NAMES:
-            raise InjectionError(f"{title}: self is missing: def {name}(self, {first}, …)")
+    if not inspect.isfunction(function):
+        return
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None:
+        return
+    if first.kind is first.VAR_POSITIONAL:
+        hint = "functools.wraps, in the decorator, shows them"
+        raise InjectionError(f"{title}: its decorator hides its parameters", hint)
+    if first.name in PREDICT_NAMES:
+        raise InjectionError(f"{title}: self is missing: def {name}(self, {first.name}, …)")
 
 
 def _signature(method: Callable[..., object], title: str) -> inspect.Signature:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 import sys
 import types
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILE_NAME = "predictor.py"
+SUFFIX = ".py"
 CLASS_NAME = "Predictor"
 SHIM_NAME = "openbayes_serving"
 MOST_NAMES_SHOWN = 8
@@ -61,15 +63,17 @@ def file_of(predictor: type) -> Path:
 def find(path: Path) -> Path:
     """Return the absolute path of the predictor.py that `path`, a directory or a file, means."""
     try:
-        if path.is_dir():
-            return _find_in(path)
-        if not path.exists():
-            raise LoadError(f"{path}: no such file or directory")
+        file = _find_in(path) if path.is_dir() else _check_named(path)
+        file.open("rb").close()
     except PermissionError as error:
-        raise LoadError(f"{path}: {error.strerror}") from error
-    if path.suffix != ".py":
-        raise LoadError(f"{path} is neither a directory nor a .py file")
-    return path.absolute()
+        raise unreadable(error.filename, error) from error
+    return file.absolute()
+
+
+def unreadable(path: object, error: PermissionError) -> LoadError:
+    """Say of `path`, which may not be read, who it was that tried."""
+    hint = f"obworker runs as uid {os.geteuid()}, which must be able to read the model"
+    return LoadError(f"{path}: {error.strerror}", hint)
 
 
 def load_class(file: Path, class_name: str | None) -> type:
@@ -91,12 +95,22 @@ def choose_defined(module: types.ModuleType) -> list[type]:
     return [value for value in dict.fromkeys(own) if has_method(value, "predict", "predict_batch")]
 
 
+def _check_named(file: Path) -> Path:
+    if not file.exists():
+        raise LoadError(f"{file}: no such file or directory")
+    if file.suffix != SUFFIX:
+        raise LoadError(f"{file} is neither a directory nor a {SUFFIX} file")
+    return file
+
+
 def _find_in(directory: Path) -> Path:
     file = directory / FILE_NAME
     if file.is_file():
-        return file.absolute()
+        return file
+    if os.path.lexists(file):
+        raise LoadError(f"{file} is a directory, or a link to nothing")
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    scripts = [name for name in names if name.endswith(".py")]
+    scripts = [name for name in names if name.endswith(SUFFIX)]
     hint = f"name the file itself: obworker {directory / scripts[0]}" if scripts else None
     raise LoadError(f"{directory}: no {FILE_NAME}; there is {_listed(names)}", hint)
 

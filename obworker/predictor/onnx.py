@@ -137,7 +137,7 @@ def find_providers(names: Sequence[str], offered: Sequence[str]) -> list[str]:
         if name not in known:
             raise LoadError(
                 f"--onnx-providers: this onnxruntime has no {name!r}; it has {', '.join(known)}",
-                "pip install 'obworker[onnx-gpu]'" if name in GPU_PACKAGES else None,
+                "pip install onnxruntime-gpu instead" if name in GPU_PACKAGES else None,
             )
     return [known[name] for name in names]
 
@@ -228,6 +228,6 @@ def import_onnxruntime() -> ModuleType:
     except ImportError as error:
         raise LoadError(
             f"the parameter onnx needs onnxruntime: {summarise(error)}",
-            "pip install 'obworker[onnx]', or 'obworker[onnx-gpu]' for a GPU",
+            "pip install onnxruntime, or onnxruntime-gpu for a GPU",
         ) from error
     return onnxruntime  # type: ignore[no-any-return]  # it has no types of its own

@@ -109,5 +109,6 @@ def _parse_msgpack(body: bytes) -> object:
             body, raw=False, strict_map_key=False, object_pairs_hook=_checked_map
         )
     except (ValueError, TypeError) as error:  # TypeError: a key that is a list or a map
-        reason = str(error) or "nested too deeply"
+        is_deep = isinstance(error, msgpack.StackError)
+        reason = str(error) or ("nested too deeply" if is_deep else "a byte begins no value")
         raise BadRequest(f"the body is not valid MessagePack: {reason}") from error

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from obworker.errors import BrokenOff
 from obworker.predictor.accept import EVENT_STREAM, asks_for_events
 from obworker.predictor.encoding import to_json
 from obworker.predictor.errands import Abandoned
@@ -90,7 +91,7 @@ class Stream(Iterator[bytes]):
         except Exception as error:
             self._ended = True
             self._on_error(error)
-            raise
+            raise BrokenOff(f"the stream raised {type(error).__name__}") from error
 
 
 class Continued(Iterator[bytes]):

@@ -297,7 +297,8 @@ class Generations:
         ready_for = None if loaded_at is None else now - loaded_at
         wait = self._remakes.ended(ready_for=ready_for)
         self._remake_due = now + wait
-        logger.error("%s; workers serve on, a new mold starts in %.1f s", what, wait)
+        serving = f"{self._table.ready} of {self._table.wanted} workers serve on"
+        logger.error("%s; %s, a new mold starts in %.1f s", what, serving, wait)
 
 
 def error_of(failure: LoadFailed) -> LoadError:

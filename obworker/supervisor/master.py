@@ -106,7 +106,7 @@ class Master:
         )
         self._body_kind = "none"
         self._is_announced = False
-        self._paused_size = 0
+        self._paused_size = self._served_size = 0
         self._wake_due = 0.0
         self._resume_due = 0.0
         self._error: ObworkerError | None = None
@@ -199,6 +199,7 @@ class Master:
         self._workers.observe()
         if now >= self._resume_due:
             self._generations.tend(now)
+            self._undo_failed_reload()
             self._workers.act(now)
         self._exchange.resize(self._places)
         self._workers.publish()
@@ -300,15 +301,31 @@ class Master:
             if answer is not None:
                 answer(str(error))
             return
+        if fixed := self._plan.needs_restart_for(plan):
+            logger.warning("only a restart changes %s", ", ".join(fixed))
+        if self._generations.reloading is None:
+            self._served_size = self._table.wanted or self._paused_size
         if len(plan.devices) != len(self._plan.devices):
             self._table.resize(len(plan.devices))
         elif self._table.wanted == 0:
             self._table.resize(self._paused_size)
+        self._workers.devices.give_back_all()
+        self._go_by(plan)
+        self._generations.reload(plan, time.monotonic(), answer)
+
+    def _go_by(self, plan: Plan) -> None:
         self._plan = plan
         self._table.timeouts = timeouts_of(plan)
-        self._workers.devices.give_back_all()
         self._tell_shares()
-        self._generations.reload(plan, time.monotonic(), answer)
+
+    def _undo_failed_reload(self) -> None:
+        """Go by the settings of what serves, and not by those of a reload that has failed."""
+        served = self._generations.plan(self._table.rollout.current)
+        if self._plan is served or self._generations.reloading is not None:
+            return
+        if self._table.wanted == len(self._plan.devices):  # nobody has scaled it since
+            self._table.resize(self._served_size)
+        self._go_by(served)
 
     def _reopen_logs(self) -> None:
         log.reopen_files(self._plan.settings)

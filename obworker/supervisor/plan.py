@@ -18,6 +18,9 @@ from obworker.supervisor.placement import Placement, place
 from obworker.supervisor.systemd import without_systemd
 from obworker.supervisor.threads import Budget
 
+# Where it listens, as the master has bound it.
+FIXED = ("bind", "host", "port", "unix_mode", "admin_bind", "control_socket")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,6 +75,11 @@ class Plan:
             placement=_placement(settings.cpu_affinity, ours.allowed, devices),
             api_keys=[] if keys is None else keys.pack(),
         )
+
+    def needs_restart_for(self, other: Plan) -> list[str]:
+        """Return which settings of `other` would come into force by a restart, and only so."""
+        ours, theirs = self.settings, other.settings
+        return [name for name in FIXED if getattr(ours, name) != getattr(theirs, name)]
 
     def device(self, slot: int) -> Device:
         """Return a slot's device; slots that are added later share those there are."""

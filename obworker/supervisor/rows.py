@@ -9,13 +9,20 @@ a deadline is there only while its request is.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from typing import TYPE_CHECKING
 
+from obworker.supervisor import linux
 from obworker.supervisor.scoreboard import ID_BYTES, SeatRow
 
 if TYPE_CHECKING:
     from obworker.http.cycle import Cycle
+
+logger = logging.getLogger("obworker.worker")
+
+EXIT_CAME_BACK = 1
 
 
 class RowMonitor:
@@ -26,6 +33,7 @@ class RowMonitor:
 
     def __init__(self, row: SeatRow) -> None:
         self._row = row
+        self._owner = os.getpid()
         self._cycles: set[Cycle] = set()
         self._shown: Cycle | None = None
         self._line = ""
@@ -49,7 +57,14 @@ class RowMonitor:
         self._show_first()
 
     def ended(self, cycle: Cycle) -> None:
-        """Count a request out."""
+        """Count a request out, before its answer is sent.
+
+        A child that predict forked may come back here, by an exception or sys.exit(): with the
+        worker's sockets and its epoll it would answer the client, too, and serve others.
+        """
+        if os.getpid() != self._owner:
+            logger.error("a process that predict forked came back from it: it must use os._exit()")
+            linux.leave(EXIT_CAME_BACK)
         row, cycles = self._row, self._cycles
         cycles.discard(cycle)
         row.in_flight = len(cycles)

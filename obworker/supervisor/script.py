@@ -331,7 +331,7 @@ class Script:
             return
         self._answer_reload(f"{SCRIPT} {how} before port {self._port} answered")
         if self._code == 0:
-            logger.info("%s %s", SCRIPT, how)
+            logger.info("%s %s: stopping, with all that it left running", SCRIPT, how)
             return
         cause = exits.cause(code, was_ready=run.ready_at is not None)
         self._board.slot(0).note_exit(cause, how, now)

@@ -236,7 +236,8 @@ class Serving:
         """Say what a predict is that never came back, and make room for a worker that works."""
         age = time.monotonic() - cycle.received
         with log.about_request(cycle.request_id):
-            logger.error("worker %d: %s took over %.1f s", self._slot, cycle.request.head.line, age)
+            line = cycle.request.head.line
+            logger.error("worker %d: %s took over %.1f s, see --timeout", self._slot, line, age)
         self._lose_thread()
         self._code = EXIT_LOST
         self._leave("a predict is past its deadline")

@@ -25,6 +25,8 @@ class Predictor:
             time.sleep(float(params["sleep"]))
         if "raise" in params:
             raise ValueError
+        if "exit" in params:
+            raise SystemExit
         logging.getLogger("users.own").warning("hello from %s", headers["X-Request-ID"])
         return obworker.request_id() + " " + headers.get("traceparent", "none")
 """
@@ -167,6 +169,18 @@ def test_a_predict_that_is_late_is_named(serve: Serve, echoing: Path) -> None:
     reply = server.request(path="/?sleep=20", headers={"X-Request-ID": "late"})
     assert (reply.status, reply.headers["x-request-id"]) == (504, "late")
     server.wait_for_log(r"\[late\] worker 0: POST /\?sleep=20 HTTP/1.1 took over")
+
+
+def test_the_size_of_an_answer_is_that_of_what_was_sent(
+    serve: Serve, echoing: Path, tmp_path: Path
+) -> None:
+    access = tmp_path / "access"
+    files = ("--access-log-file", str(access), "--access-log-format", "json")
+    server = serve("--timeout", "0.3", *files, str(echoing))
+    queries = ("", "raise=1", "exit=1", "sleep=20")
+    sizes = [len(server.request(path=f"/?{query}").body) for query in queries]
+    eventually(lambda: access.read_text().count("\n") == len(queries))
+    assert [json.loads(line)["bytes"] for line in access.read_text().splitlines()] == sizes
 
 
 def test_no_line_is_lost_when_it_stops(serve: Serve, echoing: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from clients import Client
 from harness import Serve, Server, eventually, run_to_end
 
@@ -58,3 +62,51 @@ def test_a_file_that_cannot_be_written_is_an_error(model: Path, tmp_path: Path) 
     assert result.stderr.splitlines() == [
         f"obworker: error: --log-file: cannot append to {path}: No such file or directory"
     ]
+
+
+PREDICTOR_THAT_PRINTS = """
+import sys
+print("import")
+class Predictor:
+    def __init__(self):
+        print("init", file=sys.stderr)
+    def predict(self):
+        print("predict")
+        print("predict", file=sys.stderr)
+        return 1
+"""
+
+
+@pytest.fixture
+def bound() -> Iterator[socket.socket]:
+    """Bind a socket to lend, for a server that can say nowhere what its port is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def lend(listener: socket.socket) -> dict[str, Any]:
+    descriptor = listener.fileno()
+    return {"listen": ("--bind", f"fd:{descriptor}"), "pass_fds": (descriptor,)}
+
+
+def test_no_request_and_no_worker_fails_by_what_cannot_be_printed(
+    serve: Serve, model: Path, bound: socket.socket
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR_THAT_PRINTS)
+    full = ("--log-file", "/dev/full", "--no-access-log")  # full(4): a disk without room
+    server = serve(*full, str(model), **lend(bound))
+    port = bound.getsockname()[1]
+    ask(server, port, 1)
+    (first,) = server.workers().values()
+    first.kill()
+    first.wait()
+    ask(server, port, 2)
+    assert server.stop() == 0
+
+
+def test_standard_streams_may_be_closed(serve: Serve, model: Path, bound: socket.socket) -> None:
+    (model / "predictor.py").write_text(PREDICTOR_THAT_PRINTS)
+    closed = ("bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash")
+    server = serve(str(model), under=closed, **lend(bound))
+    ask(server, bound.getsockname()[1], 1)
+    assert server.stop() == 0

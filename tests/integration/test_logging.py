@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 from pathlib import Path
 
+import pytest
 from harness import SERVING, Serve, eventually, request, run_to_end
 
 PREDICTOR = """
@@ -18,6 +20,20 @@ class Predictor:
         subprocess.run(["echo", "from a child"])
         return "ok"
 """
+
+# Disables all loggers that it does not name: that is dictConfig's default.
+DICT_CONFIG = """
+import logging.config
+CONFIG = {"version": 1, "root": {"level": "INFO", "handlers": []}}
+%s
+class Predictor:
+    def __init__(self):
+        %s
+    def predict(self):
+        %s
+        raise ValueError("seen")
+"""
+CONFIGURE = "logging.config.dictConfig(CONFIG)"
 
 
 def read(path: Path) -> str:
@@ -76,3 +92,32 @@ def test_what_a_start_script_says_is_in_the_log(model: Path, tmp_path: Path) -> 
     ended = run_to_end("--log-file", str(log), "--port", "25299", str(model))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert {"out", "err"} <= set(read(log).splitlines())
+
+
+def test_a_stream_that_breaks_off_is_one_error_with_the_frames_of_the_user(
+    serve: Serve, model: Path
+) -> None:
+    source = (
+        "class Predictor:\n    def predict(self):\n        yield 'a'\n        raise ValueError\n"
+    )
+    (model / "predictor.py").write_text(source)
+    server = serve("--no-access-log", str(model))
+    with pytest.raises(http.client.IncompleteRead):
+        server.request()
+    server.wait_for_log(r"(?m)^ValueError$")
+    assert server.stop() == 0
+    assert server.log().count("ERROR") == server.log().count("Traceback") == 1
+    assert "obworker/" not in server.log()
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_errors_are_logged_whatever_the_predictor_makes_of_logging(
+    serve: Serve, model: Path, place: int
+) -> None:
+    places = [CONFIGURE if place == i else "pass" for i in range(3)]
+    (model / "predictor.py").write_text(DICT_CONFIG % tuple(places))
+    server = serve("--no-access-log", str(model))
+    assert server.request().status == 500
+    server.wait_for_log("predict raised ValueError\n")
+    server.wait_for_log("ValueError: seen\n")
+    assert server.stop() == 0

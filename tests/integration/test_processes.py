@@ -44,6 +44,13 @@ class Predictor:
                 os._exit(int(value))
             elif name == "raise":
                 raise SystemExit(int(value))
+            elif name == "fork":
+                if child := os.fork():
+                    note(f"status {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+                elif value == "exit":
+                    sys.exit()
+                elif value == "raise":
+                    raise ValueError
             elif name == "child":
                 note(f"child {subprocess.Popen(['sleep', '600']).pid}")
             elif name == "deaf":
@@ -292,7 +299,7 @@ def test_a_predict_past_its_timeout_is_answered_504_and_its_worker_is_replaced(
     assert 0.5 <= time.monotonic() - began < 2
     new = replacement(server, 0, old)
     log = server.log()
-    assert re.search(r"POST /\?do=sleep:600 HTTP/1.1 took over 0\.[5-9] s\n", log)
+    assert re.search(r"POST /\?do=sleep:600 HTTP/1.1 took over 0\.[5-9] s, see --timeout\n", log)
     assert "a predict is past its deadline; replacing it\n" in log
     assert re.search(r'File ".*/model/predictor\.py", line \d+ in predict', log), log
     assert Client(server.port, keep=False).post().json["pid"] == new
@@ -314,6 +321,22 @@ def test_what_waits_behind_a_predict_that_never_ends_is_told_to_try_again(
     assert replacement(server, 0, old)
 
 
+@pytest.mark.parametrize("ending", ["exit", "raise", "return"])
+def test_a_process_that_predict_forked_answers_nobody(
+    start: Start, notes: Path, ending: str
+) -> None:
+    server = start()
+    client = Client(server.port, keep=True)
+    (worker,) = server.workers().values()
+    for _ in range(2):
+        assert client.post(f"/?do=fork:{ending}").json["pid"] == worker.pid
+    assert noted(notes, "status") == ["status 1"] * 2
+    server.wait_for_log("a process that predict forked came back from it")
+    assert client.post("/").json["pid"] == worker.pid
+    client.close()
+    assert server.stop() == 0
+
+
 # the mold ends
 
 
@@ -326,7 +349,7 @@ def test_workers_serve_on_without_the_mold_and_a_new_one_is_made(start: Start) -
     assert old is not None
     old.kill()
     eventually(lambda: (new := mold_of(server)) and new.pid != old.pid, what="a new mold")
-    server.wait_for_log("the mold was killed by SIGKILL; workers serve on")
+    server.wait_for_log("the mold was killed by SIGKILL; 2 of 2 workers serve on")
     eventually(lambda: server.log().count("imported  ") == 2, what="a second import")
     assert {slot: process.pid for slot, process in server.workers().items()} == before
     server.workers()[0].kill()
@@ -356,6 +379,7 @@ def test_code_that_no_longer_imports_leaves_the_workers_serving(start: Start, mo
     mold.kill()
     server.wait_for_log("nowhere_to_be_found")
     victim.kill()
+    server.wait_for_log("nowhere_to_be_found.*; 1 of 2 workers serve on, a new mold starts in ")
     assert Client(server.port, keep=False).post().json["slot"] == 1
     (model / "predictor.py").write_text(PREDICTOR)
     replacement(server, 0, victim.pid)

@@ -208,10 +208,33 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     reload(server, 2)
     assert Client(server.port, keep=False).post().text == "two"
     eventually(lambda: len(server.workers()) == 3)
+    assert "only a restart" not in server.log()
+    config.write_text("workers = 3\nadmin_bind = '127.0.0.1:0'\nunix_mode = '660'\n")
+    reload(server, 3)
+    server.wait_for_log("WARNING .* only a restart changes unix_mode\n")
     config.write_text("wokers = 3\n")
     server.signal(signal.SIGHUP)
-    server.wait_for_log("reload failed: .*'wokers'.*; generation 2 serves on")
+    server.wait_for_log("reload failed: .*'wokers'.*; generation 3 serves on")
     assert Client(server.port, keep=False).post().text == "two"
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_reload_that_fails_leaves_as_many_workers_as_there_were(
+    serve: Serve, model: Path, write: Write, tmp_path: Path, size: int
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("workers = 2\n")
+    server = serve("--config", str(config), str(model)).wait_until_ready(2)
+    config.write_text(f"workers = {size}\n")
+    write(2, at_import="1 / 0")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: ")
+    eventually(lambda: sorted(server.workers()) == [0, 1], what="as many workers as before")
+    assert generations(server) == ["g1"] * 3
+    write(3)
+    reload(server, 3)
+    eventually(lambda: len(server.workers()) == size, what="the new number of workers")
+    assert server.stop() == 0
 
 
 def kill_mold(server: Server) -> None:

@@ -44,6 +44,16 @@ def test_a_posted_json_is_answered(serve: Serve, model: Path) -> None:
     assert server.stop() == 0
 
 
+def test_with_few_descriptors_it_serves_one_after_the_other(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    few = ("bash", "-c", 'ulimit -n 64; exec "$@"', "bash")
+    server = serve(str(model), under=few)
+    for _ in range(2):
+        reply = server.request(body=b"1", headers={"Content-Type": "application/json"}, timeout=5)
+        assert reply.body == b'{"got":1}'
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("as_script", [False, True])
 def test_it_says_that_it_is_there_while_predict_is_busy(
     serve: Serve, model: Path, tmp_path: Path, *, as_script: bool

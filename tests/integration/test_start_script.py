@@ -164,6 +164,15 @@ def test_its_exit_code_is_ours(script: StartScript, code: int) -> None:
     assert server.wait() == code
 
 
+def test_one_that_leaves_its_server_in_the_background_is_said_to_end_it(
+    script: StartScript,
+) -> None:
+    server = script("python3 server.py &\nsleep 0.5\n")
+    assert server.wait() == 0
+    assert "start.sh exited with code 0: stopping, with all that it left running" in server.log()
+    eventually(lambda: not server.survivors(), 2, "end of all processes")
+
+
 def test_a_signal_that_ends_it_is_128_and_more(script: StartScript) -> None:
     server = script("kill -SEGV $$\n")
     server.wait_for_log(r"start\.sh was killed by SIGSEGV; starting it again in ")

@@ -69,6 +69,14 @@ def test_stopped_means_gone_and_is_no_failure(service: Service) -> None:
     assert not any(process.is_running() for process in processes)
 
 
+def test_a_start_sh_that_was_stopped_is_no_failure(service: Service) -> None:
+    service.write_script()
+    service.systemctl("start")
+    assert request(service.port, "GET").status == 200
+    service.systemctl("stop")
+    assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
+
+
 def test_a_model_that_cannot_be_loaded_is_not_tried_again(service: Service) -> None:
     (service.model / "predictor.py").write_text("import nothing_of_that_name")
     assert service.systemd.systemctl("start", service.unit).returncode != 0

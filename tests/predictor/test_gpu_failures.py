@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from obworker.errors import BootError, DeviceError, ObworkerError, Unhealthy
+from obworker.errors import BootError, BrokenOff, DeviceError, ObworkerError, Unhealthy
 from obworker.predictor import application
 
 ASSERT = "CUDA error: device-side assert triggered"
@@ -122,7 +122,7 @@ def test_an_error_in_the_middle_of_a_stream_is_told(
 ) -> None:
     told = Told()
     client = client_of(boot(model, told, predict=body))
-    with pytest.raises((RuntimeError, MemoryError)):
+    with pytest.raises((BrokenOff, RuntimeError)):
         client.post()
     assert told.counts == counts
 

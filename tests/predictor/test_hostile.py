@@ -162,6 +162,7 @@ def test_a_time_of_a_class_made_from_datetimes_is_text(serve: Serve) -> None:
     [
         ("def predict(json): return json", r"predict: self is missing: def predict\(self, json"),
         ("def predict(self): pass\n    async def run(self): pass", r"run is async def"),
+        ("predict = (lambda f: lambda *args, **kw: f(*args, **kw))(id)", "its decorator hides"),
     ],
 )
 def test_a_signature_that_cannot_be_meant_is_refused(model: Model, body: str, message: str) -> None:

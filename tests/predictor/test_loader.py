@@ -56,6 +56,13 @@ def test_other_paths_are_refused(model: Model, name: str, message: str) -> None:
         loader.find(model(None, notes__txt="") / name)
 
 
+def test_a_predictor_py_that_is_no_file_is_not_advised(model: Model) -> None:
+    directory = model(None)
+    (directory / "predictor.py").symlink_to("nowhere")
+    with pytest.raises(LoadError, match=r"predictor\.py is a directory, or a link to nothing"):
+        loader.find(directory)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_directory_is_named(model: Model) -> None:
     directory = model(None)

@@ -98,6 +98,7 @@ def test_messagepack_keys_need_not_be_strings() -> None:
         ("application/msgpack", b"\x92\x01", "not valid MessagePack"),
         ("application/msgpack", b"\x81\x90\x01", "not valid MessagePack: unhashable"),
         ("application/msgpack", b"\x91" * 100_000, "nested too deeply"),
+        ("application/msgpack", b"\x91\xc1", "not valid MessagePack: a byte begins no value"),
         ("application/msgpack", b"\xdf\xff\xff\xff\xff", "not valid MessagePack"),
     ],
 )

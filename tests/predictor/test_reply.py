@@ -7,7 +7,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from obworker.errors import NotAcceptable
+from obworker.errors import BrokenOff, NotAcceptable
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.reply import is_stream, is_wsgi, render
 from obworker.predictor.streaming import Stream
@@ -146,7 +146,7 @@ def test_an_error_in_the_middle_is_reported_and_raised() -> None:
     reported: list[BaseException] = []
     stream = Stream(items(), "", copy_context(), reported.append, lambda: None)
     assert next(stream) == b"a"
-    with pytest.raises(KeyError):
+    with pytest.raises(BrokenOff, match="KeyError"):
         next(stream)
     assert [str(error) for error in reported] == ["'k'"]
     assert list(stream) == []
