@@ -309,5 +309,6 @@ def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> in
     if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
         chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
-    blueprint = adopt(predictor, given.model_path, detect(environ).value, given.onnx)
+    where = detect(environ).value
+    blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
     return inprocess.serve(blueprint, _listeners(given, environ), given, threads_alone(environ))

@@ -127,6 +127,12 @@ class Settings:
         "--cors-origin", metavar="LIST", parse=origins, group="Server", shown="none",
         help="Origins whose web pages may use the service, such as https://app.example, or *.",
     )
+    tracebacks: str = option(
+        "--tracebacks", metavar="WHEN", parse=choice("auto", "on", "off"), group="Server",
+        default="auto",
+        help="Answer a request whose predict failed with the traceback, too: auto (not in"
+        " production), on, or off. The log has it always.",
+    )
     max_queue: int | None = option(
         "--max-queue", metavar="N", parse=whole_number(0), group="Server",
         shown="100 for each worker",

@@ -47,6 +47,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "workers_per_gpu": ("2", 2),
     "cpu_affinity": ("Auto", "auto"),
     "preload": ("OFF", "off"),
+    "tracebacks": ("On", "on"),
     "reload_strategy": ("surge", "surge"),
     "max_requests": ("100", 100),
     "max_requests_jitter": ("10", 10),

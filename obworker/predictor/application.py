@@ -67,6 +67,7 @@ class Blueprint:
     has_run: bool
     health: str | None
     environment: Environment
+    shows_tracebacks: bool
 
     @property
     def description(self) -> list[tuple[str, str]]:
@@ -131,7 +132,7 @@ class Blueprint:
         in_production = self.environment is Environment.PRODUCTION
         failures = Failures(
             self.file.parent,
-            shows_tracebacks=not in_production,
+            shows_tracebacks=self.shows_tracebacks,
             on_fatal=on_fatal,
             on_no_memory=on_no_memory,
         )
@@ -244,18 +245,19 @@ def load(
     model_path: str | None = None,
     environment: str = "local",
     onnx: Mapping[str, Any] | None = None,
+    tracebacks: str = "auto",
 ) -> Blueprint:
     """Import the predictor.py that `path` means and check all that needs no instance.
 
     Changes the working directory to the model directory, as its code expects. `onnx` is for
-    plan_session.
+    plan_session, `tracebacks` is as in the settings.
     """
     file = loader.find(Path(path))
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
     predictor = loader.load_class(file, class_name)
     enable_loggers()
-    return _plan(file, predictor, model, environment, onnx or {})
+    return _plan(file, predictor, model, environment, onnx or {}, tracebacks)
 
 
 def adopt(
@@ -263,12 +265,13 @@ def adopt(
     model_path: str | None = None,
     environment: str = "local",
     onnx: Mapping[str, Any] | None = None,
+    tracebacks: str = "auto",
 ) -> Blueprint:
     """Do what load does with a class that is there already: ``python predictor.py``."""
     file = loader.file_of(predictor)
     model = _absolute(model_path, file.parent)
     os.chdir(file.parent)
-    return _plan(file, predictor, model, environment, onnx or {})
+    return _plan(file, predictor, model, environment, onnx or {}, tracebacks)
 
 
 def create(
@@ -291,7 +294,12 @@ def create(
 
 
 def _plan(
-    file: Path, predictor: type, model: Path | None, environment: str, onnx: Mapping[str, Any]
+    file: Path,
+    predictor: type,
+    model: Path | None,
+    environment: str,
+    onnx: Mapping[str, Any],
+    tracebacks: str,
 ) -> Blueprint:
     if inspect.isabstract(predictor):
         missing = ", ".join(sorted(getattr(predictor, "__abstractmethods__", ())))
@@ -300,6 +308,7 @@ def _plan(
     predict, batches, own_batches = _plan_calls(predictor)
     wants_onnx = "onnx" in init.names
     session = plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None
+    where = Environment(environment)
     return Blueprint(
         file=file,
         predictor=predictor,
@@ -311,7 +320,10 @@ def _plan(
         is_async=is_async(predictor, "predict_batch" if predict is None else "predict"),
         has_run=has_background_run(predictor),
         health=health_method(predictor),
-        environment=Environment(environment),
+        environment=where,
+        shows_tracebacks={"on": True, "off": False}.get(
+            tracebacks, where is not Environment.PRODUCTION
+        ),
     )
 
 

@@ -62,6 +62,7 @@ class Plan:
                 "class_name": settings.class_name,
                 "model_path": settings.model_path,
                 "environment": detect(environ).value,
+                "tracebacks": settings.tracebacks,
                 "onnx": settings.onnx
                 | {
                     "on_device": bool(chosen),

@@ -27,6 +27,12 @@ class Predictor:
 """
 
 
+FAILING = """
+class Predictor:
+    def predict(self):
+        raise ValueError("secret")
+"""
+
 RUN = """
 
 if __name__ == "__main__":
@@ -67,3 +73,15 @@ def test_it_says_that_it_is_there_while_predict_is_busy(
         eventually(began.exists)
         assert server.request("GET", timeout=5).status == 200
         assert server.request("GET", "/favicon.ico", timeout=5).status == 404
+
+
+@pytest.mark.parametrize("as_script", [False, True])
+def test_no_client_sees_a_traceback_that_it_is_not_to_see(
+    serve: Serve, model: Path, *, as_script: bool
+) -> None:
+    script = model / "predictor.py"
+    script.write_text(FAILING + RUN)
+    hidden = ("--tracebacks", "off")
+    server = serve(*hidden, script=script) if as_script else serve(*hidden, str(model))
+    assert server.request().body == b'{"error":"Internal Server Error"}'
+    assert "ValueError: secret" in server.log()

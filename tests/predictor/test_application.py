@@ -17,6 +17,7 @@ from obworker.errors import BootError, BrokenOff, InjectionError, LoadError, Obw
 from obworker.predictor import application
 
 Model = Callable[..., Path]
+ClientOf = Callable[[Any], Any]
 MessagesOf = Callable[[str], list[str]]
 Serve = Callable[..., Any]
 
@@ -306,6 +307,20 @@ def test_outside_production_an_error_carries_the_traceback(serve: Serve, environ
     lines = content["traceback"].splitlines()
     assert lines[1].endswith('predictor.py", line 4, in predict')
     assert lines[-1] == "ValueError: secret"
+
+
+@pytest.mark.parametrize(
+    ("environment", "tracebacks", "is_shown"),
+    [("local", "off", False), ("production", "on", True), ("production", "auto", False)],
+)
+def test_who_asks_for_tracebacks_or_for_none_is_heard(
+    model: Model, client_of: ClientOf, environment: str, tracebacks: str, *, is_shown: bool
+) -> None:
+    path = str(model(FAILING))
+    blueprint = application.load(path, environment=environment, tracebacks=tracebacks)
+    response = client_of(blueprint.boot(1, lambda _: None)).post()
+    assert response.status == 500
+    assert ("traceback" in response.json) is is_shown
 
 
 @pytest.mark.parametrize(
