@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,8 @@ def launch(kernel):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 """
 
-# A request says what is to happen, and on which GPU; a file broken-0 that GPU 0 fails in a start.
+# A request says what is to happen, and on which GPU; a file broken-0 that GPU 0 fails in a start,
+# one slow-0 that a start on it takes as long as there is that file.
 PREDICTOR = """
 import os, time
 import torch
@@ -47,6 +49,9 @@ import torch
 class Predictor:
     def __init__(self):
         self.gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+        while os.path.exists(f"slow-{self.gpu}"):
+            open(f"building-{self.gpu}", "w")
+            time.sleep(0.02)
         torch.launch("assert" if os.path.exists(f"broken-{self.gpu}") else "load")
 
     def health(self):
@@ -270,6 +275,28 @@ def reload_in_vain(model: Path) -> str:
     ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 4
     return ended.stderr
+
+
+def test_a_gpu_that_fails_under_old_code_while_new_code_comes_is_accounted_for(
+    start: Start, model: Path
+) -> None:
+    server = start("4,6").wait_until_ready(2)
+    old = pid_in(server, 1)
+    (model / "slow-6").touch()
+    server.signal(signal.SIGHUP)
+    server.wait_until_ready(3)
+    eventually((model / "building-6").exists, what="new code on gpu 6")
+    fail(server, "6")
+    server.wait_for_log(rf"worker 1 \(pid {old}\): CUDA error: device-side assert triggered")
+    eventually(lambda: not psutil.pid_exists(old or 0))
+    (model / "slow-6").unlink()
+    server.wait_for_log("reloaded +generation 2 ")
+    assert "a bug in obworker" not in server.log()
+    slots = admin(server)[1]["slots"]
+    assert [(slot["state"], slot["causes"]) for slot in slots] == [
+        ("idle", {}),
+        ("idle", {"device": 1}),
+    ]
 
 
 def test_new_code_that_loses_a_gpu_on_which_the_old_serves_is_given_up(
