@@ -321,6 +321,45 @@ class TestWithClients:
         app.release.set()
         assert stays.read_reply().status == 200
 
+    def test_it_can_be_told_who_has_left_during_the_call(self, start: StartServer) -> None:
+        lost: list[Callable[[], bool]] = []
+        begun = threading.Event()
+
+        def answer_all(environs: Sequence[Environ]) -> Iterable[Answers]:
+            lost.extend(environ["obworker.is_lost"] for environ in environs)
+            begun.set()
+            eventually(lost[0])
+            yield [(n, partial(_count, len(environs))) for n in range(len(environs))]
+
+        server = start(Together(), batching=Batching(answer_all, 2, 600.0))
+        leaves, stays = server.connect(), server.connect()
+        leaves.post("/", b"")
+        eventually(partial(_gathers, server))
+        stays.post("/", b"")
+        assert begun.wait(TIMEOUT)
+        leaves.reset()
+        assert stays.read_reply().status == 200
+        assert not lost[1]()
+
+    def test_who_reads_slowly_holds_nobody_up(self, start: StartServer) -> None:
+        part, parts = b"x" * 65536, 400
+
+        def answer(size: int, _environ: Environ, start_response: Any) -> Iterable[bytes]:
+            start_response("200 OK", [])
+            return (part for _ in range(size))
+
+        def answer_all(environs: Sequence[Environ]) -> Iterable[Answers]:
+            yield [(0, partial(answer, parts)), (1, partial(answer, 1))]
+
+        server = start(Together(), batching=Batching(answer_all, 2, 600.0), timeout=1.0)
+        slow, other = server.connect(), server.connect()
+        slow.post("/", b"")
+        eventually(partial(_gathers, server))
+        other.post("/", b"")
+        assert other.read_reply().body == part
+        assert slow.read_reply().body == part * parts
+        assert not server.overdue
+
     def test_what_the_application_raises_each_gets_as_its_own(
         self, start: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:

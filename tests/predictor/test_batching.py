@@ -6,6 +6,8 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
@@ -125,6 +127,23 @@ class TestWhatPredictBatchGets:
                     return [scale * x for x in json]
         """)
         assert [reply.json for reply in made.answer(1, 2)] == [3, 6]
+
+    def test_who_has_left_before_the_call_is_not_in_it(self, batches: Any) -> None:
+        made = batches(DOUBLE)
+        environs = [environ(n) for n in range(3)]
+        for n, made_environ in enumerate(environs):
+            made_environ["obworker.is_lost"] = partial(bool, n % 2)
+        assert [r.status for r in made.answer_all(environs)] == [200, 499, 200]
+        assert made.steps == [[1], [0, 2]]
+
+    def test_where_all_have_left_there_is_no_call(self, batches: Any) -> None:
+        made = batches("""
+            class Predictor:
+                def predict_batch(self, json):
+                    raise AssertionError
+        """)
+        environs = [environ(n, **{"obworker.is_lost": lambda: True}) for n in range(2)]
+        assert [r.status for r in made.answer_all(environs)] == [499, 499]
 
     def test_a_body_that_cannot_be_read_is_not_in_the_call(self, batches: Any) -> None:
         made = batches(DOUBLE)
@@ -276,6 +295,24 @@ class TestACallThatFails:
             "predict_batch for 3 requests raised ValueError: a bad one; each is tried alone"
         ]
         assert messages_of("id-1") == ["predict raised ValueError"]
+
+    def test_who_has_left_meanwhile_is_not_tried(self, batches: Any) -> None:
+        made = batches("""
+            class Predictor:
+                calls = []
+
+                def predict_batch(self, json):
+                    self.calls.append(json)
+                    if len(json) > 1:
+                        raise ValueError("too many")
+                    return [self.calls]
+        """)
+        answers = iter([False, True])  # one is there for the first call, and not for the second
+        environs = [environ(n) for n in range(3)]
+        environs[1]["obworker.is_lost"] = lambda: next(answers)
+        assert [r.status for r in made.answer_all(environs)] == [200, 499, 200]
+        assert made.steps == [[], [0], [1], [2]]
+        assert made.answer(3)[0].json == [[0, 1, 2], [0], [2], [3]]
 
     def test_one_alone_is_not_tried_again(self, batches: Any) -> None:
         made = batches(FRAGILE)
