@@ -123,6 +123,12 @@ class Batches:
         elif is_new:
             self._begin_later(batch, cycle.received + self._batching.wait - time.monotonic())
 
+    def stop_waiting(self) -> None:
+        """Have no batch wait for others from now on: hardly any will come."""
+        self._batching = self._batching._replace(wait=0.0)
+        if self._open is not None:
+            self._reactor.post(self._begin, self._open)
+
     def _begin_later(self, batch: Batch, seconds: float) -> None:
         if seconds > 0 and self._batching.wait:
             self._reactor.call_later(seconds, self._begin, batch)

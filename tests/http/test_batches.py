@@ -400,6 +400,18 @@ class TestWithClients:
         assert [reply.status for reply in replies] == [200] * 4
         assert {reply.headers["connection"] for reply in replies} == {"close"}
 
+    def test_in_a_drain_nobody_waits_for_others(self, start: StartServer) -> None:
+        app = Together()
+        app.release.set()
+        server = start(app, batching=Batching(app.answer_all, 8, 600.0))
+        client, other = server.connect(), server.connect()
+        client.post("/", b"")
+        eventually(partial(_gathers, server))
+        server.drain()
+        other.post("/", b"")
+        assert client.read_reply().status == 200
+        assert other.read_reply().status == 200
+
 
 class TestDeadlines:
     def test_all_get_504_and_the_call_is_told_of_once(self, start: StartServer) -> None:
