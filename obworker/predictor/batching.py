@@ -147,7 +147,7 @@ class Reader:
             for name in self._plan.predict.names:
                 item.argument(name)
             item.key = _hashable(self._find_key(item))
-        except Exception as error:  # noqa: BLE001  # the request seam: the item raises it there
+        except BaseException as error:  # noqa: BLE001  # the request seam: the item raises it there
             item.settle(error)
 
 

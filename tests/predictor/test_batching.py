@@ -392,6 +392,24 @@ class TestKeys:
         assert [reply.status for reply in replies] == [200, 500, 500, 200]
         assert made.steps == [[1, 2], [0, 3]]
 
+    def test_so_is_what_it_raises_that_is_no_exception(self, batches: Any) -> None:
+        made = batches("""
+            import sys
+
+            class Predictor:
+                def batch_key(self, json):
+                    if json == "bad":
+                        sys.exit("a bad one")
+
+                def predict_batch(self, json):
+                    return json
+        """)
+        environs = [environ(body) for body in ("fine", "bad", "good")]
+        (_, bad), (_, fine), (_, good) = chain(*made.app.answer_all(environs))
+        assert (call(fine, environs[0]).body, call(good, environs[2]).body) == (b"fine", b"good")
+        with pytest.raises(SystemExit):
+            call(bad, environs[1])
+
 
 class TestAlone:
     def test_without_predict_each_request_is_a_batch_of_its_own(self, serve: Any) -> None:
