@@ -179,3 +179,35 @@ def test_a_cycle_that_runs_fills_it(row: SeatRow) -> None:
     make_cycle(app, timeout=5.0, monitor=seat).run()
     assert allowed == pytest.approx([5.0, 60.0], abs=1.0)
     assert (row.in_flight, row.requests) == (0, 1)
+
+
+class Looked(Cycle):
+    """A cycle that counts how often its deadline was looked at."""
+
+    looks = 0
+
+    @property
+    def deadline(self) -> float:  # type: ignore[override]
+        self.looks += 1
+        return self.due
+
+    @deadline.setter
+    def deadline(self, due: float) -> None:
+        self.due = due
+
+
+def test_a_batch_whose_deadlines_move_is_looked_through_once(row: SeatRow) -> None:
+    head = Head(RequestLine("POST", b"/", "1.0", b"/", b""), ())
+    seat = RowMonitor(row)
+    cycles = [
+        Looked(lambda environ, start_response: [], base_environ("", ""), Request(head, b""), Outlet())
+        for _ in range(50)
+    ]
+    for due, cycle in enumerate(cycles):
+        cycle.deadline = due
+        seat.begun(cycle)
+    for cycle in reversed(cycles):
+        cycle.deadline = 100
+        seat.extended(cycle)
+    assert sum(cycle.looks for cycle in cycles) < 5 * len(cycles)
+    assert row.deadline == 100
