@@ -75,6 +75,7 @@ class Devices:
     def give_back_all(self) -> None:
         """Give back all devices: somebody has seen to them, or they are others by now."""
         self._give_back(self._quarantine.release_all())
+        self._table.quarantine(self._is_held)
 
     def publish(self) -> None:
         """Show everybody which slots are held."""

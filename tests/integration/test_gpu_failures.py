@@ -309,8 +309,11 @@ def test_new_code_that_loses_a_gpu_on_which_the_old_serves_is_given_up(
     assert "quarantine" not in server.log()
 
 
-def test_new_code_for_which_no_gpu_works_is_given_up(start: Start, model: Path) -> None:
-    server = start("4").wait_until_ready()
+@pytest.mark.parametrize("preload", ["auto", "off"])
+def test_new_code_for_which_no_gpu_works_is_given_up(
+    start: Start, model: Path, preload: str
+) -> None:
+    server = start("4", "--preload", preload).wait_until_ready()
     fail_into_quarantine(server, "4")
     eventually(lambda: not server.workers())
     (model / "broken-4").touch()

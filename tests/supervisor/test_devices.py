@@ -78,6 +78,15 @@ def test_all_slots_of_a_device_are_held_for_a_while(case: Case) -> None:
     assert case.held == [False, False, False]
 
 
+def test_slots_that_are_given_back_can_be_filled_at_once(case: Case) -> None:
+    """A reload that found no slot to try its code in would take it for good."""
+    case.fail(0)
+    case.fail(1)
+    assert not case.table.can_serve
+    case.devices.give_back_all()
+    assert case.table.can_serve
+
+
 def test_one_line_says_all_to_whoever_is_woken(
     case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
