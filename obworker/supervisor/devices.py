@@ -80,9 +80,12 @@ class Devices:
     def publish(self) -> None:
         """Show everybody which slots are held."""
         for slot in self._table.slots:
-            row, hold = self._board.slot(slot.index), self._quarantine.hold(self._name(slot.index))
+            row, device = self._board.slot(slot.index), self._name(slot.index)
+            hold = self._quarantine.hold(device)
             row.write_text("quarantine", "" if hold is None else hold.reason)
             row.quarantined_until = 0.0 if hold is None else hold.until
+            if hold is not None:  # a slot that was never filled has not shown its device
+                row.write_text("device", device)
 
     def _give_back(self, devices: list[str]) -> None:
         for device in devices:

@@ -78,6 +78,15 @@ def test_all_slots_of_a_device_are_held_for_a_while(case: Case) -> None:
     assert case.held == [False, False, False]
 
 
+def test_a_slot_that_was_never_filled_says_which_device_is_held(case: Case) -> None:
+    case.fail(0)
+    assert [case.board.slot(index).read_text("device") for index in range(3)] == [
+        "gpu 4",
+        "",
+        "gpu 4",
+    ]
+
+
 def test_slots_that_are_given_back_can_be_filled_at_once(case: Case) -> None:
     """A reload that found no slot to try its code in would take it for good."""
     case.fail(0)
