@@ -67,6 +67,10 @@ class Devices:
         elif self._table.rollout.candidate is not None:
             self._generations.fail_reload(ALL_HELD)
 
+    def forbid(self, size: int) -> bool:
+        """Whether so many slots would leave nobody to serve: all of theirs are held."""
+        return self._table.can_serve and all(map(self._is_held, range(size)))
+
     def tend(self, now: float) -> None:
         """Give back the devices whose time is over; other code may have other devices."""
         self._give_back(self._quarantine.release_due(now))

@@ -264,8 +264,8 @@ class Master:
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
             signal.SIGHUP: self.reload,
-            signal.SIGTTIN: lambda: self.resize(self._table.wanted + 1),
-            signal.SIGTTOU: lambda: self.resize(self._table.wanted - 1),
+            signal.SIGTTIN: lambda: self._scale_by(1),
+            signal.SIGTTOU: lambda: self._scale_by(-1),
             signal.SIGWINCH: self._pause,
             signal.SIGUSR1: self._reopen_logs,
         }
@@ -324,11 +324,18 @@ class Master:
         """Want so many workers; return why that cannot be, else an empty text."""
         if not 1 <= size <= MAX_SLOTS:
             return f"{size} is not a number of workers from 1 to {MAX_SLOTS}"
+        if self._workers.devices.forbid(size):
+            return f"with {size} nobody would serve: every GPU that is left is in quarantine"
         if not self._table.stopping:
             logger.info("%-10s %d workers, there were %d", "scaling", size, self._table.wanted)
             self._table.resize(size)
             self._tell_shares()
         return ""
+
+    def _scale_by(self, step: int) -> None:
+        failure = self.resize(self._table.wanted + step)
+        if failure:
+            logger.warning("%-10s %s", "scaling", failure)
 
     def show_stacks(self, slot: int) -> int | None:
         """Have the worker of a slot show its stacks; return its pid, None where there is none."""

@@ -224,6 +224,20 @@ def test_a_gpu_that_fails_again_and_again_is_left_alone_until_a_reload(
     assert len(server.workers()) == 3
 
 
+def test_a_scaling_that_would_leave_a_gpu_in_quarantine_alone_is_refused(
+    start: Start, model: Path
+) -> None:
+    server = start("4,6").wait_until_ready(2)
+    fail_into_quarantine(server, "4")
+    program = command("scale", "1", "--control-socket", str(model.parent / "control"))
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "with 1 nobody would serve: every GPU that is left is in quarantine" in ended.stderr
+    server.signal(signal.SIGTTOU)
+    server.wait_for_log("WARNING .* scaling +with 1 nobody would serve")
+    assert json.loads(server.request().body)["gpu"] == "6"
+
+
 def test_with_every_gpu_in_quarantine_the_service_is_not_ready(start: Start) -> None:
     server = start("4").wait_until_ready()
     fail_into_quarantine(server, "4")

@@ -87,6 +87,15 @@ def test_a_slot_that_was_never_filled_says_which_device_is_held(case: Case) -> N
     ]
 
 
+def test_so_few_slots_that_all_are_held_are_too_few_while_another_serves(case: Case) -> None:
+    assert not case.devices.forbid(1)
+    case.fail(0)
+    assert case.devices.forbid(1)
+    assert not case.devices.forbid(2)
+    case.fail(1)  # then nothing is lost by it
+    assert not case.devices.forbid(1)
+
+
 def test_slots_that_are_given_back_can_be_filled_at_once(case: Case) -> None:
     """A reload that found no slot to try its code in would take it for good."""
     case.fail(0)

@@ -36,9 +36,9 @@ def row() -> Iterator[SeatRow]:
     os.close(board.descriptor)
 
 
-def make_cycle(app: Application, path: str = "/", **more: Any) -> Cycle:
+def make_cycle(app: Application, path: str = "/", kind: type[Cycle] = Cycle, **more: Any) -> Cycle:
     head = Head(RequestLine("POST", path.encode(), "1.0", path.encode(), b""), ())
-    return Cycle(app, base_environ("", ""), Request(head, b""), Outlet(), **more)
+    return kind(app, base_environ("", ""), Request(head, b""), Outlet(), **more)
 
 
 def request(path: str, started: float, deadline: float = math.inf) -> Cycle:
@@ -186,8 +186,14 @@ class Looked(Cycle):
 
     looks = 0
 
+    @classmethod
+    def make(cls) -> Looked:
+        made = make_cycle(lambda environ, start_response: [], kind=cls)
+        assert isinstance(made, Looked)
+        return made
+
     @property
-    def deadline(self) -> float:  # type: ignore[override]
+    def deadline(self) -> float:
         self.looks += 1
         return self.due
 
@@ -197,12 +203,8 @@ class Looked(Cycle):
 
 
 def test_a_batch_whose_deadlines_move_is_looked_through_once(row: SeatRow) -> None:
-    head = Head(RequestLine("POST", b"/", "1.0", b"/", b""), ())
     seat = RowMonitor(row)
-    cycles = [
-        Looked(lambda environ, start_response: [], base_environ("", ""), Request(head, b""), Outlet())
-        for _ in range(50)
-    ]
+    cycles = [Looked.make() for _ in range(50)]
     for due, cycle in enumerate(cycles):
         cycle.deadline = due
         seat.begun(cycle)
