@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from harness import eventually
 
 from obworker.errors import BootError, DeviceError, InjectionError
 from obworker.predictor import application
@@ -192,6 +193,53 @@ class TestWhatPredictBatchGets:
                     return 2 * x
         """)
         assert [reply.json for reply in made.answer(1, 2)] == [2, 4]
+
+    def test_a_coroutine_is_cancelled_when_nobody_waits_for_any_of_them(
+        self, batches: Any, messages_of: MessagesOf
+    ) -> None:
+        made = batches("""
+            import asyncio
+
+            class Predictor:
+                calls = []
+
+                async def predict_batch(self, json):
+                    self.calls.append(json)
+                    if "wait" in json:
+                        await asyncio.sleep(60)
+                    return [self.calls] * len(json)
+        """)
+        lose: list[Callable[[], object]] = []
+        environs = [
+            environ("wait", HTTP_X_REQUEST_ID=f"id-{n}", **{"obworker.on_lost": lose.append})
+            for n in range(2)
+        ]
+        replies: list[Answered] = []
+        answering = threading.Thread(target=lambda: replies.extend(made.answer_all(environs)))
+        answering.start()
+        eventually(lambda: len(lose) == 2)
+        lose[0]()
+        answering.join(0.2)
+        assert answering.is_alive()
+        lose[1]()
+        answering.join(10)
+        assert [reply.status for reply in replies] == [499, 499]
+        assert made.answer("again")[0].json == [["wait", "wait"], ["again"]]
+        assert not messages_of("id-0+1")
+
+    def test_it_can_ask_for_more_time(self, batches: Any) -> None:
+        made = batches("""
+            import obworker
+
+            class Predictor:
+                def predict_batch(self, json):
+                    obworker.extend_deadline(7)
+                    return json
+        """)
+        asked: list[float] = []
+        environs = [environ(n, **{"obworker.extend_deadline": asked.append}) for n in range(2)]
+        assert [reply.status for reply in made.answer_all(environs)] == [200, 200]
+        assert asked == [7]
 
     def test_what_limits_concurrency_counts_calls(self, batches: Any) -> None:
         made = batches("""
