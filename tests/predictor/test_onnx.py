@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +230,19 @@ def test_without_onnxruntime_says_what_to_install(
     with pytest.raises(LoadError, match="needs onnxruntime") as got:
         plan_session(directory / "digits.onnx")
     assert "obworker[onnx]" in str(got.value.hint)
+
+
+def test_under_another_server_it_starts_no_thread_that_a_fork_would_lose() -> None:
+    """As its telemetry is, which is on unless it is turned off before the import."""
+    program = (
+        "from obworker.predictor.onnx import import_onnxruntime\n"
+        "import os\n"
+        "import_onnxruntime()\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's are another matter
+    environ.pop("ORT_DISABLE_TELEMETRY", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "1\n"
