@@ -159,9 +159,7 @@ def open_session(plan: SessionPlan) -> InferenceSession:
         kind = kind_of(error, BootError)
         raise kind(f"{name} cannot be loaded: {summarise(error)}") from error
     prepacked.check(session, name)
-    wanted = plan.providers[0]
-    if wanted not in session.get_providers():
-        _fall_back(name, wanted, is_allowed=CPU in plan.providers)
+    check_providers(plan, session.get_providers())
     return session
 
 
@@ -190,14 +188,21 @@ def _typed(value: str, kind: Any) -> object:
     return members[f"ORT_{value.upper()}"] if members else kind(int(value))
 
 
-def _fall_back(model: str, provider: str, *, is_allowed: bool) -> None:
-    name = short_name(provider)
-    if not is_allowed:
+def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
+    """Say so where the first provider that was planned is not among those that `started`.
+
+    Raises:
+        BootError: none of the others was planned.
+    """
+    wanted, got, model = plan.providers[0], started[0], plan.model.name
+    if wanted in started:
+        return
+    if got not in plan.providers:
         raise BootError(
-            f"{model} cannot be loaded: onnxruntime could not start {provider}; its log says why",
-            f"with --onnx-providers {name},cpu it runs on the CPU then",
+            f"{model} cannot be loaded: onnxruntime could not start {wanted}; its log says why",
+            f"with --onnx-providers {short_name(wanted)},cpu it runs on the CPU then",
         )
-    log.warning("%s runs on the CPU: onnxruntime could not start %s", model, provider)
+    log.warning("%s runs on %s: onnxruntime could not start %s", model, short_name(got), wanted)
 
 
 def _only_model(searched: Path, directory: Path) -> Path:

@@ -14,6 +14,7 @@ from obworker.onnx_options import ATTRIBUTES, LEVELS
 from obworker.predictor import onnx
 from obworker.predictor.onnx import (
     SessionPlan,
+    check_providers,
     default_providers,
     find_model,
     find_providers,
@@ -186,11 +187,36 @@ def test_a_provider_that_does_not_start_is_an_error_unless_the_cpu_is_allowed(
     model = directory / "digits.onnx"
     with pytest.warns(UserWarning, match=CUDA):
         open_session(SessionPlan(model, (CUDA, CPU)))
-    assert "digits.onnx runs on the CPU: onnxruntime could not start CUDA" in caplog.text
+    assert "digits.onnx runs on cpu: onnxruntime could not start CUDA" in caplog.text
     with pytest.warns(UserWarning, match=CUDA), pytest.raises(BootError) as got:
         open_session(SessionPlan(model, (CUDA,)))
     assert str(got.value).startswith("digits.onnx cannot be loaded: onnxruntime could not start")
     assert got.value.hint == "with --onnx-providers cuda,cpu it runs on the CPU then"
+
+
+TENSORRT = "TensorrtExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("planned", "started", "where"),
+    [
+        ((TENSORRT, CUDA, CPU), [TENSORRT, CUDA, CPU], None),
+        ((TENSORRT, CUDA, CPU), [CUDA, CPU], "cuda"),
+        ((TENSORRT, CUDA), [CUDA, CPU], "cuda"),
+        ((TENSORRT, CUDA, CPU), [CPU], "cpu"),
+        ((CPU,), [CPU], None),
+    ],
+)
+def test_it_is_said_where_it_runs_if_not_where_it_was_to(
+    caplog: pytest.LogCaptureFixture,
+    planned: tuple[str, ...],
+    started: list[str],
+    where: str | None,
+) -> None:
+    plan = SessionPlan(Path("m.onnx"), planned)
+    check_providers(plan, started)
+    said = f"m.onnx runs on {where}: onnxruntime could not start {TENSORRT}"
+    assert [record.getMessage() for record in caplog.records] == ([said] if where else [])
 
 
 @pytest.mark.parametrize(
