@@ -110,7 +110,7 @@ def _tokens(text: str) -> list[str]:
 
 def _pair(token: str) -> tuple[str, str]:
     key, found, value = (part.strip() for part in token.partition("="))
-    if not found:
+    if not (found and key):
         raise ValueError(
             f"{token!r} is not KEY=VALUE such as graph_optimization_level=enable_basic"
         )
