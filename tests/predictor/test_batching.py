@@ -466,6 +466,23 @@ class TestAlone:
         assert client.post(b"{", "application/json").status == 400
         assert client.request("GET", "/").status == 200
 
+    def test_what_it_logs_has_the_id_of_the_answer(
+        self, serve: Any, messages_of: MessagesOf
+    ) -> None:
+        client = serve("""
+            import logging
+
+            class Predictor:
+                def predict_batch(self, json):
+                    logging.getLogger("model").warning("here")
+                    raise ValueError
+        """)
+        response = client.post_json(4)
+        assert messages_of(response.headers["X-Request-ID"]) == [
+            "here",
+            "predict raised ValueError",
+        ]
+
     def test_with_both_predict_answers_what_comes_alone(self, batches: Any) -> None:
         made = batches("""
             class Predictor:
