@@ -66,6 +66,7 @@ ENTRIES: dict[str, Parse] = {
     "session.x64quantprecision": flag,
 }
 KEYS = ATTRIBUTES | ENTRIES
+thread_count = whole_number(1, 1024)
 ELSEWHERE = {"intra_op_num_threads": "--onnx-threads", "providers": "--onnx-providers"}
 
 

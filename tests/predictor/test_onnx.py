@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,6 +180,31 @@ def test_a_provider_that_is_not_offered_is_an_error_that_names_those_that_are(
     with pytest.raises(LoadError, match=r"no 'cuda'; it has .*cpu") as got:
         plan_session(directory / "digits.onnx", providers="cuda,cpu")
     assert got.value.hint == "pip install 'obworker[onnx-gpu]'"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"threads": 0}, "--onnx-threads: '0' is not a whole number from 1"),
+        ({"providers": "cpu,cpu"}, "--onnx-providers: 'cpu,cpu' has one of them twice"),
+        ({"options": "enable_mem_patern=1"}, "--onnx-option: enable_mem_patern: is no session"),
+        ({"options": "enable_mem_pattern"}, "--onnx-option: 'enable_mem_pattern' is not KEY="),
+    ],
+)
+def test_another_server_is_told_what_is_wrong_as_the_command_line_is(
+    directory: Path, given: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(LoadError, match=complaint):
+        plan_session(directory / "digits.onnx", **given)
+
+
+def test_another_server_may_write_what_the_command_line_may(directory: Path) -> None:
+    plan = plan_session(
+        directory / "digits.onnx",
+        providers="CPUExecutionProvider",
+        options="enable_mem_pattern=false",
+    )
+    assert (plan.providers, plan.options) == ((CPU,), (("enable_mem_pattern", "0"),))
 
 
 def test_a_provider_that_does_not_start_is_an_error_unless_the_cpu_is_allowed(
