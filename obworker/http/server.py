@@ -58,6 +58,8 @@ MADE_FREE = 0.01
 DOUBT_TIME = 0.05
 ENDING = "this worker is about to end; try again"
 
+_is_idle = attrgetter("is_idle")
+
 
 def _always(_method: str, _path: str) -> bool:
     return True
@@ -114,6 +116,7 @@ class Server:
             batching, self.reactor, self.executors, self._on_relieved
         )
         self._takers = self._batches or self.executors
+        self._taken_at_once = batching.size if batching else 1
         self.queue = RequestQueue(
             self.reactor,
             self._takers,
@@ -251,8 +254,13 @@ class Server:
             self._yielding = None
         if self._watch_listeners():
             for listener in self._listeners:
-                if self._is_accepting:  # else the one before has found no room
-                    self._accept(listener)
+                self._accept_some(listener)
+
+    def _accept_some(self, listener: socket.socket) -> None:
+        """Accept as many as one call can answer, or as there is room for."""
+        for _ in range(self._taken_at_once):
+            if not (self._is_accepting and self._accept(listener)):
+                return
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection, so that workers take turns; return whether there was one."""
@@ -378,10 +386,6 @@ def _most_connections(wanted: int) -> int:
     """Return how many connections there can be, for each takes a descriptor."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit - SPARED_DESCRIPTORS)
-
-
-def _is_idle(connection: Connection) -> bool:
-    return connection.is_idle
 
 
 def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:

@@ -14,6 +14,7 @@ import pytest
 from harness import eventually
 from wire import TIMEOUT, Client, Running, StartServer, body_of
 
+from obworker.http import server as servers
 from obworker.http import service as services
 from obworker.http.batches import Answers, Batches, Batching
 from obworker.http.cycle import Cycle
@@ -279,6 +280,26 @@ class TestWithClients:
         app.release.set()
         assert [client.read_reply().body for client in clients] == [b"1", *[b"3"] * 3, *[b"2"] * 2]
         assert app.bodies == [[b"first"], [b"0", b"1", b"2"], [b"3", b"4"]]
+
+    def test_as_many_connections_as_one_call_answers_are_accepted_meanwhile(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(servers, "YIELD_TIME", 3600.0)
+        app = Together()
+        server = start(app, batching=Batching(app.answer_all, 5, 0.0))
+        first = server.connect()
+        first.post("/", b"first")
+        assert app.begun.acquire(timeout=TIMEOUT)
+        others = [server.connect() for _ in range(8)]
+        for client in others:
+            client.post("/", b"")
+        eventually(lambda: server.server._yielding is not None)
+        server.call(server.server._end_yield)  # nobody else has taken them
+        eventually(partial(_holds, server, 5))
+        assert server.server.active == 1 + 5
+        app.release.set()
+        assert {client.read_reply().status for client in (first, *others)} == {200}
+        assert [len(bodies) for bodies in app.bodies[:2]] == [1, 5]
 
     def test_each_connection_goes_on(self, start: StartServer) -> None:
         app = Together()
