@@ -154,9 +154,10 @@ class Batches:
     def _run(self, batch: Batch) -> Rests:
         """Answer a batch; return what is yet to be sent: who takes it finds what to do next."""
         self._executors.call(self._close, batch)
+        members, batch.members = batch.members, []  # a timer may refer to the batch for longer
         present: list[Member] = []
         gone: list[Member] = []
-        for member in batch.members:
+        for member in members:
             (present if _enters(member.cycle) else gone).append(member)
         rests = _run((member, None) for member in gone)
         left = dict(enumerate(present))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -213,6 +215,18 @@ class TestWaiting:
         play.timers.pop(0)[1]()  # of the batch that is over
         play.work()
         assert play.calls == ["ab"]
+
+    def test_its_timer_keeps_nothing_of_one_that_is_over(self) -> None:
+        play = Play(size=2, wait=0.5)
+        play.submit_request("a")
+        opened = play.batches._open
+        assert opened is not None
+        cycle = weakref.ref(opened.members[0].cycle)
+        play.submit_request("b")
+        play.work()
+        assert play.timers
+        gc.collect()
+        assert cycle() is None
 
 
 class Together:
