@@ -285,8 +285,8 @@ class Workers:
         elif isinstance(message, Recycle) and seat.state in SERVING:
             seat.recycle = message.reason
             logger.info("worker %d: %s; replacing it", seat.slot, message.reason)
-        elif isinstance(message, Leaving) and seat.state in SERVING | {State.DUMPING}:
-            self._leaving(seat, link, message)
+        elif isinstance(message, Leaving):
+            self._hear_why(seat, link, message)
 
     def _ready(self, seat: Seat) -> None:
         now = time.monotonic()
@@ -304,10 +304,16 @@ class Workers:
         )
         self._on_ready()
 
+    def _hear_why(self, seat: Seat, link: Link, message: Leaving) -> None:
+        """Learn why a worker leaves; that its GPU is lost is news also where it drains already."""
+        if message.device_lost:
+            link.lost_device, link.reason = message.reason, f"{message.reason}, and "
+        if seat.state in SERVING | {State.DUMPING}:
+            self._leaving(seat, link, message)
+
     def _leaving(self, seat: Seat, link: Link, message: Leaving) -> None:
         now, reason, cause = time.monotonic(), message.reason, Cause.LEFT
         if message.device_lost:
-            link.lost_device, link.reason = reason, f"{reason}, and "
             cause = Cause.DEVICE
         elif seat.state is State.DUMPING:
             reason, link.reason = f"{link.reason}came back to life", ""

@@ -61,7 +61,7 @@ class Predictor:
         if "sleep" in params:
             open(f"asleep-{os.getpid()}", "w")
             time.sleep(float(params["sleep"]))
-        elif params.get("gpu", self.gpu) == self.gpu:
+        if params.get("gpu", self.gpu) == self.gpu:
             torch.launch(params.get("kernel", "add"))
         return {"pid": os.getpid(), "gpu": self.gpu}
 """
@@ -222,6 +222,19 @@ def test_a_gpu_that_fails_again_and_again_is_left_alone_until_a_reload(
     obworker(model, "reload", "--wait")
     assert admin(server)[1]["status"] == "ok"
     assert len(server.workers()) == 3
+
+
+def test_a_gpu_that_fails_under_a_worker_that_drains_has_failed(start: Start, model: Path) -> None:
+    server = start("4").wait_until_ready()
+    with ThreadPoolExecutor() as threads:
+        failing = threads.submit(server.request, "POST", "/?sleep=2&kernel=assert")
+        eventually(lambda: list(model.glob("asleep-*")))
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready(2)
+        assert failing.result(20).status == 503
+    for _ in range(2):
+        fail(server, "4")
+    server.wait_for_log("gpu 4 is in quarantine: it failed 3 times in 10 minutes")
 
 
 def test_a_scaling_that_would_leave_a_gpu_in_quarantine_alone_is_refused(
