@@ -28,19 +28,19 @@ class Mounted(NamedTuple):
 
 
 def mounted(controller: str, root: Path = Path("/")) -> list[Mounted]:
-    """Return where a controller may be: in version 2's hierarchy, which comes first, or in 1's.
+    """Return where a controller may be: in version 2's hierarchy, or in 1's.
 
-    A machine may have both. `root` is where proc and the cgroup file systems are.
+    A machine may have both, and a controller is in one. `root` is where proc and the cgroup file
+    systems are.
     """
     try:
         memberships = parse_memberships((root / "proc/self/cgroup").read_text())
         mounts = list(parse_mounts((root / "proc/self/mountinfo").read_text(), controller))
     except (OSError, ValueError):  # a sandbox's proc need not be Linux's
         return []
-    ordered = sorted(mounts, key=lambda mount: mount.hierarchy != "")
     return [
         mount.seen(memberships[mount.hierarchy], root)
-        for mount in ordered
+        for mount in mounts
         if mount.hierarchy in memberships
     ]
 

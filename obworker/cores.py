@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from obworker import cgroups
+from obworker.kernel_files import text_of
 
 OPENMP = "OMP_NUM_THREADS"
 
@@ -70,18 +71,11 @@ def least_quota(root: Path = Path("/")) -> float | None:
 
 def _quota(directory: Path) -> float | None:
     """Return a cgroup's quota, in version 2's form or in version 1's."""
-    text = _read(directory / "cpu.max") or " ".join(
-        _read(directory / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    text = text_of(directory / "cpu.max") or " ".join(
+        text_of(directory / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     )
     try:
         quota, period = map(int, text.split())
     except ValueError:  # "max", or nothing
         return None
     return quota / period if quota > 0 and period > 0 else None
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:
-        return ""

@@ -66,6 +66,7 @@ ENTRIES: dict[str, Parse] = {
     "session.x64quantprecision": flag,
 }
 KEYS = ATTRIBUTES | ENTRIES
+thread_count = whole_number(1, 1024)
 ELSEWHERE = {"intra_op_num_threads": "--onnx-threads", "providers": "--onnx-providers"}
 
 
@@ -110,7 +111,7 @@ def _tokens(text: str) -> list[str]:
 
 def _pair(token: str) -> tuple[str, str]:
     key, found, value = (part.strip() for part in token.partition("="))
-    if not found:
+    if not (found and key):
         raise ValueError(
             f"{token!r} is not KEY=VALUE such as graph_optimization_level=enable_basic"
         )

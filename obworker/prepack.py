@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -61,11 +62,11 @@ def _command(model: Path, output: Path | None, *, force: bool, texts: Sequence[s
     """
     target = model.parent / DIRECTORY / model.name if output is None else output
     _check_paths(model, target, force=force)
+    plan = _plan(model, texts)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".prepack-") as name:
-            size = _write(_plan(model, texts), Path(name) / target.name)
-            _move(Path(name), target.parent)
+        with _workplace(target.parent) as directory:
+            size = _write(plan, directory / target.name)
+            _move(directory, target.parent)
     except OSError as error:
         raise CommandError(f"{target}: cannot be written: {error.strerror}") from error
     return f"{target}  {size / 2**20:.1f} MiB with its weights, which are in {target.name}.data"
@@ -88,6 +89,23 @@ def _plan(model: Path, texts: Sequence[str]) -> SessionPlan:
     except ValueError as error:
         raise UsageError(f"--onnx-option: {error}") from error
     return SessionPlan(model, (onnx.CPU,), options=tuple(pairs_of(options)))
+
+
+@contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """Make a directory in `parent`, from which files can be moved there in one step.
+
+    A parent that is made for it is there afterwards only if something is in it.
+    """
+    was_there = parent.exists()
+    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".prepack-") as name:
+            yield Path(name)
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def _write(plan: SessionPlan, target: Path) -> int:

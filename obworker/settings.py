@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from obworker.onnx_options import AUTO, providers, session_options
+from obworker.onnx_options import AUTO, providers, session_options, thread_count
 from obworker.options import option, options_of
 from obworker.values import (
     absolute_path,
@@ -55,7 +55,7 @@ class Settings:
         help="ONNX file, or the directory to look for it in.",
     )
     onnx_threads: int = option(
-        "--onnx-threads", metavar="N", parse=whole_number(1, 1024), group="ONNX", default=1,
+        "--onnx-threads", metavar="N", parse=thread_count, group="ONNX", default=1,
         help="Threads that one call of the onnx session uses. With 1 all workers may share a"
         " session that was made before the fork; with more each makes its own.",
     )

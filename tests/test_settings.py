@@ -235,6 +235,7 @@ def test_a_text_that_is_no_value_is_refused_by_the_name_it_was_given(key: str, t
         ),
         ("x=1", "x: is no session option of onnxruntime; docs/onnx.md lists them: enable_cpu_mem"),
         ("execution_mode=quick", "execution_mode: 'quick' is not one of sequential, parallel"),
+        ("=1", "'=1' is not KEY=VALUE such as"),
         ("intra_op_num_threads=2", "'intra_op_num_threads' is what --onnx-threads says"),
         ("session.disable_prepacking=2", "session.disable_prepacking: '2' is not true or false"),
     ],

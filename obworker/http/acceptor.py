@@ -48,11 +48,14 @@ MADE_FREE = 0.01
 # and of a client that reads nothing nobody would know.
 KERNELS_SHARE = 128 << 10
 
+_is_idle = attrgetter("is_idle")
+
 
 class Acceptor:
     """Makes connections of those who come; for the event loop's thread.
 
-    `on_left` is called once it has let go of all listeners.
+    Where one is free, `at_once` are taken, as many as a call can answer. `on_left` is called once
+    it has let go of all listeners.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Acceptor:
         listeners: Sequence[socket.socket],
         settings: Settings,
         *,
+        at_once: int,
         on_left: Callable[[], None],
     ) -> None:
         self.listeners = list(listeners)
@@ -69,6 +73,7 @@ class Acceptor:
         self._takers = takers
         self._backlog = settings.backlog
         self._most = _most_connections(settings.max_connections)
+        self._at_once = at_once
         self._on_left = on_left
         self._yielding: Timer | None = None
         self._is_accepting = False
@@ -106,7 +111,7 @@ class Acceptor:
     def on_free(self) -> None:
         """Yield no longer: an executor is free."""
         if self._yielding is not None:
-            self._go_on(1)
+            self._go_on(self._at_once)
 
     def empty_soon(self) -> None:
         """Take what the kernel has accepted for us, or is about to, then leave."""
@@ -128,7 +133,9 @@ class Acceptor:
 
     def _pause(self, seconds: float) -> Timer:
         self.ignore()
-        return self._service.reactor.call_later(seconds, self._go_on, TAKEN_AT_ONCE)
+        return self._service.reactor.call_later(
+            seconds, self._go_on, max(TAKEN_AT_ONCE, self._at_once)
+        )
 
     def _go_on(self, most: int) -> None:
         """Accept again, at once so many of each listener as wait, at most."""
@@ -181,10 +188,6 @@ def _most_connections(wanted: int) -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = wanted if limit == resource.RLIM_INFINITY else limit - SPARED_DESCRIPTORS
     return min(wanted, max(1, spare))
-
-
-def _is_idle(connection: Connection) -> bool:
-    return connection.is_idle
 
 
 def _is_readable(listener: socket.socket) -> bool:

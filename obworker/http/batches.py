@@ -15,7 +15,9 @@ So with no wait, none is ever added for a request alone: batches form of what ha
 
 The application answers a batch in steps: what it calls for some requests it yields as what answers
 each of them, and they are sent. The deadlines of the others begin anew then. What answers runs in
-the cycle of its request, so framing, logs, refusals and mistakes are what they are without batches.
+the cycle of its request, so framing, logs, refusals and mistakes are what they are without batches;
+but a response is made whole before it is sent, for a client that is slow to read must not hold up
+the others. For whom nobody waits any more, `obworker.is_lost` in the environ tells.
 """
 
 from __future__ import annotations
@@ -121,6 +123,12 @@ class Batches:
         elif is_new:
             self._begin_later(batch, cycle.received + self._batching.wait - time.monotonic())
 
+    def stop_waiting(self) -> None:
+        """Have no batch wait for others from now on: hardly any will come."""
+        self._batching = self._batching._replace(wait=0.0)
+        if self._open is not None:
+            self._reactor.post(self._begin, self._open)
+
     def _begin_later(self, batch: Batch, seconds: float) -> None:
         if seconds > 0 and self._batching.wait:
             self._reactor.call_later(seconds, self._begin, batch)
@@ -146,15 +154,14 @@ class Batches:
     def _run(self, batch: Batch) -> Rests:
         """Answer a batch; return what is yet to be sent: who takes it finds what to do next."""
         self._executors.call(self._close, batch)
+        members, batch.members = batch.members, []  # a timer may refer to the batch for longer
         present: list[Member] = []
         gone: list[Member] = []
-        for member in batch.members:
+        for member in members:
             (present if _enters(member.cycle) else gone).append(member)
         rests = _run((member, None) for member in gone)
         left = dict(enumerate(present))
-        environs = [member.cycle.environ for member in present]
-        for environ in environs:
-            environ["obworker.extend_deadline"] = partial(_extend_deadlines, left)
+        environs = [_environ_of(member.cycle, left) for member in present]
         _let_go_on([member.cycle for member in present])
         for answers in _told(self._batching.answer_all, environs, left):
             rests += _run((left.pop(place), application) for place, application in answers)
@@ -196,10 +203,25 @@ def _raise(error: BaseException, _environ: Environ, _start_response: StartRespon
 
 
 def _let_go_on(cycles: Sequence[Cycle]) -> None:
-    """Give those that are yet to be answered their time anew; one speaks for all if it is over."""
-    for place, cycle in enumerate(cycles):
-        cycle.is_led = place > 0
-        cycle.renew_deadline()
+    """Give those that are yet to be answered their time anew; one speaks for all if it is over.
+
+    The last one first: of the first a monitor knows that its deadline comes first, and looks for
+    another when that has moved.
+    """
+    for place in reversed(range(len(cycles))):
+        cycles[place].is_led = place > 0
+        cycles[place].renew_deadline()
+
+
+def _environ_of(cycle: Cycle, left: Members) -> Environ:
+    """Return the environ of one, which tells how to give all more time, and who has left."""
+    cycle.environ["obworker.extend_deadline"] = partial(_extend_deadlines, left)
+    cycle.environ["obworker.is_lost"] = partial(_is_lost, cycle)
+    return cycle.environ
+
+
+def _is_lost(cycle: Cycle) -> bool:
+    return cycle.client_gone
 
 
 def _extend_deadlines(left: Members, seconds: float) -> None:

@@ -4,7 +4,8 @@ Theory of operation. A cycle runs on an executor thread. It calls the applicatio
 body is framed, and hands finished bytes to its connection, which lives in the event loop's thread:
 by `Outlet.write` for a part, and as what `run` returns for the rest. It waits only for room: a part
 is handed over when the one before it has left for the socket, so a slow reader holds back the
-generator instead of filling memory. When the client has gone the next part raises, and the body's
+generator instead of filling memory. One that is answered together with others waits for nobody:
+its response is made whole. When the client has gone the next part raises, and the body's
 `close` runs, as PEP 3333 asks, before `run` returns.
 
 The deadline is an instant, which predict may move (`obworker.extend_deadline` in the environ), and
@@ -117,12 +118,14 @@ class Cycle:
     def run(self, application: Application | None = None) -> bytes:
         """Serve the request; return the rest of the response. This is the request seam.
 
-        It enters predict, unless it was told to before. Raises nothing but Ctrl-C.
+        `application` is what answers one that has entered predict, with others that may wait for
+        it. Raises nothing but Ctrl-C.
         """
         try:
-            if not self._in_predict:
-                self.enter()
-            return self._serve(application or self._application)
+            if application is not None:
+                return self._serve(application, self._send_whole)
+            self.enter()
+            return self._serve(self._application, self._send_parts)
         except ClientGoneError:
             self.status = self.status or CLIENT_CLOSED_REQUEST
             return b""
@@ -216,8 +219,8 @@ class Cycle:
         if is_lost:
             call()
 
-    def _serve(self, application: Application) -> bytes:
-        """Run the application; return what is left to send."""
+    def _serve(self, application: Application, send: Callable[[Iterable[bytes]], bytes]) -> bytes:
+        """Run the application, and `send` its body; return what is left to send."""
         environ = self.environ
         # Two that refer to each other would keep the request's body until a garbage collection.
         del self.environ
@@ -225,7 +228,7 @@ class Cycle:
         if type(body) is list and len(body) == 1 and not self.head_sent:
             return self._frame_whole(body[0])
         try:
-            return self._send_parts(body)
+            return send(body)
         finally:
             self._close(body)
 
@@ -272,6 +275,11 @@ class Cycle:
         self.sent = length
         self.head_sent = True
         return whole
+
+    def _send_whole(self, body: Iterable[bytes]) -> bytes:
+        if self.head_sent:  # by PEP 3333's write()
+            return self._send_parts(body)
+        return self._frame_whole(b"".join(body))
 
     def _send_parts(self, body: Iterable[bytes]) -> bytes:
         """Send the parts as they come; return what ends the body."""

@@ -21,11 +21,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from obworker.errors import RequestError, ServiceUnavailable
+from obworker.http.exchange import PLACES_PER_WORKER
 from obworker.http.executors import SHORT
 from obworker.http.reactor import READ_EXCLUSIVELY, Reactor
 
 if TYPE_CHECKING:
     from obworker.http.exchange import Exchange, Parcel
+    from obworker.settings import Settings
 
 logger = logging.getLogger("obworker.http")
 
@@ -84,6 +86,11 @@ class OwnPlaces:
 
     def __init__(self, places: int) -> None:
         self._free = places
+
+    @classmethod
+    def of(cls, settings: Settings) -> OwnPlaces:
+        """Return as many as the settings say."""
+        return cls(PLACES_PER_WORKER if settings.max_queue is None else settings.max_queue)
 
     def reserve(self) -> bool:
         """Take a place, if one is free."""

@@ -19,7 +19,6 @@ from obworker.http.access import Access
 from obworker.http.batches import Batches
 from obworker.http.connection import Connection
 from obworker.http.cors import Cors
-from obworker.http.exchange import PLACES_PER_WORKER
 from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
@@ -101,13 +100,15 @@ class Server:
             on_relieved=self._on_relieved,
             inline=inline,
         )
-        batches = batching and Batches(batching, self.reactor, self.executors, self._on_relieved)
-        self._takers = batches or self.executors
+        self._batches = batching and Batches(
+            batching, self.reactor, self.executors, self._on_relieved
+        )
+        self._takers = self._batches or self.executors
         self.queue = RequestQueue(
             self.reactor,
             self._takers,
             exchange,
-            exchange or OwnPlaces(_places(settings)),
+            exchange or OwnPlaces.of(settings),
             timeout=settings.queue_timeout,
             accept=self._take_in,
             on_waiting=on_waiting,
@@ -137,7 +138,12 @@ class Server:
         )
         self._service.tell_time()
         self.acceptor = Acceptor(
-            self._service, self._takers, listeners, settings, on_left=self._note_drained
+            self._service,
+            self._takers,
+            listeners,
+            settings,
+            at_once=batching.size if batching else 1,
+            on_left=self._note_drained,
         )
 
     @property
@@ -162,6 +168,8 @@ class Server:
         if service.draining and (service.is_closing or not final):
             return
         has_left, service.draining = service.draining, True
+        if self._batches is not None:
+            self._batches.stop_waiting()
         service.is_closing = final or service.exchange is None or service.tls is not None
         if not service.is_closing:
             self.queue.retire()
@@ -275,11 +283,6 @@ class Server:
         on_drained, self._on_drained = self._on_drained, None
         if on_drained is not None:
             on_drained()
-
-
-def _places(settings: Settings) -> int:
-    """Return how many requests may wait where there is one worker."""
-    return PLACES_PER_WORKER if settings.max_queue is None else settings.max_queue
 
 
 def _access_log(settings: Settings, slot: int | None) -> AccessLog | None:

@@ -5,7 +5,7 @@ found: what is wrong with one, such as a body that is no JSON, keeps that one ou
 other. The rest is parted by batch_key, and each part is a call, in the order of their first
 requests. A call that raises is made again for each of its items alone, once, so that one bad
 request does not fail its neighbours; a call that ends but gives no list of the right length is not,
-for it would do so again.
+for it would do so again. Nothing is called for whom nobody waits any more.
 
 predict_batch runs in a context that belongs to all of them: what a context holds for one request,
 Flask's request for example, is not there, also where there is only one.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
@@ -86,6 +86,12 @@ class Item:
             self._value = value
 
     @property
+    def is_lost(self) -> bool:
+        """Whether nobody waits for it any more; a server may tell."""
+        ask = self.call.environ.get("obworker.is_lost")
+        return ask is not None and ask()
+
+    @property
     def has_failed(self) -> bool:
         """Whether an exception came of it."""
         return self._error is not None
@@ -141,7 +147,7 @@ class Reader:
             for name in self._plan.predict.names:
                 item.argument(name)
             item.key = _hashable(self._find_key(item))
-        except Exception as error:  # noqa: BLE001  # the request seam: the item raises it there
+        except BaseException as error:  # noqa: BLE001  # the request seam: the item raises it there
             item.settle(error)
 
 
@@ -203,12 +209,18 @@ class Batcher:
 
         An empty list is yielded, too: before calls are made that follow on one that failed.
         """
-        failed = [item for item in items if item.has_failed]
-        parts = parted(item for item in items if not item.has_failed)
-        if failed:
-            yield failed
-        for part in parts:
-            yield from self._call(part)
+        sound = yield from _without_failed(items)
+        for part in parted(sound):
+            yield from self._call_awaited(part)
+
+    def _call_awaited(self, items: list[Item]) -> Iterator[list[Item]]:
+        """Make a call for those that somebody waits for."""
+        for item in items:
+            if item.is_lost:
+                item.settle(Abandoned())
+        sound = yield from _without_failed(items)
+        if sound:
+            yield from self._call(sound)
 
     def _call(self, items: list[Item]) -> Iterator[list[Item]]:
         outcome = copy_context().run(self._call_together, items)
@@ -218,7 +230,7 @@ class Batcher:
                     log.warning(TRIED_ALONE, len(items), summarise(outcome))
                 yield []
                 for item in items:
-                    yield from self._call([item])
+                    yield from self._call_awaited([item])
                 return
             outcome = [outcome] * len(items)
         for item, result in zip(items, outcome, strict=True):
@@ -242,6 +254,15 @@ class Batcher:
             results = self._predict_batch(items)
             results = self._loop.settle(results, partial(_when_all_are_lost, items))
         return align(results, len(items))
+
+
+def _without_failed(items: Sequence[Item]) -> Generator[list[Item], None, list[Item]]:
+    """Yield those of which an error came already, if any; return the others."""
+    failed = [item for item in items if item.has_failed]
+    sound = [item for item in items if not item.has_failed]
+    if failed:
+        yield failed
+    return sound
 
 
 def parted(items: Iterable[Item]) -> list[list[Item]]:

@@ -164,7 +164,6 @@ class Application:
         predict: Callable[[Call], object],
         start_response: StartResponse,
     ) -> Iterable[bytes]:
-        introduce(call.environ)
         body: Iterable[bytes] = ()
         try:
             value = predict(call)
@@ -177,6 +176,7 @@ class Application:
         return body
 
     def _call_predict(self, call: Call) -> object:
+        introduce(call.environ)
         if self._gate is not None:
             self._gate.acquire()
             call.on_release(self._gate.release)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obworker import onnx_options
 from obworker.errors import BootError, LoadError
-from obworker.onnx_options import ATTRIBUTES, AUTO, pairs_of, short_name
+from obworker.onnx_options import ATTRIBUTES, AUTO, pairs_of, session_options, short_name
 from obworker.predictor import prepacked
 from obworker.predictor.faults import kind_of
 from obworker.predictor.traces import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from onnxruntime import InferenceSession, SessionOptions
@@ -100,20 +101,30 @@ def plan_session(
 
     `on_device` is whether workers have a device if there is one, and `may_spin` whether there is a
     core for every thread: else those that have nothing to do are not to take the time of others.
-    The rest are the settings of ``--onnx-threads`` and its neighbours.
+    The rest are the settings of ``--onnx-threads`` and its neighbours, or what another server's
+    configuration has in their place.
 
     Raises:
         LoadError: there is no onnxruntime, or it does not offer what is asked for.
     """
+    threads = _checked("--onnx-threads", onnx_options.thread_count, str(threads))
+    names = _checked("--onnx-providers", onnx_options.providers, providers)
+    wanted = dict(pairs_of(options and _checked("--onnx-option", session_options, options)))
     offered = import_onnxruntime().get_available_providers()
-    if providers != AUTO:
-        chosen = find_providers(providers.split(","), offered)
+    if names != AUTO:
+        chosen = find_providers(names.split(","), offered)
     else:
         chosen = default_providers(offered, os.environ) if on_device else [CPU]
-    wanted = dict(pairs_of(options))
     if threads > 1 and not may_spin:
         wanted.setdefault(SPINNING, "0")
     return SessionPlan(model, tuple(chosen), threads, tuple(wanted.items()))
+
+
+def _checked(name: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise LoadError(f"{name}: {error}") from None
 
 
 def default_providers(offered: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -159,9 +170,7 @@ def open_session(plan: SessionPlan) -> InferenceSession:
         kind = kind_of(error, BootError)
         raise kind(f"{name} cannot be loaded: {summarise(error)}") from error
     prepacked.check(session, name)
-    wanted = plan.providers[0]
-    if wanted not in session.get_providers():
-        _fall_back(name, wanted, is_allowed=CPU in plan.providers)
+    check_providers(plan, session.get_providers())
     return session
 
 
@@ -190,14 +199,21 @@ def _typed(value: str, kind: Any) -> object:
     return members[f"ORT_{value.upper()}"] if members else kind(int(value))
 
 
-def _fall_back(model: str, provider: str, *, is_allowed: bool) -> None:
-    name = short_name(provider)
-    if not is_allowed:
+def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
+    """Say so where the first provider that was planned is not among those that `started`.
+
+    Raises:
+        BootError: none of the others was planned.
+    """
+    wanted, got, model = plan.providers[0], started[0], plan.model.name
+    if wanted in started:
+        return
+    if got not in plan.providers:
         raise BootError(
-            f"{model} cannot be loaded: onnxruntime could not start {provider}; its log says why",
-            f"with --onnx-providers {name},cpu it runs on the CPU then",
+            f"{model} cannot be loaded: onnxruntime could not start {wanted}; its log says why",
+            f"with --onnx-providers {short_name(wanted)},cpu it runs on the CPU then",
         )
-    log.warning("%s runs on the CPU: onnxruntime could not start %s", model, provider)
+    log.warning("%s runs on %s: onnxruntime could not start %s", model, short_name(got), wanted)
 
 
 def _only_model(searched: Path, directory: Path) -> Path:

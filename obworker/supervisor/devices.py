@@ -35,20 +35,18 @@ class Devices:
         self._on_fatal = on_fatal
         self._quarantine = Quarantine()
 
-    def is_to_blame(self, seat: Seat) -> bool:
-        """Whether a failure is the device's.
+    def is_to_blame(self, device: Device, seat: Seat) -> bool:
+        """Whether it is the fault of its device that a worker failed.
 
         It is that of the code where the device serves other code well meanwhile, or where the slot
         has none.
         """
-        has_device = bool(self._of(seat.slot, seat.generation).token)
         is_beside = seat.ready_at is None and self._table.slots[seat.slot].serving is not None
-        return has_device and not is_beside
+        return bool(device.token) and not is_beside
 
-    def failed(self, seat: Seat, reason: str, now: float) -> None:
-        """Account for a worker whose device failed."""
-        device = self._of(seat.slot, seat.generation).label
-        hold = self._quarantine.failed(device, reason, now)
+    def failed(self, device: Device, reason: str, now: float) -> None:
+        """Account for a device that failed."""
+        hold = self._quarantine.failed(device.label, reason, now)
         if hold is None:
             return
         self._table.quarantine(self._is_held)
@@ -56,7 +54,7 @@ class Devices:
         logger.error(
             "%s is in quarantine: it failed %d times in %.0f minutes, at last with %s; "
             "it is not used for %.0f minutes, or until a reload (slots: %s)",
-            *(device, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
+            *(device.label, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
         )
 
     def judge(self) -> None:
@@ -69,6 +67,10 @@ class Devices:
         elif self._table.rollout.candidate is not None:
             self._generations.fail_reload(ALL_HELD)
 
+    def forbid(self, size: int) -> bool:
+        """Whether so many slots would leave nobody to serve: all of theirs are held."""
+        return self._table.can_serve and all(map(self._is_held, range(size)))
+
     def tend(self, now: float) -> None:
         """Give back the devices whose time is over; other code may have other devices."""
         self._give_back(self._quarantine.release_due(now))
@@ -77,13 +79,17 @@ class Devices:
     def give_back_all(self) -> None:
         """Give back all devices: somebody has seen to them, or they are others by now."""
         self._give_back(self._quarantine.release_all())
+        self._table.quarantine(self._is_held)
 
     def publish(self) -> None:
         """Show everybody which slots are held."""
         for slot in self._table.slots:
-            row, hold = self._board.slot(slot.index), self._quarantine.hold(self._name(slot.index))
+            row, device = self._board.slot(slot.index), self._name(slot.index)
+            hold = self._quarantine.hold(device)
             row.write_text("quarantine", "" if hold is None else hold.reason)
             row.quarantined_until = 0.0 if hold is None else hold.until
+            if hold is not None:  # a slot that was never filled has not shown its device
+                row.write_text("device", device)
 
     def _give_back(self, devices: list[str]) -> None:
         for device in devices:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import threadpoolctl
 
+from obworker.kernel_files import text_of
 from obworker.supervisor import linux
 
 CUDA_LIBRARY = "libcuda.so.1"
@@ -163,10 +164,7 @@ def _native_threads(python: set[int | None]) -> tuple[str, ...]:
 
 
 def _name_of(thread: int) -> str:
-    try:
-        return Path(f"/proc/self/task/{thread}/comm").read_text().strip()
-    except OSError:  # it has just ended
-        return ""
+    return text_of(Path(f"/proc/self/task/{thread}/comm")).strip()
 
 
 def _count_openblas_threads() -> int:

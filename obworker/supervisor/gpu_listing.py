@@ -10,6 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from obworker.kernel_files import text_of
 from obworker.supervisor.visibility import ASCEND, CUDA, HIP, Listing
 
 NVIDIA_SMI_TIMEOUT = 10.0
@@ -56,10 +57,7 @@ def _count_amd(root: Path) -> int:
 
 
 def _render_minor(properties: Path) -> int:
-    try:
-        found = re.search(r"^drm_render_minor (\d+)$", properties.read_text(), re.MULTILINE)
-    except OSError:  # another container's
-        return 0
+    found = re.search(r"^drm_render_minor (\d+)$", text_of(properties), re.MULTILINE)
     return int(found[1]) if found else 0
 
 

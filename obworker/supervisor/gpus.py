@@ -34,10 +34,16 @@ class Device:
     @property
     def label(self) -> str:
         """What titles and logs call it."""
-        if not self.token:
-            return "cpu"
-        shown = self.token[:12] if self.family.is_uuid(self.token) else self.token
-        return f"{self.family.kind} {shown}"
+        return f"{self.family.kind} {self._shown}" if self.token else "cpu"
+
+    @property
+    def _shown(self) -> str:
+        """The token, or as much of a UUID as tells it from others.
+
+        In the older form of MIG's (MIG-GPU-…/7/0) that is its end.
+        """
+        is_long = self.family.is_uuid(self.token) and "/" not in self.token
+        return self.token[:12] if is_long else self.token
 
     @property
     def environment(self) -> dict[str, str]:

@@ -41,7 +41,6 @@ from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
 from obworker.supervisor.scoreboard import MAX_SLOTS, Phase, Scoreboard
 from obworker.supervisor.signals import Signals
-from obworker.supervisor.slots import Timeouts
 from obworker.supervisor.table import Table
 from obworker.supervisor.workers import Workers
 
@@ -49,8 +48,6 @@ logger = logging.getLogger("obworker.master")
 
 TICK = 1.0
 LATE = 5 * TICK
-LEAST_FROZEN = 1.0
-MOST_FROZEN = 30.0
 
 
 class Master:
@@ -75,7 +72,7 @@ class Master:
         )
         self._table = Table(
             len(plan.devices),
-            timeouts_of(plan),
+            plan.timeouts,
             random.random,
             Strategy(plan.settings.reload_strategy),
         )
@@ -265,8 +262,8 @@ class Master:
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
             signal.SIGHUP: self.reload,
-            signal.SIGTTIN: lambda: self.resize(self._table.wanted + 1),
-            signal.SIGTTOU: lambda: self.resize(self._table.wanted - 1),
+            signal.SIGTTIN: lambda: self._scale_by(1),
+            signal.SIGTTOU: lambda: self._scale_by(-1),
             signal.SIGWINCH: self._pause,
             signal.SIGUSR1: self._reopen_logs,
         }
@@ -315,7 +312,7 @@ class Master:
 
     def _go_by(self, plan: Plan) -> None:
         self._plan = plan
-        self._table.timeouts = timeouts_of(plan)
+        self._table.timeouts = plan.timeouts
         self._tell_shares()
 
     def _undo_failed_reload(self) -> None:
@@ -341,11 +338,18 @@ class Master:
         """Want so many workers; return why that cannot be, else an empty text."""
         if not 1 <= size <= MAX_SLOTS:
             return f"{size} is not a number of workers from 1 to {MAX_SLOTS}"
+        if self._workers.devices.forbid(size):
+            return f"with {size} nobody would serve: every GPU that is left is in quarantine"
         if not self._table.stopping:
             logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
             self._table.resize(size)
             self._tell_shares()
         return ""
+
+    def _scale_by(self, step: int) -> None:
+        failure = self.resize(self._table.wanted + step)
+        if failure:
+            logger.warning("%-10s %s", "scaling", failure)
 
     def show_stacks(self, slot: int) -> int | None:
         """Have the worker of a slot show its stacks; return its pid, None where there is none."""
@@ -378,17 +382,3 @@ class Master:
         """Stop because of an error that would only come again."""
         self._error = self._error or error
         self._stop()
-
-
-def timeouts_of(plan: Plan) -> Timeouts:
-    """Return how long a worker may take for what.
-
-    One that has no request is taken for frozen after the time that it may be silent with one.
-    """
-    settings = plan.settings
-    return Timeouts(
-        load=settings.load_timeout,
-        boot=settings.boot_timeout,
-        graceful=settings.graceful_timeout,
-        frozen=min(max(settings.timeout or MOST_FROZEN, LEAST_FROZEN), MOST_FROZEN),
-    )

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from obworker.kernel_files import text_of
 from obworker.supervisor.health import Report
 
 PROC = Path("/proc")
@@ -53,7 +54,7 @@ def measure(master: int, known: Iterable[int], proc: Path = PROC) -> Usage:
     """Return what `master` and the `known` below it have, by pid, with all that they started."""
     found: Usage = {}
     for pid, chief in _chiefs(master, set(known), proc).items():
-        memory = _read(proc / str(pid) / "smaps_rollup")
+        memory = memory_of(pid, proc)
         if memory is not None:
             found[chief] = found.get(chief, NONE) + memory
     return found
@@ -81,13 +82,11 @@ def _children(process: Path) -> list[int]:
     return found
 
 
-def _read(rollup: Path) -> Memory | None:
-    try:
-        lines = rollup.read_text().splitlines()[1:]
-    except OSError:
-        return None
+def memory_of(pid: int, proc: Path = PROC) -> Memory | None:
+    """Return what one process has; None where it has ended, or is another user's."""
+    lines = text_of(proc / str(pid) / "smaps_rollup").splitlines()[1:]
     sizes = {words[0]: int(words[1]) << 10 for words in map(str.split, lines)}
-    if "Rss:" not in sizes:  # it has ended, and nobody has reaped it
+    if "Rss:" not in sizes:  # nothing can be read, or it has ended and nobody has reaped it
         return None
     private = sum(size for name, size in sizes.items() if name.startswith("Private_"))
     return Memory(sizes["Rss:"], sizes["Pss:"], private)

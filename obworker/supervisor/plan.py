@@ -15,11 +15,14 @@ from obworker.supervisor import gpu_listing, gpus, topology
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.gpus import Device
 from obworker.supervisor.placement import Placement, place
+from obworker.supervisor.slots import Timeouts
 from obworker.supervisor.systemd import without_systemd
 from obworker.supervisor.threads import Budget
 
 # Where it listens, as the master has bound it.
 FIXED = ("bind", "host", "port", "unix_mode", "admin_bind", "control_socket")
+LEAST_FROZEN = 1.0
+MOST_FROZEN = 30.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,20 @@ class Plan:
         """Return which settings of `other` would come into force by a restart, and only so."""
         ours, theirs = self.settings, other.settings
         return [name for name in FIXED if getattr(ours, name) != getattr(theirs, name)]
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long a worker may take for what.
+
+        One that has no request is taken for frozen after the time that it may be silent with one.
+        """
+        settings = self.settings
+        return Timeouts(
+            load=settings.load_timeout,
+            boot=settings.boot_timeout,
+            graceful=settings.graceful_timeout,
+            frozen=min(max(settings.timeout or MOST_FROZEN, LEAST_FROZEN), MOST_FROZEN),
+        )
 
     def device(self, slot: int) -> Device:
         """Return a slot's device; slots that are added later share those there are."""

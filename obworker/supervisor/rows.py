@@ -51,10 +51,13 @@ class RowMonitor:
             self._show(cycle)
 
     def extended(self, cycle: Cycle) -> None:
-        """Show the new deadline, or the request that is the first to be over now."""
+        """Show the new deadline, or the request that is the first to be over now.
+
+        Deadlines move one way, so of another than the one that is shown it changes nothing.
+        """
         if cycle is self._shown:
             self._row.deadline = cycle.deadline
-        self._show_first()
+            self._show_first()
 
     def ended(self, cycle: Cycle) -> None:
         """Count a request out, before its answer is sent.

@@ -107,8 +107,28 @@ class Serving:
 
     def serve(self, application: Predictions) -> NoReturn:
         """Serve until drained, and end the process."""
+        self._server = server = self._make_server(application)
+        self._health = self._make_health_checks(application)
+        self._recycling = self._draw_recycling()
+        self._process, self._serving_since = psutil.Process(), time.monotonic()
+        self._requests_before = self._row.requests
+        self._listen()
+        self._signals = signals.open_wakeup(signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
+        server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
+        server.reactor.watch(self._channel.fileno(), READ, self._read_order)
+        self._channel.send(Ready())
+        self._fatal.add_done_callback(
+            lambda fatal: server.executors.call(self._break_off, fatal.result())
+        )
+        self._health.start()
+        self._look_out()
+        server.executors.start()
+        server.executors.run_here()
+        linux.leave(EXIT_LOST)
+
+    def _make_server(self, application: Predictions) -> Server:
         context, settings = self._context, self._context.settings
-        self._server = server = Server(
+        return Server(
             application,
             context.listeners,
             settings,
@@ -125,35 +145,26 @@ class Serving:
             monitor=RowMonitor(self._row),
             on_waiting=partial(setattr, self._row, "waiting"),
         )
-        self._health = HealthChecks(
+
+    def _make_health_checks(self, application: Predictions) -> HealthChecks:
+        settings = self._context.settings
+        return HealthChecks(
             application.check_health,
-            server.executors,
-            server.reactor,
+            self._server.executors,
+            self._server.reactor,
             interval=settings.health_interval,
             timeout=settings.health_timeout,
             on_unhealthy=self._unhealthy,
         )
-        self._recycling = Recycling.draw(
+
+    def _draw_recycling(self) -> Recycling:
+        settings = self._context.settings
+        return Recycling.draw(
             settings.max_requests,
             settings.max_requests_jitter,
             settings.max_worker_memory,
             chance=random.random,
         )
-        self._process, self._serving_since = psutil.Process(), time.monotonic()
-        self._requests_before = self._row.requests
-        self._listen()
-        self._signals = signals.open_wakeup(signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
-        server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
-        server.reactor.watch(self._channel.fileno(), READ, self._read_order)
-        self._channel.send(Ready())
-        self._fatal.add_done_callback(
-            lambda fatal: server.executors.call(self._break_off, fatal.result())
-        )
-        self._health.start()
-        self._look_out()
-        server.executors.start()
-        server.executors.run_here()
-        linux.leave(EXIT_LOST)
 
     def _listen(self) -> None:
         """Listen, so that whoever is told of us finds the port open; accept when told to."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from obworker.kernel_files import text_of
+
 ROOT = Path("/")
 
 
@@ -55,21 +57,14 @@ def _addresses(root: Path) -> dict[str, str]:
 
 
 def _uuid(information: Path) -> str:
-    found = re.search(r"^GPU UUID:\s*(\S+)", _read(information), re.MULTILINE)
+    found = re.search(r"^GPU UUID:\s*(\S+)", text_of(information), re.MULTILINE)
     return found[1] if found else ""
 
 
 def _read_list(path: Path) -> frozenset[int]:
     """Read a file with a list of cores: 0-3,8 (cpuset(7), "List format")."""
     cores: set[int] = set()
-    for run in _read(path).strip().split(","):
+    for run in text_of(path).strip().split(","):
         if ends := re.fullmatch(r"(\d+)(?:-(\d+))?", run, re.ASCII):
             cores.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return frozenset(cores)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, ValueError):
-        return ""

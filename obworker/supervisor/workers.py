@@ -18,6 +18,7 @@ from obworker.supervisor import linux
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends, Failure
 from obworker.supervisor.generations import Generations
+from obworker.supervisor.gpus import Device
 from obworker.supervisor.messages import (
     BootFailed,
     Channel,
@@ -42,9 +43,13 @@ logger = logging.getLogger("obworker.master")
 
 @dataclass
 class Link:
-    """What connects a seat to the process that fills it; `reason` is why it ends, where we know."""
+    """What connects a seat to the process that fills it; `reason` is why it ends, where we know.
+
+    `device` is the one that it was given: the plan it came from may be forgotten before it ends.
+    """
 
     channel: Channel
+    device: Device
     failure: Failure | None = None
     reason: str = ""
     lost_device: str = ""
@@ -143,15 +148,15 @@ class Workers:
         self._table.spawn(seat, time.monotonic())
         row = self._board.seat(seat.slot, seat.number)
         row.clear()
-        plan = self._generations.plan(seat.generation)
-        self._board.slot(seat.slot).write_text("device", plan.device(seat.slot).label)
+        device = self._generations.plan(seat.generation).device(seat.slot)
+        self._board.slot(seat.slot).write_text("device", device.label)
         try:
             ours, theirs = Channel.pair()
         except OSError as error:
             self._spawn_failed(seat, f"no process could be asked for: {error.strerror}")
             return
         ours.set_blocking(False)
-        self._links[_key(seat)] = Link(ours)
+        self._links[_key(seat)] = Link(ours, device)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(seat))
         if self._generations.is_direct(seat.generation):
             self._execute(seat, ours, theirs)
@@ -280,8 +285,8 @@ class Workers:
         elif isinstance(message, Recycle) and seat.state in SERVING:
             seat.recycle = message.reason
             logger.info("worker %d: %s; replacing it", seat.slot, message.reason)
-        elif isinstance(message, Leaving) and seat.state in SERVING | {State.DUMPING}:
-            self._leaving(seat, link, message)
+        elif isinstance(message, Leaving):
+            self._hear_why(seat, link, message)
 
     def _ready(self, seat: Seat) -> None:
         now = time.monotonic()
@@ -299,10 +304,17 @@ class Workers:
         )
         self._on_ready()
 
+    def _hear_why(self, seat: Seat, link: Link, message: Leaving) -> None:
+        """Learn why a worker leaves; that its GPU is lost is news also where it drains already."""
+        if message.device_lost:
+            link.lost_device, link.reason = message.reason, f"{message.reason}, and "
+        if seat.state in SERVING | {State.DUMPING}:
+            self._leaving(seat, link, message)
+
     def _leaving(self, seat: Seat, link: Link, message: Leaving) -> None:
         now, reason, cause = time.monotonic(), message.reason, Cause.LEFT
         if message.device_lost:
-            link.lost_device, link.reason = reason, f"{reason}, and "
+            cause = Cause.DEVICE
         elif seat.state is State.DUMPING:
             reason, link.reason = f"{link.reason}came back to life", ""
             cause = Cause.LATE
@@ -331,9 +343,9 @@ class Workers:
         self._forget(link.channel)
         for _ in range(self._board.seat(seat.slot, seat.number).waiting):
             self._descriptors.exchange.release()  # what waited within it has gone with it
-        device_lost = bool(link.lost_device) and self.devices.is_to_blame(seat)
+        device_lost = bool(link.lost_device) and self.devices.is_to_blame(link.device, seat)
         if device_lost:
-            self.devices.failed(seat, link.lost_device, time.monotonic())
+            self.devices.failed(link.device, link.lost_device, time.monotonic())
         self.ends.exited(
             seat,
             code,

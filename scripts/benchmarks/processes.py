@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from obworker.supervisor.memory import memory_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -47,20 +49,14 @@ def is_worker(pid: int) -> bool:
 def resident_bytes(pid: int) -> int:
     """Return a process's resident memory, exactly; 0 once it has ended."""
     # statm is cheaper, but each CPU's share of its counters may lag behind (proc(5)).
-    return _rolled_up(pid, "Rss:")
+    found = memory_of(pid)
+    return 0 if found is None else found.rss
 
 
 def proportional_bytes(pid: int) -> int:
     """Return a process's memory, each page divided by those who share it; 0 once it has ended."""
-    return _rolled_up(pid, "Pss:")
-
-
-def _rolled_up(pid: int, field: str) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) * 1024
-    return 0
+    found = memory_of(pid)
+    return 0 if found is None else found.pss
 
 
 def open_files(pid: int) -> int:

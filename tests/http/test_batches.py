@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +16,7 @@ import pytest
 from harness import eventually
 from wire import TIMEOUT, Client, Running, StartServer, body_of
 
+from obworker.http import acceptor
 from obworker.http import service as services
 from obworker.http.batches import Answers, Batches, Batching
 from obworker.http.cycle import Cycle
@@ -213,6 +216,18 @@ class TestWaiting:
         play.work()
         assert play.calls == ["ab"]
 
+    def test_its_timer_keeps_nothing_of_one_that_is_over(self) -> None:
+        play = Play(size=2, wait=0.5)
+        play.submit_request("a")
+        opened = play.batches._open
+        assert opened is not None
+        cycle = weakref.ref(opened.members[0].cycle)
+        play.submit_request("b")
+        play.work()
+        assert play.timers
+        gc.collect()
+        assert cycle() is None
+
 
 class Together:
     """An application that answers with how many were in the call, once it is released.
@@ -280,6 +295,27 @@ class TestWithClients:
         assert [client.read_reply().body for client in clients] == [b"1", *[b"3"] * 3, *[b"2"] * 2]
         assert app.bodies == [[b"first"], [b"0", b"1", b"2"], [b"3", b"4"]]
 
+    def test_as_many_connections_as_one_call_answers_are_accepted_meanwhile(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(acceptor, "YIELD_TIME", 3600.0)
+        app = Together()
+        server = start(app, batching=Batching(app.answer_all, 5, 0.0))
+        first = server.connect()
+        first.post("/", b"first")
+        assert app.begun.acquire(timeout=TIMEOUT)
+        others = [server.connect() for _ in range(8)]
+        for client in others:
+            client.post("/", b"")
+        accepting = server.server.acceptor
+        eventually(lambda: accepting._yielding is not None)
+        server.call(accepting.on_free)
+        eventually(partial(_holds, server, 5))
+        assert server.server.active == 1 + 5
+        app.release.set()
+        assert {client.read_reply().status for client in (first, *others)} == {200}
+        assert [len(bodies) for bodies in app.bodies[:2]] == [1, 5]
+
     def test_each_connection_goes_on(self, start: StartServer) -> None:
         app = Together()
         app.release.set()
@@ -321,6 +357,45 @@ class TestWithClients:
         app.release.set()
         assert stays.read_reply().status == 200
 
+    def test_it_can_be_told_who_has_left_during_the_call(self, start: StartServer) -> None:
+        lost: list[Callable[[], bool]] = []
+        begun = threading.Event()
+
+        def answer_all(environs: Sequence[Environ]) -> Iterable[Answers]:
+            lost.extend(environ["obworker.is_lost"] for environ in environs)
+            begun.set()
+            eventually(lost[0])
+            yield [(n, partial(_count, len(environs))) for n in range(len(environs))]
+
+        server = start(Together(), batching=Batching(answer_all, 2, 600.0))
+        leaves, stays = server.connect(), server.connect()
+        leaves.post("/", b"")
+        eventually(partial(_gathers, server))
+        stays.post("/", b"")
+        assert begun.wait(TIMEOUT)
+        leaves.reset()
+        assert stays.read_reply().status == 200
+        assert not lost[1]()
+
+    def test_who_reads_slowly_holds_nobody_up(self, start: StartServer) -> None:
+        part, parts = b"x" * 65536, 400
+
+        def answer(size: int, _environ: Environ, start_response: Any) -> Iterable[bytes]:
+            start_response("200 OK", [])
+            return (part for _ in range(size))
+
+        def answer_all(environs: Sequence[Environ]) -> Iterable[Answers]:
+            yield [(0, partial(answer, parts)), (1, partial(answer, 1))]
+
+        server = start(Together(), batching=Batching(answer_all, 2, 600.0), timeout=1.0)
+        slow, other = server.connect(), server.connect()
+        slow.post("/", b"")
+        eventually(partial(_gathers, server))
+        other.post("/", b"")
+        assert other.read_reply().body == part
+        assert slow.read_reply().body == part * parts
+        assert not server.overdue
+
     def test_what_the_application_raises_each_gets_as_its_own(
         self, start: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -360,6 +435,18 @@ class TestWithClients:
         replies = [client.read_reply() for client in clients]
         assert [reply.status for reply in replies] == [200] * 4
         assert {reply.headers["connection"] for reply in replies} == {"close"}
+
+    def test_in_a_drain_nobody_waits_for_others(self, start: StartServer) -> None:
+        app = Together()
+        app.release.set()
+        server = start(app, batching=Batching(app.answer_all, 8, 600.0))
+        client, other = server.connect(), server.connect()
+        client.post("/", b"")
+        eventually(partial(_gathers, server))
+        server.drain()
+        other.post("/", b"")
+        assert client.read_reply().status == 200
+        assert other.read_reply().status == 200
 
 
 class TestDeadlines:

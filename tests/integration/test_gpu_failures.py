@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,8 @@ def launch(kernel):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 """
 
-# A request says what is to happen, and on which GPU; a file broken-0 that GPU 0 fails in a start.
+# A request says what is to happen, and on which GPU; a file broken-0 that GPU 0 fails in a start,
+# one slow-0 that a start on it takes as long as there is that file.
 PREDICTOR = """
 import os, time
 import torch
@@ -47,6 +49,9 @@ import torch
 class Predictor:
     def __init__(self):
         self.gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+        while os.path.exists(f"slow-{self.gpu}"):
+            open(f"building-{self.gpu}", "w")
+            time.sleep(0.02)
         torch.launch("assert" if os.path.exists(f"broken-{self.gpu}") else "load")
 
     def health(self):
@@ -56,7 +61,7 @@ class Predictor:
         if "sleep" in params:
             open(f"asleep-{os.getpid()}", "w")
             time.sleep(float(params["sleep"]))
-        elif params.get("gpu", self.gpu) == self.gpu:
+        if params.get("gpu", self.gpu) == self.gpu:
             torch.launch(params.get("kernel", "add"))
         return {"pid": os.getpid(), "gpu": self.gpu}
 """
@@ -219,6 +224,33 @@ def test_a_gpu_that_fails_again_and_again_is_left_alone_until_a_reload(
     assert len(server.workers()) == 3
 
 
+def test_a_gpu_that_fails_under_a_worker_that_drains_has_failed(start: Start, model: Path) -> None:
+    server = start("4").wait_until_ready()
+    with ThreadPoolExecutor() as threads:
+        failing = threads.submit(server.request, "POST", "/?sleep=2&kernel=assert")
+        eventually(lambda: list(model.glob("asleep-*")))
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready(2)
+        assert failing.result(20).status == 503
+    for _ in range(2):
+        fail(server, "4")
+    server.wait_for_log("gpu 4 is in quarantine: it failed 3 times in 10 minutes")
+
+
+def test_a_scaling_that_would_leave_a_gpu_in_quarantine_alone_is_refused(
+    start: Start, model: Path
+) -> None:
+    server = start("4,6").wait_until_ready(2)
+    fail_into_quarantine(server, "4")
+    program = command("scale", "1", "--control-socket", str(model.parent / "control"))
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "with 1 nobody would serve: every GPU that is left is in quarantine" in ended.stderr
+    server.signal(signal.SIGTTOU)
+    server.wait_for_log("WARNING .* scaling +with 1 nobody would serve")
+    assert json.loads(server.request().body)["gpu"] == "6"
+
+
 def test_with_every_gpu_in_quarantine_the_service_is_not_ready(start: Start) -> None:
     server = start("4").wait_until_ready()
     fail_into_quarantine(server, "4")
@@ -272,6 +304,28 @@ def reload_in_vain(model: Path) -> str:
     return ended.stderr
 
 
+def test_a_gpu_that_fails_under_old_code_while_new_code_comes_is_accounted_for(
+    start: Start, model: Path
+) -> None:
+    server = start("4,6").wait_until_ready(2)
+    old = pid_in(server, 1)
+    (model / "slow-6").touch()
+    server.signal(signal.SIGHUP)
+    server.wait_until_ready(3)
+    eventually((model / "building-6").exists, what="new code on gpu 6")
+    fail(server, "6")
+    server.wait_for_log(rf"worker 1 \(pid {old}\): CUDA error: device-side assert triggered")
+    eventually(lambda: not psutil.pid_exists(old or 0))
+    (model / "slow-6").unlink()
+    server.wait_for_log("reloaded +generation 2 ")
+    assert "a bug in obworker" not in server.log()
+    slots = admin(server)[1]["slots"]
+    assert [(slot["state"], slot["causes"]) for slot in slots] == [
+        ("idle", {}),
+        ("idle", {"device": 1}),
+    ]
+
+
 def test_new_code_that_loses_a_gpu_on_which_the_old_serves_is_given_up(
     start: Start, model: Path
 ) -> None:
@@ -282,8 +336,11 @@ def test_new_code_that_loses_a_gpu_on_which_the_old_serves_is_given_up(
     assert "quarantine" not in server.log()
 
 
-def test_new_code_for_which_no_gpu_works_is_given_up(start: Start, model: Path) -> None:
-    server = start("4").wait_until_ready()
+@pytest.mark.parametrize("preload", ["auto", "off"])
+def test_new_code_for_which_no_gpu_works_is_given_up(
+    start: Start, model: Path, preload: str
+) -> None:
+    server = start("4", "--preload", preload).wait_until_ready()
     fail_into_quarantine(server, "4")
     eventually(lambda: not server.workers())
     (model / "broken-4").touch()

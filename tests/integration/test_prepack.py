@@ -186,7 +186,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     with pytest.raises(kind, match=complaint) as got:
         prepack(arguments)
     assert "\n" not in str(got.value)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "bad.onnx"]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "bad.onnx"]
 
 
 def test_an_onnxruntime_that_cannot_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

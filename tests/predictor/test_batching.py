@@ -6,11 +6,14 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from harness import eventually
 
 from obworker.errors import BootError, DeviceError, InjectionError
 from obworker.predictor import application
@@ -126,6 +129,23 @@ class TestWhatPredictBatchGets:
         """)
         assert [reply.json for reply in made.answer(1, 2)] == [3, 6]
 
+    def test_who_has_left_before_the_call_is_not_in_it(self, batches: Any) -> None:
+        made = batches(DOUBLE)
+        environs = [environ(n) for n in range(3)]
+        for n, made_environ in enumerate(environs):
+            made_environ["obworker.is_lost"] = partial(bool, n % 2)
+        assert [r.status for r in made.answer_all(environs)] == [200, 499, 200]
+        assert made.steps == [[1], [0, 2]]
+
+    def test_where_all_have_left_there_is_no_call(self, batches: Any) -> None:
+        made = batches("""
+            class Predictor:
+                def predict_batch(self, json):
+                    raise AssertionError
+        """)
+        environs = [environ(n, **{"obworker.is_lost": lambda: True}) for n in range(2)]
+        assert [r.status for r in made.answer_all(environs)] == [499, 499]
+
     def test_a_body_that_cannot_be_read_is_not_in_the_call(self, batches: Any) -> None:
         made = batches(DOUBLE)
         good, bad, other = made.answer(1, b"{", 3)
@@ -173,6 +193,53 @@ class TestWhatPredictBatchGets:
                     return 2 * x
         """)
         assert [reply.json for reply in made.answer(1, 2)] == [2, 4]
+
+    def test_a_coroutine_is_cancelled_when_nobody_waits_for_any_of_them(
+        self, batches: Any, messages_of: MessagesOf
+    ) -> None:
+        made = batches("""
+            import asyncio
+
+            class Predictor:
+                calls = []
+
+                async def predict_batch(self, json):
+                    self.calls.append(json)
+                    if "wait" in json:
+                        await asyncio.sleep(60)
+                    return [self.calls] * len(json)
+        """)
+        lose: list[Callable[[], object]] = []
+        environs = [
+            environ("wait", HTTP_X_REQUEST_ID=f"id-{n}", **{"obworker.on_lost": lose.append})
+            for n in range(2)
+        ]
+        replies: list[Answered] = []
+        answering = threading.Thread(target=lambda: replies.extend(made.answer_all(environs)))
+        answering.start()
+        eventually(lambda: len(lose) == 2)
+        lose[0]()
+        answering.join(0.2)
+        assert answering.is_alive()
+        lose[1]()
+        answering.join(10)
+        assert [reply.status for reply in replies] == [499, 499]
+        assert made.answer("again")[0].json == [["wait", "wait"], ["again"]]
+        assert not messages_of("id-0+1")
+
+    def test_it_can_ask_for_more_time(self, batches: Any) -> None:
+        made = batches("""
+            import obworker
+
+            class Predictor:
+                def predict_batch(self, json):
+                    obworker.extend_deadline(7)
+                    return json
+        """)
+        asked: list[float] = []
+        environs = [environ(n, **{"obworker.extend_deadline": asked.append}) for n in range(2)]
+        assert [reply.status for reply in made.answer_all(environs)] == [200, 200]
+        assert asked == [7]
 
     def test_what_limits_concurrency_counts_calls(self, batches: Any) -> None:
         made = batches("""
@@ -277,6 +344,24 @@ class TestACallThatFails:
         ]
         assert messages_of("id-1") == ["predict raised ValueError"]
 
+    def test_who_has_left_meanwhile_is_not_tried(self, batches: Any) -> None:
+        made = batches("""
+            class Predictor:
+                calls = []
+
+                def predict_batch(self, json):
+                    self.calls.append(json)
+                    if len(json) > 1:
+                        raise ValueError("too many")
+                    return [self.calls]
+        """)
+        answers = iter([False, True])  # one is there for the first call, and not for the second
+        environs = [environ(n) for n in range(3)]
+        environs[1]["obworker.is_lost"] = lambda: next(answers)
+        assert [r.status for r in made.answer_all(environs)] == [200, 499, 200]
+        assert made.steps == [[], [0], [1], [2]]
+        assert made.answer(3)[0].json == [[0, 1, 2], [0], [2], [3]]
+
     def test_one_alone_is_not_tried_again(self, batches: Any) -> None:
         made = batches(FRAGILE)
         assert [reply.status for reply in made.answer("bad")] == [500]
@@ -355,6 +440,24 @@ class TestKeys:
         assert [reply.status for reply in replies] == [200, 500, 500, 200]
         assert made.steps == [[1, 2], [0, 3]]
 
+    def test_so_is_what_it_raises_that_is_no_exception(self, batches: Any) -> None:
+        made = batches("""
+            import sys
+
+            class Predictor:
+                def batch_key(self, json):
+                    if json == "bad":
+                        sys.exit("a bad one")
+
+                def predict_batch(self, json):
+                    return json
+        """)
+        environs = [environ(body) for body in ("fine", "bad", "good")]
+        (_, bad), (_, fine), (_, good) = chain(*made.app.answer_all(environs))
+        assert (call(fine, environs[0]).body, call(good, environs[2]).body) == (b"fine", b"good")
+        with pytest.raises(SystemExit):
+            call(bad, environs[1])
+
 
 class TestAlone:
     def test_without_predict_each_request_is_a_batch_of_its_own(self, serve: Any) -> None:
@@ -362,6 +465,23 @@ class TestAlone:
         assert client.post_json(4).json == 8
         assert client.post(b"{", "application/json").status == 400
         assert client.request("GET", "/").status == 200
+
+    def test_what_it_logs_has_the_id_of_the_answer(
+        self, serve: Any, messages_of: MessagesOf
+    ) -> None:
+        client = serve("""
+            import logging
+
+            class Predictor:
+                def predict_batch(self, json):
+                    logging.getLogger("model").warning("here")
+                    raise ValueError
+        """)
+        response = client.post_json(4)
+        assert messages_of(response.headers["X-Request-ID"]) == [
+            "here",
+            "predict raised ValueError",
+        ]
 
     def test_with_both_predict_answers_what_comes_alone(self, batches: Any) -> None:
         made = batches("""

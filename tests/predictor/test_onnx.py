@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from obworker.onnx_options import ATTRIBUTES, LEVELS
 from obworker.predictor import onnx
 from obworker.predictor.onnx import (
     SessionPlan,
+    check_providers,
     default_providers,
     find_model,
     find_providers,
@@ -178,17 +182,67 @@ def test_a_provider_that_is_not_offered_is_an_error_that_names_those_that_are(
     assert got.value.hint == "pip install onnxruntime-gpu instead"
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"threads": 0}, "--onnx-threads: '0' is not a whole number from 1"),
+        ({"providers": "cpu,cpu"}, "--onnx-providers: 'cpu,cpu' has one of them twice"),
+        ({"options": "enable_mem_patern=1"}, "--onnx-option: enable_mem_patern: is no session"),
+        ({"options": "enable_mem_pattern"}, "--onnx-option: 'enable_mem_pattern' is not KEY="),
+    ],
+)
+def test_another_server_is_told_what_is_wrong_as_the_command_line_is(
+    directory: Path, given: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(LoadError, match=complaint):
+        plan_session(directory / "digits.onnx", **given)
+
+
+def test_another_server_may_write_what_the_command_line_may(directory: Path) -> None:
+    plan = plan_session(
+        directory / "digits.onnx",
+        providers="CPUExecutionProvider",
+        options="enable_mem_pattern=false",
+    )
+    assert (plan.providers, plan.options) == ((CPU,), (("enable_mem_pattern", "0"),))
+
+
 def test_a_provider_that_does_not_start_is_an_error_unless_the_cpu_is_allowed(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = directory / "digits.onnx"
     with pytest.warns(UserWarning, match=CUDA):
         open_session(SessionPlan(model, (CUDA, CPU)))
-    assert "digits.onnx runs on the CPU: onnxruntime could not start CUDA" in caplog.text
+    assert "digits.onnx runs on cpu: onnxruntime could not start CUDA" in caplog.text
     with pytest.warns(UserWarning, match=CUDA), pytest.raises(BootError) as got:
         open_session(SessionPlan(model, (CUDA,)))
     assert str(got.value).startswith("digits.onnx cannot be loaded: onnxruntime could not start")
     assert got.value.hint == "with --onnx-providers cuda,cpu it runs on the CPU then"
+
+
+TENSORRT = "TensorrtExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("planned", "started", "where"),
+    [
+        ((TENSORRT, CUDA, CPU), [TENSORRT, CUDA, CPU], None),
+        ((TENSORRT, CUDA, CPU), [CUDA, CPU], "cuda"),
+        ((TENSORRT, CUDA), [CUDA, CPU], "cuda"),
+        ((TENSORRT, CUDA, CPU), [CPU], "cpu"),
+        ((CPU,), [CPU], None),
+    ],
+)
+def test_it_is_said_where_it_runs_if_not_where_it_was_to(
+    caplog: pytest.LogCaptureFixture,
+    planned: tuple[str, ...],
+    started: list[str],
+    where: str | None,
+) -> None:
+    plan = SessionPlan(Path("m.onnx"), planned)
+    check_providers(plan, started)
+    said = f"m.onnx runs on {where}: onnxruntime could not start {TENSORRT}"
+    assert [record.getMessage() for record in caplog.records] == ([said] if where else [])
 
 
 @pytest.mark.parametrize(
@@ -228,3 +282,19 @@ def test_without_onnxruntime_says_what_to_install(
     with pytest.raises(LoadError, match="needs onnxruntime") as got:
         plan_session(directory / "digits.onnx")
     assert str(got.value.hint).startswith("pip install onnxruntime")
+
+
+def test_under_another_server_it_starts_no_thread_that_a_fork_would_lose() -> None:
+    """As its telemetry is, which is on unless it is turned off before the import."""
+    program = (
+        "from obworker.predictor.onnx import import_onnxruntime\n"
+        "import os\n"
+        "import_onnxruntime()\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's are another matter
+    environ.pop("ORT_DISABLE_TELEMETRY", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "1\n"

@@ -47,9 +47,9 @@ class Case:
         self.devices = Devices(self.table, made, board, on_fatal=self.fatal.append)
 
     def fail(self, slot: int, times: int = 3) -> None:
-        seat = self.table.slots[slot].seats[0]
+        device = self.generations.plan(1).device(slot)
         for _ in range(times):
-            self.devices.failed(seat, "CUDA error", NOW)
+            self.devices.failed(device, "CUDA error", NOW)
         self.devices.publish()
 
     @property
@@ -76,6 +76,33 @@ def test_all_slots_of_a_device_are_held_for_a_while(case: Case) -> None:
     case.devices.tend(NOW + DURATION)
     case.devices.publish()
     assert case.held == [False, False, False]
+
+
+def test_a_slot_that_was_never_filled_says_which_device_is_held(case: Case) -> None:
+    case.fail(0)
+    assert [case.board.slot(index).read_text("device") for index in range(3)] == [
+        "gpu 4",
+        "",
+        "gpu 4",
+    ]
+
+
+def test_so_few_slots_that_all_are_held_are_too_few_while_another_serves(case: Case) -> None:
+    assert not case.devices.forbid(1)
+    case.fail(0)
+    assert case.devices.forbid(1)
+    assert not case.devices.forbid(2)
+    case.fail(1)  # then nothing is lost by it
+    assert not case.devices.forbid(1)
+
+
+def test_slots_that_are_given_back_can_be_filled_at_once(case: Case) -> None:
+    """A reload that found no slot to try its code in would take it for good."""
+    case.fail(0)
+    case.fail(1)
+    assert not case.table.can_serve
+    case.devices.give_back_all()
+    assert case.table.can_serve
 
 
 def test_one_line_says_all_to_whoever_is_woken(
@@ -117,6 +144,5 @@ def test_without_a_device_a_start_or_a_reload_is_over_and_a_service_waits(
 
 def test_a_slot_without_a_device_has_none_to_blame(case: Case) -> None:
     seat = case.table.slots[0].seats[0]
-    assert case.devices.is_to_blame(seat)
-    case.generations.tokens = ["", "4"]  # type: ignore[assignment]
-    assert not case.devices.is_to_blame(seat)
+    assert case.devices.is_to_blame(Device("4"), seat)
+    assert not case.devices.is_to_blame(Device(""), seat)

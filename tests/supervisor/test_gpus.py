@@ -159,6 +159,15 @@ def test_slot_i_has_device_i_modulo_their_number(
             "gpu GPU-0123abcd",
             {VISIBLE: "GPU-0123abcd-rest", "OBWORKER_DEVICES": "GPU-0123abcd-rest"},
         ),
+        # two instances of one GPU have names of their own, by which one may be in quarantine
+        (
+            Device("MIG-GPU-0123abcd-rest/7/0"),
+            "gpu MIG-GPU-0123abcd-rest/7/0",
+            {
+                VISIBLE: "MIG-GPU-0123abcd-rest/7/0",
+                "OBWORKER_DEVICES": "MIG-GPU-0123abcd-rest/7/0",
+            },
+        ),
     ],
 )
 def test_a_device_is_named_and_written_to_the_environment(

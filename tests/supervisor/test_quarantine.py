@@ -55,6 +55,7 @@ def test_all_can_be_given_back_before() -> None:
     quarantine = held()
     assert quarantine.release_all() == ["gpu 0"]
     assert quarantine.hold("gpu 0") is None
+    assert quarantine.failed("gpu 0", "again", NOW + 5) is None
 
 
 STORIES = {

@@ -36,9 +36,9 @@ def row() -> Iterator[SeatRow]:
     os.close(board.descriptor)
 
 
-def make_cycle(app: Application, path: str = "/", **more: Any) -> Cycle:
+def make_cycle(app: Application, path: str = "/", kind: type[Cycle] = Cycle, **more: Any) -> Cycle:
     head = Head(RequestLine("POST", path.encode(), "1.0", path.encode(), b""), ())
-    return Cycle(app, base_environ("", ""), Request(head, b""), Outlet(), **more)
+    return kind(app, base_environ("", ""), Request(head, b""), Outlet(), **more)
 
 
 def request(path: str, started: float, deadline: float = math.inf) -> Cycle:
@@ -179,3 +179,37 @@ def test_a_cycle_that_runs_fills_it(row: SeatRow) -> None:
     make_cycle(app, timeout=5.0, monitor=seat).run()
     assert allowed == pytest.approx([5.0, 60.0], abs=1.0)
     assert (row.in_flight, row.requests) == (0, 1)
+
+
+class Looked(Cycle):
+    """A cycle that counts how often its deadline was looked at."""
+
+    looks = 0
+
+    @classmethod
+    def make(cls) -> Looked:
+        made = make_cycle(lambda environ, start_response: [], kind=cls)
+        assert isinstance(made, Looked)
+        return made
+
+    @property
+    def deadline(self) -> float:
+        self.looks += 1
+        return self.due
+
+    @deadline.setter
+    def deadline(self, due: float) -> None:
+        self.due = due
+
+
+def test_a_batch_whose_deadlines_move_is_looked_through_once(row: SeatRow) -> None:
+    seat = RowMonitor(row)
+    cycles = [Looked.make() for _ in range(50)]
+    for due, cycle in enumerate(cycles):
+        cycle.deadline = due
+        seat.begun(cycle)
+    for cycle in reversed(cycles):
+        cycle.deadline = 100
+        seat.extended(cycle)
+    assert sum(cycle.looks for cycle in cycles) < 5 * len(cycles)
+    assert row.deadline == 100

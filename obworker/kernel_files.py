@@ -1,0 +1,13 @@
+"""What the kernel tells in files, of proc and sys, that come and go and are not everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def text_of(file: Path) -> str:
+    """Return what a file says, nothing where it cannot be read: it has gone, or is not ours."""
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
