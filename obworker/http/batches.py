@@ -182,10 +182,10 @@ def _run(answered: Iterable[tuple[Member, Application | None]]) -> Rests:
 
 
 def _enters(cycle: Cycle) -> bool:
-    """Have a cycle enter predict; say whether anybody waits for it."""
+    """Have a cycle enter predict; say whether it could, and anybody waits for it."""
     try:
         cycle.enter()
-    except ClientGoneError:
+    except (ClientGoneError, MemoryError):  # to be run alone it enters again
         return False
     return True
 

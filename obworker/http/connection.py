@@ -28,19 +28,19 @@ from obworker.errors import GatewayTimeout, RequestError, RequestTimeout
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, ends_of
+from obworker.http.exchange import Exchange, Parcel
 from obworker.http.inbox import Inbox
 from obworker.http.monitor import UNWATCHED, Monitor
-from obworker.http.pace import Pace
 from obworker.http.pending import Pending, error_bytes
-from obworker.http.rewriting import rewrite
+from obworker.http.rewriting import rewrite_head
 from obworker.http.service import record_of
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
 from obworker.http.stream import Outflow, Stream
 
 if TYPE_CHECKING:
-    from obworker.http.exchange import Exchange
     from obworker.http.parser import Request
     from obworker.http.service import Run, Service
+    from obworker.http.spool import Spool
     from obworker.http.tls import TlsSocket
 
 LINGER_TIMEOUT = 2.0
@@ -50,23 +50,14 @@ DRAIN_IDLE_TIMEOUT = 1.0
 
 
 class Connection:
-    """A client's connection; also the outlet of the cycle that answers it.
+    """A client's connection; also the outlet of the cycle that answers it."""
 
-    `arrival` is when the request that it brings from another worker was whole, and `attempt` how
-    often it has moved.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        client: socket.socket | TlsSocket,
-        *,
-        arrival: float | None = None,
-        attempt: int = 0,
-    ) -> None:
+    def __init__(self, service: Service, client: socket.socket | TlsSocket) -> None:
         self.state = IDLE
         self.is_lost = False
-        self._brought, self._attempt = arrival, attempt
+        # when the request that came from another worker was whole, and how often it has moved
+        self._brought: float | None = None
+        self._attempt = 0
         self._service = service
         self._base = base_environ(*ends_of(client), is_encrypted=service.tls is not None)
         proxies = service.proxies
@@ -74,13 +65,13 @@ class Connection:
         self._stream = Stream(service.reactor, client, self)
         timeouts = service.timeouts
         self.deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
-        self._inbox = Inbox(service.limits, Pace(service.min_body_rate, timeouts.body))
+        self._inbox = Inbox(service.limits, service.pace(), service.bodies.open_for)
         self._half_closed = False
         # what is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
         self._is_held_up, self._held_up_since = False, 0.0
-        self._going = Outflow(self._stream, Pace(service.min_body_rate, timeouts.body))
+        self._going = Outflow(self._stream, service.pace())
         service.connections.add(self)
         if service.draining:
             self.drain()
@@ -118,12 +109,13 @@ class Connection:
     def on_lost(self) -> None:
         """Tell the cycle, if there is one, that nobody reads it any more."""
         self.is_lost = True
-        self._inbox.requests.clear()
+        self._inbox.drop_all()
         if self._cycle is not None:
             self._cycle.lose_client()
             return
         if self.state is WAITING:
             self._service.queue.leave(self)
+            self._forget_request()
         self._service.on_closed(self)
 
     # Outlet: called by the cycle, from its thread
@@ -183,9 +175,16 @@ class Connection:
         assert pending is not None
         if not self._is_movable:
             return False
-        return self._give_away(exchange, rewrite(pending.request), pending.arrival)
+        request = pending.request
+        return self._give_away(exchange, rewrite_head(request), request.body, pending.arrival)
 
-    # Server: called by the ticker, when it drains and when it has no room
+    # Server: called when it comes from another worker, by the ticker, when it drains or has no room
+
+    def bring(self, parcel: Parcel) -> None:
+        """Go on with the request that another worker has received."""
+        self._brought, self._attempt = parcel.arrival, parcel.attempt + 1
+        self._inbox.feed_whole(parcel.head, parcel.body)
+        self._advance()
 
     @property
     def is_idle(self) -> bool:
@@ -240,7 +239,7 @@ class Connection:
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
             self.deadline = min(self.deadline, now + DRAIN_IDLE_TIMEOUT)
-        elif not self._give_away(service.exchange, b"", now):
+        elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
 
     def close(self) -> None:
@@ -256,10 +255,12 @@ class Connection:
         is_here = self._half_closed or self._stream.unsent or not self._inbox.is_empty
         return not is_here and self._service.tls is None
 
-    def _give_away(self, exchange: Exchange, received: bytes, arrival: float) -> bool:
+    def _give_away(
+        self, exchange: Exchange, head: bytes, body: bytes | Spool, arrival: float
+    ) -> bool:
         client = self._stream.socket
         assert isinstance(client, socket.socket)
-        if not exchange.put(client, received, arrival, self._attempt):
+        if not exchange.put(Parcel(client, head, body, arrival, self._attempt)):
             return False
         self._stream.close()
         self.is_lost = True
@@ -287,9 +288,8 @@ class Connection:
     def _begin(self, request: Request) -> None:
         service = self._service
         self.state = WAITING
-        self._pending = pending = Pending(
-            service, request, self._base, self._proxies, self._brought or time.monotonic()
-        )
+        arrival = self._brought or time.monotonic()
+        self._pending = pending = Pending(service, request, self._base, self._proxies, arrival)
         if pending.at_once:
             self._run(service.executors.run_now, UNWATCHED)
         else:

@@ -145,14 +145,16 @@ class Cycle:
     __call__ = run
 
     def enter(self) -> None:
-        """Let the deadline begin, and let the environ know how to move it.
+        """Read the body, let the deadline begin, and let the environ know how to move it.
 
         Raises:
             ClientGoneError: nobody waits for the response.
+            MemoryError: there is none for the body.
         """
         self.started = started = time.monotonic()
         if self.client_gone:
             raise ClientGoneError
+        self.environ["wsgi.input"] = self.request.open_body()
         self.deadline = started + self._timeout
         with self._lock:
             self._in_predict = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -57,12 +56,11 @@ def _host_and_port(address: Sequence[Any] | str) -> tuple[str, str]:
 
 
 def make_environ(base: Environ, request: Request) -> Environ:
-    """Make the environ of one request from what its connection shares."""
-    head, body = request.head, request.body
+    """Make the environ of one request from what its connection shares, without wsgi.input."""
+    head = request.head
     environ = base | head.variables
-    environ["wsgi.input"] = io.BytesIO(body)
     if head.length is None:  # it was chunked, and is whole and plain by now
-        environ["CONTENT_LENGTH"] = str(len(body))
+        environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ
 
 

@@ -3,11 +3,11 @@
 Theory of operation. One pair of SOCK_SEQPACKET sockets is made before the first fork, and every
 process has both ends: any of them puts, any of them takes, and the kernel keeps the order. A
 message is a *parcel*: a header, the connection (SCM_RIGHTS, unix(7)) and the request as it came,
-inline where it is small and else in a memfd. It says all there is to say, so whoever takes it can
-put it back.
+inline where it is small and else in a spool, the head after the body: a large body was collected in
+one, which is just sent. A parcel says all there is to say, so whoever takes it can put it back.
 
 What waits is charged to the send buffer of the one end that all put into, with what the kernel
-needs beside it: 768 bytes for a parcel with a memfd, 1280 for a request of 100 to 680 bytes, 36 KB
+needs beside it: 768 bytes for a parcel with a spool, 1280 for a request of 110 to 670 bytes, 36 KB
 for one of 32. So the buffer that was granted decides what goes inline: without CAP_NET_ADMIN it is
 mostly 416 KiB. Descriptors in flight count against RLIMIT_NOFILE of the user who put them
 (getrlimit(2)), unless that is root. For either reason there may be no room, and the request stays
@@ -26,11 +26,18 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obworker.errors import ServiceUnavailable
+from obworker.http.spool import Spool, Spools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 logger = logging.getLogger("obworker.http")
 
-HEADER = struct.Struct("=4sIdQ")
-MAGIC = b"OBX\x01"
+HEADER = struct.Struct("=4sIdQQ")
+MAGIC = b"OBX\x02"
 LENT = struct.Struct("=i")
 CONTROL_BYTES = socket.CMSG_SPACE(2 * LENT.size)
 CUT = socket.MSG_TRUNC | socket.MSG_CTRUNC
@@ -57,24 +64,26 @@ NO_ROOM = frozenset(
 class Parcel:
     """A connection that moves; it does not block, and belongs to whoever took the parcel.
 
-    `received` is a whole request as it came, or nothing for a connection that is idle, `arrival`
-    the monotonic instant at which it was whole, `attempt` how often it has moved before.
+    `head` and `body` are a whole request as it came, or nothing for a connection that is idle,
+    `arrival` the monotonic instant at which it was whole, `attempt` how often it has moved before.
     """
 
     client: socket.socket
-    received: bytes
+    head: bytes
+    body: bytes | Spool
     arrival: float
     attempt: int
 
 
 class Exchange:
-    """The queue of all workers; no method waits."""
+    """The queue of all workers; no method waits. `spools` are this process's own."""
 
     def __init__(self, reader: int, writer: int, room: int) -> None:
         self._reader = socket.socket(fileno=reader)
         self._writer = socket.socket(fileno=writer)
         self._room = room
         self._places = 0
+        self.spools = Spools()
         for end in (self._reader, self._writer):
             end.setblocking(False)
         granted = self._writer.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
@@ -104,40 +113,48 @@ class Exchange:
         self._reader.close()
         self._writer.close()
         os.close(self._room)
+        self.spools.close()
 
     # the parcels
 
-    def put(self, client: socket.socket, received: bytes, arrival: float, attempt: int) -> bool:
+    def put(self, parcel: Parcel) -> bool:
         """Send a parcel, if there is room; then the caller closes its own copy of the connection.
 
         Not before it has taken it out of its epoll instance: closing does not, for the connection
-        lives on (epoll(7)).
+        lives on (epoll(7)). A spool is given away.
         """
-        header = HEADER.pack(MAGIC, attempt, arrival, len(received))
+        head, body = parcel.head, parcel.body
+        header = HEADER.pack(MAGIC, parcel.attempt, parcel.arrival, len(head), len(body))
+        client = parcel.client.fileno()
         try:
-            if len(received) <= self._inline_bytes:
-                self._send(header, received, client.fileno())
-                return True
-            return self._send_by_memfd(header, received, client.fileno())
+            if isinstance(body, Spool):
+                self._send_with_spool(header, head, body, client)
+            elif len(head) + len(body) <= self._inline_bytes:
+                self._send((header, head, body), client)
+            else:
+                self._send_with_spool(header, head, self._spooled(body), client)
+        except ServiceUnavailable:
+            return False
         except OSError as error:
             if error.errno in NO_ROOM:
                 return False
             raise
+        return True
 
-    def _send_by_memfd(self, header: bytes, received: bytes, client: int) -> bool:
-        descriptor = os.memfd_create("obworker-parcel", os.MFD_CLOEXEC)
-        try:
-            if os.write(descriptor, received) < len(received):
-                return False
-            self._send(header, b"", client, descriptor)
-            return True
-        finally:
-            os.close(descriptor)
+    def _spooled(self, body: bytes) -> Spool:
+        spool = self.spools.open()
+        spool.write(body)
+        return spool
 
-    def _send(self, header: bytes, inline: bytes, *descriptors: int) -> None:
+    def _send_with_spool(self, header: bytes, head: bytes, spool: Spool, client: int) -> None:
+        os.pwrite(spool.descriptor, head, len(spool))
+        self._send((header,), client, spool.descriptor)
+        self.spools.give_away(spool)
+
+    def _send(self, parts: Sequence[bytes], *descriptors: int) -> None:
         lent = b"".join(map(LENT.pack, descriptors))
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, lent)
-        self._writer.sendmsg((header, inline), (rights,))
+        self._writer.sendmsg(parts, (rights,))
 
     def take(self) -> Parcel | None:
         """Receive the first parcel that waits, if there is one; skip what is none.
@@ -155,13 +172,32 @@ class Exchange:
                 return None
             descriptors = _descriptors(control)
             try:
-                parcel = _unpack(message, descriptors, is_cut=bool(flags & CUT))
+                return self._unpack(message, descriptors, is_cut=bool(flags & CUT))
             except (ValueError, OSError) as error:
                 _close(descriptors)
                 logger.warning("dropped what is no connection from another worker: %s", error)
-            else:
-                _close(descriptors[1:])
-                return parcel
+
+    def _unpack(self, message: bytes, descriptors: list[int], *, is_cut: bool) -> Parcel:
+        """Return a parcel that owns the descriptors; where this raises, nobody does.
+
+        Raises:
+            ValueError: the message is not ours, or not whole.
+            OSError: a descriptor is not what it should be.
+        """
+        if is_cut or len(message) < HEADER.size or not descriptors:
+            raise ValueError("it is not whole")
+        magic, attempt, arrival, *sizes = HEADER.unpack_from(message)
+        if magic != MAGIC:
+            raise ValueError("it is not ours")
+        body: bytes | Spool
+        if len(descriptors) == 1:
+            head, body = _split(message[HEADER.size :], *sizes)
+            client = _socket(descriptors[0])
+        else:
+            head = _read_head(descriptors[1], *sizes)
+            client = _socket(descriptors[0])
+            body = self.spools.adopt(descriptors[1], sizes[1])
+        return Parcel(client, head, body, arrival, attempt)
 
     def _find_room(self) -> None:
         """Raise OSError where a parcel's two descriptors cannot be installed.
@@ -182,7 +218,7 @@ class Exchange:
             return None
         if len(message) < HEADER.size:
             return 0.0
-        magic, _, arrival, _ = HEADER.unpack(message)
+        magic, _, arrival, _, _ = HEADER.unpack(message)
         return float(arrival) if magic == MAGIC else 0.0
 
     # the places
@@ -246,27 +282,20 @@ def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
     ]
 
 
-def _unpack(message: bytes, descriptors: list[int], *, is_cut: bool) -> Parcel:
-    """Return a parcel that owns its connection, and only that.
+def _split(inline: bytes, head_size: int, body_size: int) -> tuple[bytes, bytes]:
+    if len(inline) != head_size + body_size:
+        raise ValueError(f"it has {len(inline)} bytes of {head_size + body_size}")
+    return inline[:head_size], inline[head_size:]
 
-    Raises:
-        ValueError: the message is not ours, or not whole.
-        OSError: a descriptor is not what it should be.
-    """
-    if is_cut or len(message) < HEADER.size or not descriptors:
-        raise ValueError("it is not whole")
-    magic, attempt, arrival, size = HEADER.unpack_from(message)
-    if magic != MAGIC:
-        raise ValueError("it is not ours")
-    received = message[HEADER.size :] if len(descriptors) == 1 else _read(descriptors[1], size)
-    if len(received) != size:
-        raise ValueError(f"it has {len(received)} bytes of {size}")
+
+def _read_head(memfd: int, head_size: int, body_size: int) -> bytes:
+    size = os.fstat(memfd).st_size
+    if size < head_size + body_size:  # it may be longer, by what it held before
+        raise ValueError(f"it has {size} bytes of {head_size + body_size}")
+    return os.pread(memfd, head_size, body_size)
+
+
+def _socket(descriptor: int) -> socket.socket:
     # With the type given, Python asks the kernel for less and does not set what is set already.
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-    client = socket.socket(type=kind, proto=0, fileno=descriptors[0])
-    return Parcel(client, received, arrival, attempt)
-
-
-def _read(memfd: int, size: int) -> bytes:
-    """Return what a memfd holds, which nobody else has any more."""
-    return os.pread(memfd, min(size, os.fstat(memfd).st_size), 0)
+    return socket.socket(type=kind, proto=0, fileno=descriptor)

@@ -10,6 +10,8 @@ from obworker.http.parser import Limits, Request, RequestParser
 
 if TYPE_CHECKING:
     from obworker.http.pace import Pace
+    from obworker.http.parser import BodyFor
+    from obworker.http.spool import Spool
 
 
 class Inbox:
@@ -18,10 +20,10 @@ class Inbox:
     `refusal` is what is wrong with what comes after `requests`; nothing follows it.
     """
 
-    def __init__(self, limits: Limits, pace: Pace) -> None:
+    def __init__(self, limits: Limits, pace: Pace, body_for: BodyFor) -> None:
         self.requests: deque[Request] = deque()
         self.refusal: RequestError | None = None
-        self._parser = RequestParser(limits, self)
+        self._parser = RequestParser(limits, self, body_for)
         self._pace = pace
         self._received = 0
         self._continue_expected = False
@@ -34,6 +36,17 @@ class Inbox:
                 self._parser.feed(chunk)
             except RequestError as refusal:
                 self.refusal = refusal
+
+    def feed_whole(self, head: bytes, body: bytes | Spool) -> None:
+        """Take a request of which all is there."""
+        self.feed(head)
+        if self.refusal is None and self._parser.in_body:
+            self._parser.take_body(body)
+
+    def drop_all(self) -> None:
+        """Let go of what has come, at once and not when garbage is collected; nothing follows."""
+        self.requests.clear()
+        self._parser.drop_body()
 
     def request_received(self, request: Request) -> None:
         """Keep a whole request: the parser found it."""

@@ -17,6 +17,7 @@ raised, it is not fed again.
 from __future__ import annotations
 
 import enum
+import io
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -36,7 +37,12 @@ from obworker.http.head import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obworker.http.spool import Spool
     from obworker.settings import Settings
+
+    BodyFor = Callable[[int], io.BytesIO | Spool]
 
 # RFC 9112 7.1: a size of 64 bits is enough. The white space that 7.1.1 calls bad is refused.
 DIGITS = 16
@@ -80,9 +86,15 @@ class Request:
 
     __slots__ = ("body", "head")
 
-    def __init__(self, head: Head, body: bytes) -> None:
+    def __init__(self, head: Head, body: bytes | Spool) -> None:
         self.head = head
         self.body = body
+
+    def open_body(self) -> io.BytesIO:
+        """Return the body to be read, and do not keep it."""
+        body = self.body if isinstance(self.body, bytes) else self.body.read()
+        self.body = b""
+        return io.BytesIO(body)
 
 
 class Receiver(Protocol):
@@ -105,16 +117,24 @@ class Line(enum.Enum):
     TRAILER = enum.auto()
 
 
+def on_the_heap(_length: int) -> io.BytesIO:
+    """Collect a body in an object of Python's."""
+    return io.BytesIO()
+
+
 class RequestParser:
     """Feed it bytes; it calls `receiver` with each whole request, in order.
+
+    A body of known length that comes in parts is collected in what `body_for` returns for it.
 
     `has_begun` says whether one is being received, `in_body` whether that is its body.
     """
 
-    def __init__(self, limits: Limits, receiver: Receiver) -> None:
+    def __init__(self, limits: Limits, receiver: Receiver, body_for: BodyFor = on_the_heap) -> None:
         self.has_begun = self.in_body = False
         self._limits = limits
         self._receiver = receiver
+        self._body_for = body_for
         self._closed = False
         self._line = Line.REQUEST
         self._shortest_limit = min(limits.line, limits.field)
@@ -125,7 +145,7 @@ class RequestParser:
         self._fields: list[Field] = []
         self._head: Head | None = None
         self._missing = 0
-        self._body = bytearray()
+        self._body: io.BytesIO | Spool | None = None
         self._extensions = 0
         self._trailers = 0
 
@@ -149,6 +169,15 @@ class RequestParser:
                 at = self._read_chunks(chunk, at)
             else:
                 at = self._read_line(chunk, at)
+
+    def take_body(self, body: bytes | Spool) -> None:
+        """Take the whole body of the head that was fed, and nothing more."""
+        self._missing = 0
+        self._end_body(body)
+
+    def drop_body(self) -> None:
+        """Let go of what has come of a body; the parser is not fed again."""
+        self._body = None
 
     # Each of these takes what begins at `at`, and returns where it ends.
 
@@ -208,13 +237,15 @@ class RequestParser:
 
     def _read_chunks(self, data: bytes, at: int) -> int:
         """Read plain chunks that are whole, then the line that follows them."""
+        chunks = self._body
+        assert chunks is not None
         while match := PLAIN_CHUNK_SIZE.match(data, at):
             start = match.end()
             end = start + int(match[1], 16)
-            room = self._limits.body - len(self._body)
+            room = self._limits.body - chunks.tell()
             if end == start or end - start > room or data[end : end + 2] != CRLF:
                 break
-            self._body += data[start:end]
+            chunks.write(data[start:end])
             at = end + len(CRLF)
         return self._read_line(data, at) if at < len(data) else at
 
@@ -222,11 +253,20 @@ class RequestParser:
         """Read what is there of a body or of a chunk."""
         part = data[at : at + self._missing]
         self._missing -= len(part)
-        if self._line is Line.CHUNK_END or self._missing or self._body:
-            self._body += part
-        if not self._missing and self._line is not Line.CHUNK_END:
-            self._end_body(bytes(self._body) or part)
+        if self._body is None and not self._missing:
+            self._end_body(part)
+        else:
+            self._collect(part)
         return at + len(part)
+
+    def _collect(self, part: bytes) -> None:
+        if self._body is None:
+            assert self._head is not None
+            assert self._head.length is not None
+            self._body = self._body_for(self._head.length)
+        self._body.write(part)
+        if not self._missing and self._line is not Line.CHUNK_END:
+            self._end_collected()
 
     def _check_length(self, length: int) -> None:
         """Refuse a line, without its end, that is too long, whatever else it is."""
@@ -262,7 +302,7 @@ class RequestParser:
             case Line.TRAILER if line:
                 self._drop_trailer(line)
             case Line.TRAILER:
-                self._end_body(bytes(self._body))
+                self._end_collected()
 
     def _take_field(self, line: bytes, before: int) -> Field:
         """Read a field that comes after `before` others."""
@@ -284,7 +324,8 @@ class RequestParser:
             raise BadRequest("malformed chunk size")
         self._extensions += len(match[2])
         self._missing = int(match[1], 16)
-        self._check_size(len(self._body) + self._missing)
+        assert self._body is not None
+        self._check_size(self._body.tell() + self._missing)
         self._line = Line.CHUNK_END if self._missing else Line.TRAILER
 
     def _check_size(self, size: int) -> None:
@@ -300,6 +341,7 @@ class RequestParser:
         self.has_begun = self.in_body = True
         if head.length is None:
             self._line = Line.CHUNK_SIZE
+            self._body = io.BytesIO()
             self._extensions = self._trailers = 0
         else:
             self._check_size(head.length)
@@ -308,15 +350,18 @@ class RequestParser:
         if head.expects_continue:
             self._receiver.continue_expected()
 
-    def _end_body(self, body: bytes) -> None:
+    def _end_collected(self) -> None:
+        body, self._body = self._body, None
+        assert body is not None
+        self._end_body(body.getvalue() if isinstance(body, io.BytesIO) else body)
+
+    def _end_body(self, body: bytes | Spool) -> None:
         head, self._head = self._head, None
         assert head is not None
         self.has_begun = self.in_body = False
-        if self._body:
-            self._body = bytearray()
         self._complete(head, body)
 
-    def _complete(self, head: Head, body: bytes) -> None:
+    def _complete(self, head: Head, body: bytes | Spool) -> None:
         """Hand a request over."""
         self._empty_lines = 0
         self._closed = not head.keep_alive

@@ -147,9 +147,15 @@ class RequestQueue:
             waiter.refuse(ServiceUnavailable(TOO_LATE))
         elif not self._places.reserve():
             waiter.refuse(ServiceUnavailable(FULL))
-        elif self._executors.average < SHORT or not self._move(waiter):
+        elif not (self._are_long and self._move(waiter)):
             self._waiting.append(waiter)
             self._on_waiting(len(self._waiting))
+
+    @property
+    def would_move(self) -> bool:
+        """Whether a request that came now would go to another worker, if it can move."""
+        executors = self._executors
+        return self.has_peers and not executors.is_inline and executors.busy and self._are_long
 
     def leave(self, waiter: Waiter) -> None:
         """Forget a request that waits, which needs no place any more."""
@@ -218,6 +224,11 @@ class RequestQueue:
             self._places.release()
             waiter.refuse(error)
 
+    @property
+    def _are_long(self) -> bool:
+        """Whether to wait for a call costs more than to move."""
+        return self._executors.average >= SHORT
+
     def _is_late(self, arrival: float, now: float) -> bool:
         return arrival + self._timeout <= now
 
@@ -260,7 +271,7 @@ class RequestQueue:
             return False
         if parcel is None:
             return False
-        if parcel.received:
+        if parcel.head:
             self._places.release()
         self._accept(parcel)
         return True

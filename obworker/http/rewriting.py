@@ -1,4 +1,4 @@
-"""A whole request as bytes again, for another worker to read as if they came from the client."""
+"""The head of a whole request again, for another worker to read as if it came from the client."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 OF_THE_TRANSFER = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
 
-def rewrite(request: Request) -> bytes:
-    """Write a request, its body framed by Content-Length where it has one."""
+def rewrite_head(request: Request) -> bytes:
+    """Write the head of a request, its body framed by Content-Length where it has one."""
     head = request.head
     lines = [head.line.encode("latin-1")]
     framed = False
@@ -23,4 +23,4 @@ def rewrite(request: Request) -> bytes:
             lines.append(b"%s:%s" % (name, value))  # a space more may be one too many
     if framed:
         lines.append(b"content-length: %d" % len(request.body))
-    return b"\r\n".join(lines) + b"\r\n\r\n" + request.body
+    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -17,6 +17,7 @@ from obworker.errors import RequestError, ServiceUnavailable
 from obworker.http.acceptor import Acceptor
 from obworker.http.access import Access
 from obworker.http.batches import Batches
+from obworker.http.bodies import Bodies
 from obworker.http.connection import Connection
 from obworker.http.cors import Cors
 from obworker.http.executors import Executors
@@ -29,6 +30,7 @@ from obworker.http.reactor import Reactor
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
+from obworker.http.spool import Spools
 
 if TYPE_CHECKING:
     import ssl
@@ -113,6 +115,7 @@ class Server:
             accept=self._take_in,
             on_waiting=on_waiting,
         )
+        self._spools = Spools() if exchange is None else exchange.spools
         self._tick_due = math.inf
         self._doubted: set[Parcel] = set()
         self._on_drained: Callable[[], None] | None = on_drained
@@ -123,6 +126,7 @@ class Server:
             queue=self.queue,
             submit=self._takers.submit,
             exchange=exchange,
+            bodies=Bodies(self._spools, self.queue),
             tls=tls,
             limits=Limits.of(settings),
             timeouts=Timeouts.of(settings),
@@ -223,7 +227,7 @@ class Server:
         from the other it is sent something, which a system resets whose client has left.
         """
         presence = presence_of(parcel.client)
-        if presence is Presence.HALF and may_be_told_to_continue(parcel.received):
+        if presence is Presence.HALF and may_be_told_to_continue(parcel.head):
             with contextlib.suppress(OSError):
                 parcel.client.send(CONTINUE)
             self._doubted.add(parcel)
@@ -239,14 +243,8 @@ class Server:
     def _attach(self, parcel: Parcel, presence: Presence) -> None:
         if presence is Presence.NONE:
             parcel.client.close()
-        elif parcel.received:
-            connection = Connection(
-                self._service,
-                parcel.client,
-                arrival=parcel.arrival,
-                attempt=parcel.attempt + 1,
-            )
-            connection.on_received(parcel.received)
+        elif parcel.head:
+            Connection(self._service, parcel.client).bring(parcel)
         else:
             Connection(self._service, parcel.client)
 
@@ -258,6 +256,7 @@ class Server:
         self.reactor.call_later(TICK, self._tick)
         self._service.monitor.beat(now)
         self._service.tell_time()
+        self._spools.trim(now)
         if not is_late:  # else what came meanwhile is yet to be read: timers run before that
             self._check(iter(list(self._service.connections)), now)
         self._note_drained()

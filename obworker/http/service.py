@@ -12,6 +12,7 @@ from obworker.access_log import AccessLog, AccessRecord
 from obworker.http import response
 from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
+from obworker.http.pace import Pace
 from obworker.http.parser import Limits
 from obworker.http.request_ids import RequestIds
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import ssl
 
     from obworker.http.access import Access
+    from obworker.http.bodies import Bodies
     from obworker.http.connection import Connection
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
@@ -69,6 +71,7 @@ class Service:
     queue: RequestQueue
     submit: Run
     exchange: Exchange | None
+    bodies: Bodies
     tls: ssl.SSLContext | None
     proxies: Proxies | None
     limits: Limits
@@ -89,6 +92,10 @@ class Service:
     def tell_time(self) -> None:
         """Write the Date field of responses anew; to be called several times a second."""
         self.date = response.http_date(time.time())
+
+    def pace(self) -> Pace:
+        """Return what judges how fast one connection sends, or reads."""
+        return Pace(self.min_body_rate, self.timeouts.body)
 
     def note_overdue(self, cycle: Cycle) -> None:
         """Tell of a predict that is past its deadline, and does not come back if it is stopped."""

@@ -28,7 +28,8 @@ def outcome(pieces: Iterable[bytes]) -> Outcome:
     except RequestError as error:
         refusal = error.status
     found = tuple(
-        Found(r.head.method, r.head.target, r.body, r.head.version) for r in collector.requests
+        Found(r.head.method, r.head.target, r.open_body().read(), r.head.version)
+        for r in collector.requests
     )
     return found, refusal
 

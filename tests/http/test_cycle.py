@@ -69,11 +69,12 @@ def make_cycle(
     start: str = "GET / HTTP/1.1",
     fields: str = "",
     response_fields: Headers = (),
+    body: bytes = b"",
     **more: Any,
 ) -> Cycle:
     collector = Collector()
     keep = "Connection: keep-alive\r\n" if start.endswith("1.0") else ""
-    raw = f"{start}\r\nHost: a\r\n{keep}{fields}\r\n".encode()
+    raw = f"{start}\r\nHost: a\r\n{keep}{fields}\r\n".encode() + body
     RequestParser(Limits(), collector).feed(raw)
     (request,) = collector.requests
     environ = make_environ(base_environ("", ""), request)
@@ -133,6 +134,26 @@ def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """Return what was logged as an error."""
     caplog.set_level(logging.ERROR, "obworker.http")
     return lambda: caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ("Content-Length: 2\r\n", b"hi"),
+        ("Transfer-Encoding: chunked\r\n", b"2\r\nhi\r\n0\r\n\r\n"),
+    ],
+    ids=["length", "chunked"],
+)
+def test_the_application_reads_the_body_that_nobody_else_keeps(fields: str, body: bytes) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["wsgi.input"].read()]
+
+    outlet = Outlet()
+    cycle = make_cycle(app, outlet, "POST / HTTP/1.1", fields, body=body)
+    serve(cycle)
+    assert outlet.body == b"hi"
+    assert cycle.request.body == b""
 
 
 class TestBody:

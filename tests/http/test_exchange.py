@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 
 from obworker.http.exchange import HEADER, MAGIC, SEND_BUFFER_BYTES, Exchange, Parcel
+from obworker.http.spool import GIVEN_AWAY, Spool
 
 ROOT = Path(__file__).parents[2]
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
 MEGABYTE = bytes(range(256)) * 4096
 SEVERAL_PROCESSES = """
 import mmap, os, signal, socket, struct, sys, time
-from obworker.http.exchange import Exchange
+from obworker.http.exchange import Exchange, Parcel
+
+def put(client, head, arrival, attempt, body=b""):
+    return exchange.put(Parcel(client, head, body, arrival, attempt))
 
 def child(work):
     pid = os.fork()
@@ -101,6 +105,13 @@ def taken(exchange: Exchange) -> Parcel:
     return parcel
 
 
+def put(
+    exchange: Exchange, client: socket.socket, received: bytes, arrival: float, attempt: int
+) -> bool:
+    """Put a request of which nobody says where its head ends."""
+    return exchange.put(Parcel(client, received, b"", arrival, attempt))
+
+
 def foreign(exchange: Exchange, message: bytes, *descriptors: int) -> None:
     """Put something that is no parcel."""
     with socket.socket(fileno=os.dup(exchange.descriptors[1])) as writer:
@@ -108,7 +119,7 @@ def foreign(exchange: Exchange, message: bytes, *descriptors: int) -> None:
 
 
 def header(magic: bytes = MAGIC, size: int = 0) -> bytes:
-    return HEADER.pack(magic, 0, 1.0, size)
+    return HEADER.pack(magic, 0, 1.0, 0, size)
 
 
 def count_descriptors() -> int:
@@ -124,10 +135,10 @@ def test_a_connection_moves_with_what_it_holds(
 ) -> None:
     ours, theirs = ends
     family = theirs.family
-    assert exchange.put(theirs, received, 12.5, 3)
+    assert put(exchange, theirs, received, 12.5, 3)
     theirs.close()
     parcel = taken(exchange)
-    assert (parcel.received, parcel.arrival, parcel.attempt) == (received, 12.5, 3)
+    assert (parcel.head, parcel.arrival, parcel.attempt) == (received, 12.5, 3)
     with parcel.client as client:
         assert (client.family, client.type) == (family, socket.SOCK_STREAM)
         with pytest.raises(BlockingIOError):
@@ -137,12 +148,51 @@ def test_a_connection_moves_with_what_it_holds(
         assert ours.recv(6) == b"answer"
 
 
+@pytest.mark.parametrize("kind", ["small", "large", "spool"])
+def test_a_body_moves_beside_its_head(
+    exchange: Exchange, connection: socket.socket, kind: str
+) -> None:
+    content = b"{}" if kind == "small" else MEGABYTE
+    body: bytes | Spool = content
+    if kind == "spool":
+        body = exchange.spools.open()
+        body.write(content)
+    for attempt in (0, 1, 2):  # what is taken can be put back
+        assert exchange.put(Parcel(connection, REQUEST, body, 1.0, attempt))
+        parcel = taken(exchange)
+        parcel.client.close()
+        assert (parcel.head, parcel.attempt) == (REQUEST, attempt)
+        body = parcel.body
+        assert isinstance(body, bytes) == (kind == "small")
+    assert (body if isinstance(body, bytes) else body.read()) == content
+
+
+def test_a_spool_is_given_away_as_it_is(exchange: Exchange, connection: socket.socket) -> None:
+    spool = exchange.spools.open()
+    spool.write(MEGABYTE)
+    file = os.fstat(spool.descriptor).st_ino
+    assert exchange.put(Parcel(connection, REQUEST, spool, 1.0, 0))
+    assert spool.descriptor == GIVEN_AWAY
+    with (parcel := taken(exchange)).client:
+        assert isinstance(parcel.body, Spool)
+        assert os.fstat(parcel.body.descriptor).st_ino == file
+
+
+def test_a_spool_that_does_not_go_is_kept(connection: socket.socket) -> None:
+    with closing(limited(100_000)) as exchange:
+        fill(exchange, connection, REQUEST)
+        spool = exchange.spools.open()
+        spool.write(MEGABYTE)
+        assert not exchange.put(Parcel(connection, REQUEST, spool, 1.0, 0))
+        assert spool.read() == MEGABYTE
+
+
 def test_a_connection_whose_client_has_left_moves_too(
     exchange: Exchange, ends: tuple[socket.socket, ...]
 ) -> None:
     ours, theirs = ends
     ours.close()
-    assert exchange.put(theirs, REQUEST, 1.0, 0)
+    assert put(exchange, theirs, REQUEST, 1.0, 0)
     with taken(exchange).client as client:
         assert client.recv(1) == b""
 
@@ -157,7 +207,7 @@ def test_the_oldest_is_told_and_left_where_it_is(
 ) -> None:
     before = count_descriptors()
     for arrival in (7.25, 8.5):
-        assert exchange.put(connection, REQUEST, arrival, 0)
+        assert put(exchange, connection, REQUEST, arrival, 0)
     assert exchange.oldest() == exchange.oldest() == 7.25
     assert count_descriptors() == before
     taken(exchange).client.close()
@@ -165,13 +215,13 @@ def test_the_oldest_is_told_and_left_where_it_is(
 
 
 def test_what_is_taken_can_be_put_back(exchange: Exchange, connection: socket.socket) -> None:
-    assert exchange.put(connection, MEGABYTE, 1.0, 0)
+    assert put(exchange, connection, MEGABYTE, 1.0, 0)
     for attempt in (1, 2, 3):
         parcel = taken(exchange)
-        assert exchange.put(parcel.client, parcel.received, parcel.arrival, attempt)
+        assert put(exchange, parcel.client, parcel.head, parcel.arrival, attempt)
         parcel.client.close()
     parcel = taken(exchange)
-    assert (parcel.received, parcel.attempt) == (MEGABYTE, 3)
+    assert (parcel.head, parcel.attempt) == (MEGABYTE, 3)
     parcel.client.close()
 
 
@@ -179,7 +229,7 @@ def test_no_descriptor_is_left_behind(connection: socket.socket) -> None:
     before = count_descriptors()
     with closing(Exchange.create(4)) as exchange:
         for received in (b"", REQUEST, MEGABYTE) * 50:
-            assert exchange.put(connection, received, 1.0, 0)
+            assert put(exchange, connection, received, 1.0, 0)
             taken(exchange).client.close()
         foreign(exchange, b"garbage", 0, 1)
         assert exchange.take() is None
@@ -217,7 +267,7 @@ def test_garbage_is_skipped_and_logged_once(
     descriptors: int,
 ) -> None:
     foreign(exchange, message, *[connection.fileno()] * descriptors)
-    assert exchange.put(connection, REQUEST, 1.0, 0)
+    assert put(exchange, connection, REQUEST, 1.0, 0)
     before = count_descriptors()
     assert exchange.oldest() in (0.0, 1.0)
     with taken(exchange).client:
@@ -253,7 +303,7 @@ def test_what_take_would_skip_is_older_than_anything(exchange: Exchange) -> None
 
 def fill(exchange: Exchange, connection: socket.socket, received: bytes) -> int:
     count = 0
-    while exchange.put(connection, received, float(count), 0):
+    while put(exchange, connection, received, float(count), 0):
         count += 1
         assert count < 100_000
     return count
@@ -269,20 +319,20 @@ def limited(size: int) -> Exchange:
     return again
 
 
-@pytest.mark.parametrize("received", [REQUEST, MEGABYTE[:16384]], ids=["inline", "memfd"])
+@pytest.mark.parametrize("received", [REQUEST, MEGABYTE[:16384]], ids=["inline", "spool"])
 def test_a_full_queue_takes_no_more_until_something_is_taken(
     connection: socket.socket, received: bytes
 ) -> None:
     with closing(limited(100_000)) as exchange:
         count = fill(exchange, connection, received)
         before = count_descriptors()
-        assert not exchange.put(connection, received, 0.0, 0)
+        assert not put(exchange, connection, received, 0.0, 0)
         assert count_descriptors() == before
         for arrival in range(2):
             parcel = taken(exchange)
             assert parcel.arrival == arrival
             parcel.client.close()
-        assert exchange.put(connection, received, 0.0, 0)
+        assert put(exchange, connection, received, 0.0, 0)
         for _ in range(count - 1):
             taken(exchange).client.close()
         assert exchange.take() is None
@@ -309,8 +359,8 @@ def test_nothing_is_taken_by_a_process_without_free_descriptors() -> None:
 import errno, resource
 ours, theirs = socket.socketpair()
 theirs.setblocking(False)
-for received in (b"inline", b"memfd" * 10000):
-    assert exchange.put(theirs, received, 1.0, 0)
+for received in (b"inline", b"spool" * 10000):
+    assert put(theirs, received, 1.0, 0)
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
 filling = []
@@ -328,9 +378,9 @@ for free in range(2):
         raise AssertionError(free)
     os.close(filling.pop())
 first = exchange.take()
-assert first.received == b"inline"
+assert first.head == b"inline"
 first.client.close()
-assert exchange.take().received == b"memfd" * 10000
+assert exchange.take().head == b"spool" * 10000
 """
     run(code)
 
@@ -344,13 +394,13 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 ours, theirs = socket.socketpair()
 theirs.setblocking(False)
 count = 0
-while exchange.put(theirs, b"", 1.0, 0):
+while put(theirs, b"", 1.0, 0):
     count += 1
     assert count < 200
 assert count >= 64, count
 exchange.take().client.close()
 exchange.take().client.close()
-assert exchange.put(theirs, b"", 1.0, 0)
+assert put(theirs, b"", 1.0, 0)
 """
     run(code)
 
@@ -358,7 +408,7 @@ assert exchange.put(theirs, b"", 1.0, 0)
 def test_a_closed_connection_cannot_be_put(exchange: Exchange, connection: socket.socket) -> None:
     connection.close()
     with pytest.raises(OSError) as caught:  # noqa: PT011 errno is looked at
-        exchange.put(connection, REQUEST, 1.0, 0)
+        put(exchange, connection, REQUEST, 1.0, 0)
     assert caught.value.errno == errno.EBADF
 
 
@@ -431,13 +481,13 @@ COUNT = 10_000
 seen = mmap.mmap(-1, COUNT)
 ended = mmap.mmap(-1, 1)
 
-def put(first):
+def put_all(first):
     for number in range(first, COUNT, 2):
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         ours.send(struct.pack("I", number))
-        text = b"%d " % number * (5000 if number % 97 == 0 else 1)
-        poll(lambda: exchange.put(theirs, text, float(number), number % 2))
+        head, body = b"%d " % number, b"%d " % number * (20_000 if number % 97 == 0 else 1)
+        poll(lambda: put(theirs, head, float(number), number % 2, body))
         ours.close()
         theirs.close()
 
@@ -448,7 +498,9 @@ def take():
             time.sleep(0.0005)
             continue
         number = int(parcel.arrival)
-        assert parcel.received.split(b" ")[0] == b"%d" % number
+        assert parcel.head == b"%d " % number
+        body = parcel.body if isinstance(parcel.body, bytes) else parcel.body.read()
+        assert body == parcel.head * (20_000 if number % 97 == 0 else 1)
         assert struct.unpack("I", parcel.client.recv(4)) == (number,)
         parcel.client.close()
         assert number > last[parcel.attempt], "out of order"
@@ -457,7 +509,7 @@ def take():
     assert max(last.values()) > 0, "it took nothing"
 
 takers = [child(take) for _ in range(2)]
-wait(child(lambda: put(0)), child(lambda: put(1)))
+wait(child(lambda: put_all(0)), child(lambda: put_all(1)))
 ended[0] = 1
 wait(*takers)
 assert exchange.take() is None
@@ -471,7 +523,7 @@ def test_the_death_of_a_process_takes_nothing_from_the_others() -> None:
 ours, theirs = socket.socketpair()
 theirs.setblocking(False)
 for number in range(10):
-    assert exchange.put(theirs, b"%d" % number * 50_000, float(number), 0)
+    assert put(theirs, b"%d" % number * 50_000, float(number), 0)
 
 def take_some():
     for _ in range(3):
@@ -491,13 +543,13 @@ print(*arrivals)
 
 
 def test_it_passes_through_an_exec(exchange: Exchange, connection: socket.socket) -> None:
-    assert exchange.put(connection, REQUEST, 1.0, 0)
+    assert put(exchange, connection, REQUEST, 1.0, 0)
     numbers = ", ".join(map(str, exchange.descriptors))
     code = f"""
-from obworker.http.exchange import Exchange
+from obworker.http.exchange import Exchange, Parcel
 exchange = Exchange({numbers})
 parcel = exchange.take()
-assert exchange.put(parcel.client, parcel.received + b"!", 2.0, 1)
+assert exchange.put(Parcel(parcel.client, parcel.head, b"!", 2.0, 1))
 assert exchange.reserve()
 """
     subprocess.run(
@@ -508,7 +560,7 @@ assert exchange.reserve()
         check=True,
     )
     parcel = taken(exchange)
-    assert (parcel.received, parcel.attempt) == (REQUEST + b"!", 1)
+    assert (parcel.head, parcel.body, parcel.attempt) == (REQUEST, b"!", 1)
     parcel.client.close()
     assert reserve_all(exchange) == 3
 
@@ -531,7 +583,7 @@ for _ in pids:
 ours, theirs = socket.socketpair()
 theirs.setblocking(False)
 for left in pids:
-    assert exchange.put(theirs, b"request", time.monotonic(), 0)
+    assert put(theirs, b"request", time.monotonic(), 0)
     assert os.read(reading, 1) == b"!"
 wait(*pids)
 """

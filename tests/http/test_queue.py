@@ -112,7 +112,7 @@ class Play:
         if not self.parcels:
             return None
         waiter = self.parcels.popleft()
-        return cast("Parcel", SimpleNamespace(received=b"x", client=waiter))
+        return cast("Parcel", SimpleNamespace(head=b"x", client=waiter))
 
     def oldest(self) -> float | None:
         return self.parcels[0].arrival if self.parcels else None
@@ -230,6 +230,25 @@ class TestAmongOthers:
         play.ask()
         assert play.ask().fate == ""
         assert play.held == 1
+
+    @pytest.mark.parametrize(
+        ("options", "asked", "moves"),
+        [
+            ({}, 1, True),
+            ({}, 0, False),
+            ({"average": SHORT / 2}, 1, False),
+            ({"is_inline": True}, 1, False),
+            ({"has_exchange": False}, 1, False),
+        ],
+        ids=["busy", "free", "short calls", "inline", "alone"],
+    )
+    def test_whether_one_would_move_is_known_before_it_comes(
+        self, options: dict[str, Any], asked: int, moves: bool
+    ) -> None:
+        play = Play(**options)
+        for _ in range(asked):
+            play.ask()
+        assert play.queue.would_move is moves
 
     def test_what_cannot_move_stays(self) -> None:
         play = Play()
