@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -89,10 +90,14 @@ def load_class(file: Path, class_name: str | None) -> type:
 
 
 def choose_defined(module: types.ModuleType) -> list[type]:
-    """Return the classes defined in `module` itself that have predict or predict_batch."""
+    """Return the classes defined in `module` itself that have predict or predict_batch.
+
+    An abstract one is among them only where there is no other.
+    """
     classes = [value for value in vars(module).values() if isinstance(value, type)]
-    own = [value for value in classes if value.__module__ == module.__name__]
-    return [value for value in dict.fromkeys(own) if has_method(value, "predict", "predict_batch")]
+    own = dict.fromkeys(value for value in classes if value.__module__ == module.__name__)
+    found = [value for value in own if has_method(value, "predict", "predict_batch")]
+    return [value for value in found if not inspect.isabstract(value)] or found
 
 
 def _check_named(file: Path) -> Path:

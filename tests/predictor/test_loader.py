@@ -114,6 +114,11 @@ def test_an_imported_class_does_not_count_as_defined(model: Model) -> None:
     assert load(directory).__name__ == "Mine"
 
 
+def test_an_abstract_class_is_not_the_one_to_serve(model: Model) -> None:
+    base = f"import abc\nclass Base(abc.ABC):\n @abc.abstractmethod\n {PREDICT}"
+    assert load(model(f"{base}\nclass Mine(Base):\n {PREDICT}")).__name__ == "Mine"
+
+
 @pytest.mark.parametrize(
     ("source", "class_name", "message"),
     [
