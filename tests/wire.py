@@ -208,7 +208,7 @@ class Running:
         self.call(self._end)
         self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
-        self.server.close_access_log()
+        self.server.close()
         logging.getLogger("obworker.http").removeHandler(self._bugs)
         assert not self._bugs.found
 

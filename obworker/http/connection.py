@@ -33,7 +33,6 @@ from obworker.http.inbox import Inbox
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite_head
-from obworker.http.service import record_of
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
 from obworker.http.stream import Outflow, Stream
 
@@ -163,9 +162,7 @@ class Connection:
         self.state = RESPONDING
         may_persist = self.may_persist and not self._service.queue.refuses
         keep_alive = pending.request.head.keep_alive and may_persist
-        answer = pending.error(error, keep_alive=keep_alive)
-        self._stream.send(answer)
-        pending.log_refusal(error.status, answer)
+        self._stream.send(pending.refusal(error, keep_alive=keep_alive))
         self._forget_request()
         self._go_on(keep_alive=keep_alive)
 
@@ -335,8 +332,8 @@ class Connection:
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
 
     def _end_cycle(self, cycle: Cycle, *, keep_alive: bool) -> None:
-        if self._service.access_log is not None:
-            self._service.access_log.write(record_of(cycle))
+        assert self._pending is not None
+        self._pending.note_end(cycle)
         self._forget_request()
         if self.is_lost:
             self._service.on_closed(self)
@@ -382,6 +379,7 @@ class Connection:
     def _send_error(self, error: RequestError) -> None:
         """Answer what is no whole request, and take no other."""
         self._stream.send(error_bytes(self._service, error))
+        self._service.tally.answered(error.status)
         self._linger()
 
     def _linger(self) -> None:

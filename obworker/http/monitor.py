@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from obworker.http.cycle import Cycle
+    from obworker.http.tally import Tally
 
 
 class Monitor(Protocol):
@@ -25,8 +26,11 @@ class Monitor(Protocol):
     def ended(self, cycle: Cycle) -> None:
         """Learn that a request is over: answered, dropped, or given up at its deadline."""
 
-    def beat(self, now: float) -> None:
-        """Learn that the event loop turns; called with every look at the deadlines."""
+    def beat(self, now: float, tally: Tally) -> None:
+        """Learn that the event loop turns, and what was answered since the last time.
+
+        Called with every look at the deadlines, and when the server is closed.
+        """
 
 
 class _Unwatched:
@@ -41,7 +45,7 @@ class _Unwatched:
     def ended(self, cycle: Cycle) -> None:
         pass
 
-    def beat(self, now: float) -> None:
+    def beat(self, now: float, tally: Tally) -> None:
         pass
 
 

@@ -93,27 +93,61 @@ class Pending:
             fields=self._fields,
         )
 
-    def log_refusal(self, status: int, answer: bytes) -> None:
-        """Write the line of a request that was not begun."""
-        log, environ = self._service.access_log, self._environ
-        waited = time.monotonic() - self.arrival
-        if log is not None:
-            log.write(
-                AccessRecord(
-                    time=time.time(),
-                    client=environ["REMOTE_ADDR"],
-                    method=self.request.head.method,
-                    target=self.request.head.target,
-                    protocol=environ["SERVER_PROTOCOL"],
-                    status=status,
-                    sent=response.body_size(answer),
-                    request_id=self._id,
-                    queued=waited,
-                    predict=0.0,
-                    duration=waited,
-                    traceparent=environ.get("HTTP_TRACEPARENT", ""),
-                )
-            )
+    def refusal(self, error: RequestError, *, keep_alive: bool) -> bytes:
+        """Return the response to a request that was not begun; count it, and write its line."""
+        service = self._service
+        answer = self.error(error, keep_alive=keep_alive)
+        service.tally.answered(error.status)
+        if service.access_log is not None:
+            service.access_log.write(self._record_refusal(error.status, answer))
+        return answer
+
+    def note_end(self, cycle: Cycle) -> None:
+        """Count the request, and write its line, now that its response was handed over."""
+        service, ended = self._service, cycle.ended
+        if self.at_once or ended is None:
+            service.tally.answered(cycle.status)
+        else:
+            service.tally.served(cycle.status, ended - self.arrival)
+        if service.access_log is not None:
+            service.access_log.write(_record(cycle))
+
+    def _record_refusal(self, status: int, answer: bytes) -> AccessRecord:
+        environ, waited = self._environ, time.monotonic() - self.arrival
+        return AccessRecord(
+            time=time.time(),
+            client=environ["REMOTE_ADDR"],
+            method=self.request.head.method,
+            target=self.request.head.target,
+            protocol=environ["SERVER_PROTOCOL"],
+            status=status,
+            sent=response.body_size(answer),
+            request_id=self._id,
+            queued=waited,
+            predict=0.0,
+            duration=waited,
+            traceparent=environ.get("HTTP_TRACEPARENT", ""),
+        )
+
+
+def _record(cycle: Cycle) -> AccessRecord:
+    head, now = cycle.request.head, time.monotonic()
+    started = now if cycle.started is None else cycle.started
+    ended = started if cycle.ended is None else cycle.ended
+    return AccessRecord(
+        time=time.time(),
+        client=cycle.client,
+        method=head.method,
+        target=head.target,
+        protocol="HTTP/" + head.version,
+        status=cycle.status,
+        sent=cycle.sent,
+        request_id=cycle.request_id,
+        queued=started - cycle.received,
+        predict=ended - started,
+        duration=now - cycle.received,
+        traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
+    )
 
 
 def error_bytes(

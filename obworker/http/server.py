@@ -31,6 +31,7 @@ from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
 from obworker.http.spool import Spools
+from obworker.http.tally import Tally
 
 if TYPE_CHECKING:
     import ssl
@@ -206,8 +207,9 @@ class Server:
         if self._service.access_log is not None:
             self._service.access_log.reopen()
 
-    def close_access_log(self) -> None:
-        """Write what waits for it; to be called before the process ends."""
+    def close(self) -> None:
+        """Tell what was answered, and who by the access log; called before the process ends."""
+        self._beat(time.monotonic())
         if self._service.access_log is not None:
             self._service.access_log.close()
 
@@ -254,13 +256,18 @@ class Server:
         now = time.monotonic()
         is_late, self._tick_due = now > self._tick_due + TICK, now + TICK
         self.reactor.call_later(TICK, self._tick)
-        self._service.monitor.beat(now)
+        self._beat(now)
         self._service.tell_time()
         self._spools.trim(now)
         if not is_late:  # else what came meanwhile is yet to be read: timers run before that
             self._check(iter(list(self._service.connections)), now)
         self._note_drained()
         self.queue.check(now)
+
+    def _beat(self, now: float) -> None:
+        service = self._service
+        tally, service.tally = service.tally, Tally()
+        service.monitor.beat(now, tally)
 
     def _check(self, connections: Iterator[Connection], now: float) -> None:
         """Look at the deadlines of some, and at the others' when what came meanwhile is served."""

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from obworker.access_log import AccessLog, AccessRecord
+from obworker.access_log import AccessLog
 from obworker.http import response
 from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
 from obworker.http.pace import Pace
 from obworker.http.parser import Limits
 from obworker.http.request_ids import RequestIds
+from obworker.http.tally import Tally
 
 if TYPE_CHECKING:
     import ssl
@@ -63,6 +64,7 @@ class Service:
     """What all connections of a server share.
 
     While it drains, `is_closing` says that connections end; otherwise they move to other workers.
+    `tally` counts what was answered since the monitor last heard of it.
     """
 
     application: Application
@@ -87,6 +89,7 @@ class Service:
     draining: bool = False
     is_closing: bool = False
     connections: set[Connection] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
     date: bytes = b""
 
     def tell_time(self) -> None:
@@ -109,24 +112,3 @@ class Service:
     def _judge_overdue(self, cycle: Cycle) -> None:
         if not cycle.is_over:
             self.on_overdue(cycle)
-
-
-def record_of(cycle: Cycle) -> AccessRecord:
-    """Return what the access log says of a request that is done with."""
-    head, now = cycle.request.head, time.monotonic()
-    started = now if cycle.started is None else cycle.started
-    ended = started if cycle.ended is None else cycle.ended
-    return AccessRecord(
-        time=time.time(),
-        client=cycle.client,
-        method=head.method,
-        target=head.target,
-        protocol="HTTP/" + head.version,
-        status=cycle.status,
-        sent=cycle.sent,
-        request_id=cycle.request_id,
-        queued=started - cycle.received,
-        predict=ended - started,
-        duration=now - cycle.received,
-        traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
-    )

@@ -58,7 +58,7 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, thread
     except KeyboardInterrupt:
         listeners.refuse_new_connections()
         logger.info("stopped")
-    server.close_access_log()
+    server.close()
     sys.stdout.flush()
     return EXIT_INTERRUPTED
 

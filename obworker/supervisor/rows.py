@@ -18,7 +18,11 @@ from obworker.supervisor import linux
 from obworker.supervisor.scoreboard import ID_BYTES, SeatRow
 
 if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Sequence
+
     from obworker.http.cycle import Cycle
+    from obworker.http.tally import Tally
 
 logger = logging.getLogger("obworker.worker")
 
@@ -78,9 +82,13 @@ class RowMonitor:
         elif cycle is self._shown:
             self._show_first()
 
-    def beat(self, now: float) -> None:
-        """Note that the event loop turns."""
-        self._row.beat = now
+    def beat(self, now: float, tally: Tally) -> None:
+        """Note that the event loop turns, and count what was answered."""
+        row = self._row
+        row.beat = now
+        _add(row.responses, tally.responses)
+        _add(row.buckets, tally.buckets)
+        row.seconds += tally.seconds
 
     def _show_first(self) -> None:
         first = min(self._cycles, key=_deadline)
@@ -101,6 +109,12 @@ class RowMonitor:
         row.begun_at = cycle.started or 0.0
         row.deadline = cycle.deadline
         self._shown = cycle
+
+
+def _add(counts: ctypes.Array[ctypes.c_uint64], more: Sequence[int]) -> None:
+    for index, count in enumerate(more):
+        if count:
+            counts[index] += count
 
 
 def _deadline(cycle: Cycle) -> float:

@@ -16,6 +16,8 @@ import enum
 import mmap
 import os
 
+from obworker.http.tally import BUCKETS, CODES
+
 MAX_SLOTS = 1024
 # 16 GPUs of 7 MIG instances each.
 MAX_GPUS = 112
@@ -166,6 +168,9 @@ class SeatRow(_Record):
     request_line: bytes
     requests: int
     no_memory: int
+    responses: ctypes.Array[ctypes.c_uint64]
+    buckets: ctypes.Array[ctypes.c_uint64]
+    seconds: float
 
     _fields_ = (
         ("pid", ctypes.c_uint32),
@@ -185,6 +190,10 @@ class SeatRow(_Record):
         ("request_line", ctypes.c_char * 160),
         ("requests", ctypes.c_uint64),  # requests that predict has finished
         ("no_memory", ctypes.c_uint64),  # times that memory, a GPU's or the machine's, was short
+        # of http/tally.py, as of the worker's last beat
+        ("responses", ctypes.c_uint64 * len(CODES)),
+        ("buckets", ctypes.c_uint64 * len(BUCKETS)),
+        ("seconds", ctypes.c_double),
     )
 
     def clear(self) -> None:

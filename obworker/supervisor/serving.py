@@ -290,7 +290,7 @@ class Serving:
 
     def _end(self, code: int) -> NoReturn:
         """End the process, also where a thread is in a predict that never comes back."""
-        self._server.close_access_log()
+        self._server.close()
         linux.leave(code)
 
 

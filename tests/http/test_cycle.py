@@ -21,6 +21,7 @@ from obworker.http.cycle import CLIENT_CLOSED_REQUEST, Application, Cycle
 from obworker.http.environ import base_environ, make_environ
 from obworker.http.parser import Limits, RequestParser
 from obworker.http.response import Headers
+from obworker.http.tally import Tally
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 TIMEOUT = 10.0
@@ -689,7 +690,7 @@ class Recorded:
     def ended(self, cycle: Cycle) -> None:
         self.heard.append("ended")
 
-    def beat(self, now: float) -> None:
+    def beat(self, now: float, tally: Tally) -> None:
         raise AssertionError("a cycle keeps no time")
 
 

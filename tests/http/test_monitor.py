@@ -12,6 +12,7 @@ from harness import eventually
 from wire import AT_ONCE, Blocking, StartServer, echo
 
 from obworker.http.cycle import Cycle
+from obworker.http.tally import Tally
 
 
 class Listening:
@@ -31,7 +32,7 @@ class Listening:
     def ended(self, cycle: Cycle) -> None:
         self._note("ended", cycle)
 
-    def beat(self, now: float) -> None:
+    def beat(self, now: float, tally: Tally) -> None:
         self.beats.append(now)
 
     def _note(self, what: str, cycle: Cycle) -> None:

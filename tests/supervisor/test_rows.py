@@ -12,6 +12,7 @@ from obworker.http.cycle import Application, Cycle, StartResponse
 from obworker.http.environ import Environ, base_environ
 from obworker.http.head import Head, RequestLine
 from obworker.http.parser import Request
+from obworker.http.tally import BUCKETS, Tally
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import ID_BYTES, Scoreboard, SeatRow
 
@@ -137,8 +138,30 @@ def test_of_several_the_one_that_is_due_first_is_shown(row: SeatRow) -> None:
 
 
 def test_a_beat_is_noted(row: SeatRow) -> None:
-    RowMonitor(row).beat(12.5)
+    RowMonitor(row).beat(12.5, Tally())
     assert row.beat == 12.5
+
+
+def tally(*served: tuple[int, float]) -> Tally:
+    made = Tally()
+    for status, seconds in served:
+        made.served(status, seconds)
+    return made
+
+
+def test_what_was_answered_is_counted_on_by_the_next_process(row: SeatRow) -> None:
+    first = RowMonitor(row)
+    first.beat(1.0, tally((200, 0.5), (503, 0.25)))
+    first.beat(1.25, tally((200, 0.5)))
+    row.clear()
+    RowMonitor(row).beat(2.0, tally((404, 86400.0)))
+    assert row.responses[:] == [2, 0, 1, 1]
+    assert {bucket: n for bucket, n in zip(BUCKETS, row.buckets, strict=True) if n} == {
+        "0.25": 1,
+        "0.5": 2,
+        "+Inf": 1,
+    }
+    assert row.seconds == 86401.25
 
 
 def test_threads_lose_no_count(row: SeatRow) -> None:
