@@ -6,10 +6,13 @@ answers, and also after this process has been started again.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obworker import __version__
+from obworker.http.tally import BUCKETS, CODES
 from obworker.supervisor.memory import NONE, Measurement, Memory
 from obworker.supervisor.scoreboard import SERVING, Cause
 
@@ -21,6 +24,15 @@ SERVING_STATES = frozenset(state.name.lower() for state in SERVING)
 
 Report = Mapping[str, Any]
 Values = Iterator[tuple[tuple[str, ...], float]]
+Buckets = Iterator[tuple[tuple[str, ...], list[tuple[str, float]], float]]
+
+
+class Type(enum.Enum):
+    """How Prometheus reads a metric."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
 
 
 class Kind(NamedTuple):
@@ -29,8 +41,8 @@ class Kind(NamedTuple):
     name: str
     help: str
     labels: tuple[str, ...]
-    values: Callable[[Report], Values]
-    counts: bool = False
+    values: Callable[[Report], Values | Buckets]
+    type: Type = Type.GAUGE
 
 
 def _one(*path: str) -> Callable[[Report], Values]:
@@ -77,6 +89,21 @@ def _restarts(report: Report) -> Values:
             yield (str(slot["slot"]), slot["device"] or "", name), slot["causes"].get(name, 0)
 
 
+def _responses(report: Report) -> Values:
+    for slot in report["slots"]:
+        for code in CODES:
+            yield (str(slot["slot"]), slot["device"] or "", code), slot["responses"].get(code, 0)
+
+
+def _request_seconds(report: Report) -> Buckets:
+    """Each bucket of Prometheus' has those below it, too."""
+    for slot in report["slots"]:
+        told = slot["request_seconds"]
+        counts = accumulate(told["buckets"].get(bucket, 0) for bucket in BUCKETS)
+        buckets = list(zip(BUCKETS, counts, strict=True))
+        yield (str(slot["slot"]), slot["device"] or ""), buckets, told["sum"]
+
+
 def _memory(key: str) -> Callable[[Report], Values]:
     def values(report: Report) -> Values:
         for (process, slot), memory in report["processes"].items():
@@ -121,7 +148,7 @@ METRICS = (
     Kind("obworker_ready", "Whether requests can be sent here (/readyz).", (), _one("ready")),
     Kind("obworker_uptime_seconds", "Time since the master started.", (), _one("uptime")),
     Kind("obworker_generation", "Imports of predictor.py so far.", (), _one("generation")),
-    Kind("obworker_reloads_total", "Reloads that went well.", (), _one("reloads"), counts=True),
+    Kind("obworker_reloads_total", "Reloads that went well.", (), _one("reloads"), Type.COUNTER),
     Kind("obworker_last_reload_failed", "Whether the last reload failed.",
          (), _last_reload_failed),
     Kind("obworker_queue_requests", "Requests that wait, of all workers.",
@@ -137,16 +164,22 @@ METRICS = (
     Kind("obworker_worker_uptime_seconds", "Time since a slot's worker was ready.",
          SLOT, _by_slot(lambda slot: slot["uptime"])),
     Kind("obworker_requests_total", "Requests that predict has finished.",
-         SLOT, _by_slot(lambda slot: slot["requests"]), counts=True),
+         SLOT, _by_slot(lambda slot: slot["requests"]), Type.COUNTER),
+    Kind("obworker_responses_total", "Responses by class of status: of predict, refusals, probes,"
+         " and to what was no request.",
+         (*SLOT, "code"), _responses, Type.COUNTER),
+    Kind("obworker_request_seconds", "Time of requests that entered predict, from when they were"
+         " whole until the response was ready, waiting included; refusals are not in it.",
+         SLOT, _request_seconds, Type.HISTOGRAM),
     Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_both("in_flight"))),
     Kind("obworker_requests_waiting", "Requests in the queue that only this slot can answer.",
          SLOT, _by_slot(_both("waiting"))),
     Kind("obworker_request_age_seconds", "How long a request is in predict: the one of which the"
          " deadline comes first.", SLOT, _by_slot(_age)),
     Kind("obworker_restarts_total", "Ends of workers that nobody asked for.",
-         (*SLOT, "cause"), _restarts, counts=True),
+         (*SLOT, "cause"), _restarts, Type.COUNTER),
     Kind("obworker_no_memory_total", "Times that memory, a GPU's or the machine's, was short.",
-         SLOT, _by_slot(lambda slot: slot["no_memory"]), counts=True),
+         SLOT, _by_slot(lambda slot: slot["no_memory"]), Type.COUNTER),
     Kind("obworker_quarantined", "Whether a slot's device is left alone after failures.",
          SLOT, _by_slot(lambda slot: float(slot["quarantine"] is not None))),
     Kind("obworker_memory_rss_bytes", "Memory in RAM, shared pages counted whole.",
@@ -191,13 +224,17 @@ class _Collected:
 
 
 def _families(report: Report) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client import core
 
+    families: dict[Type, Any] = {
+        Type.GAUGE: core.GaugeMetricFamily,
+        Type.COUNTER: core.CounterMetricFamily,
+        Type.HISTOGRAM: core.HistogramMetricFamily,
+    }
     for kind in METRICS:
-        family = CounterMetricFamily if kind.counts else GaugeMetricFamily
-        metric = family(kind.name, kind.help, labels=kind.labels)
-        for labels, value in kind.values(report):
-            metric.add_metric(labels, value)
+        metric = families[kind.type](kind.name, kind.help, labels=kind.labels)
+        for labels, *value in kind.values(report):
+            metric.add_metric(labels, *value)
         yield metric
 
 

@@ -6,8 +6,10 @@ Nothing is guessed: what is not known, or is not so, is None.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from obworker.http.tally import BUCKETS, CODES
 from obworker.supervisor.readings import Reading, readings
 from obworker.supervisor.scoreboard import Cause, Header, Phase, Scoreboard, SeatRow, SlotRow, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT
@@ -150,6 +152,8 @@ def _slot(board: Scoreboard, index: int, now: float) -> Report:
         "quarantine": _quarantine(row, now),
         "requests": sum(seat.requests for seat in board.seats(index)),
         "no_memory": sum(seat.no_memory for seat in board.seats(index)),
+        "responses": _counts(CODES, [seat.responses for seat in board.seats(index)]),
+        "request_seconds": _request_seconds(board.seats(index)),
         "restarts": row.restarts,
         "causes": {cause.name.lower(): row.exits[cause] for cause in Cause if row.exits[cause]},
         "last_exit": (
@@ -157,6 +161,20 @@ def _slot(board: Scoreboard, index: int, now: float) -> Report:
         ),
         "replacement": _process(occupied[1], now) if len(occupied) > 1 else None,
     }
+
+
+def _request_seconds(seats: Sequence[SeatRow]) -> Report:
+    """Say how many requests took how long, each in one bucket."""
+    return {
+        "sum": round(sum(seat.seconds for seat in seats), 3),
+        "buckets": _counts(BUCKETS, [seat.buckets for seat in seats]),
+    }
+
+
+def _counts(names: Sequence[str], columns: Iterable[Iterable[int]]) -> dict[str, int]:
+    """Add up what the seats of a slot have counted; what there was none of is left out."""
+    totals = map(sum, zip(*columns, strict=True))
+    return {name: total for name, total in zip(names, totals, strict=True) if total}
 
 
 def _quarantine(row: SlotRow, now: float) -> Report | None:

@@ -10,6 +10,7 @@ from harness import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
 from obworker.admin import metrics
+from obworker.http.tally import CODES
 from obworker.supervisor import health
 from obworker.supervisor.memory import OTHERS, Measurement, Memory
 from obworker.supervisor.readings import Sensed, write
@@ -111,6 +112,28 @@ def test_a_counter_does_not_fall_when_a_process_goes() -> None:
         before = value(scrape(board), "obworker_requests_total", slot="0")
         board.seat(0, 0).clear()
         assert value(scrape(board), "obworker_requests_total", slot="0") == before == 5
+
+
+def test_responses_by_class_are_there_from_the_start() -> None:
+    with scoreboard(1) as board:
+        board.seat(0, 0).responses[:] = [7, 0, 2, 1]
+        samples = scrape(board)
+    counts = [value(samples, "obworker_responses_total", slot="0", code=code) for code in CODES]
+    assert counts == [7, 0, 2, 1]
+
+
+def test_how_long_requests_took_is_a_histogram() -> None:
+    with scoreboard(1) as board:
+        row = board.seat(0, 0)
+        row.buckets[0], row.buckets[3], row.buckets[-1], row.seconds = 5, 2, 1, 99.5
+        samples = scrape(board)
+
+    def below(bound: str) -> float | None:
+        return value(samples, "obworker_request_seconds_bucket", slot="0", le=bound)
+
+    assert [below(bound) for bound in ("0.001", "0.01", "0.025", "60.0", "+Inf")] == [5, 5, 7, 7, 8]
+    assert value(samples, "obworker_request_seconds_count", slot="0") == 8
+    assert value(samples, "obworker_request_seconds_sum", slot="0") == 99.5
 
 
 def test_the_queue_and_the_last_reload() -> None:

@@ -364,3 +364,39 @@ def test_memory_is_measured_of_every_process(start: Start, run: Run, model: Path
     text = run("status").stdout
     assert re.search(r"^\d+ MiB of memory in all processes$", text, re.MULTILINE)
     assert len(re.findall(r"^\d +idle .*? cpu +\S+s(?: +\d+){3} ", text, re.MULTILINE)) == 2
+
+
+PREDICTOR_THAT_FAILS = """
+class Predictor:
+    def predict(self, params):
+        return 1 / int(params["by"])
+"""
+
+
+def test_a_scrape_says_what_failed_and_how_long_requests_took(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR_THAT_FAILS)
+    keys = tmp_path / "keys"
+    keys.write_text("sk-0123456789abcdef\n")
+    keys.chmod(0o600)
+    argv = ("--workers", "1", "--admin-bind", "127.0.0.1:0", "--api-key-file", str(keys))
+    server = serve(*argv, str(model)).wait_until_ready()
+    key = {"X-API-Key": "sk-0123456789abcdef"}
+    asked = [("/?by=1", key), ("/?by=2", key), ("/?by=0", key), ("/nowhere", key), ("/", {})]
+    replies = [server.request(path=path, headers=headers).status for path, headers in asked]
+    assert replies == [200, 200, 500, 404, 401]
+    port = admin_port(server)
+
+    def codes() -> dict[str, float]:
+        samples = scrape(port)["responses"].samples
+        return {sample.labels["code"]: sample.value for sample in samples}
+
+    eventually(lambda: codes() == {"2xx": 2, "3xx": 0, "4xx": 2, "5xx": 1})
+    times = {sample.name: sample.value for sample in scrape(port)["request_seconds"].samples}
+    assert times["obworker_request_seconds_count"] == 3
+    assert 0 < times["obworker_request_seconds_sum"] < 60
+    server.workers()[0].kill()
+    server.wait_until_ready(2)
+    assert server.request(path="/?by=1", headers=key).status == 200
+    eventually(lambda: codes() == {"2xx": 3, "3xx": 0, "4xx": 2, "5xx": 1})

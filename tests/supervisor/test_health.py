@@ -138,11 +138,24 @@ def test_a_busy_worker_shows_its_request() -> None:
         "quarantine": None,
         "requests": 5,
         "no_memory": 0,
+        "responses": {},
+        "request_seconds": {"sum": 0.0, "buckets": {}},
         "restarts": 0,
         "causes": {},
         "last_exit": None,
         "replacement": None,
     }
+
+
+def test_responses_and_times_are_those_of_all_processes_of_a_slot() -> None:
+    with scoreboard(1) as board:
+        for seat in board.seats(0):
+            seat.responses[:] = [3, 0, 1, 0]
+            seat.buckets[0], seat.buckets[-1], seat.seconds = 2, 1, 70.0004
+        slots = health.report(board, NOW)["slots"]
+    assert isinstance(slots, list)
+    assert slots[0]["responses"] == {"2xx": 6, "4xx": 2}
+    assert slots[0]["request_seconds"] == {"sum": 140.001, "buckets": {"0.001": 4, "+Inf": 2}}
 
 
 def test_a_request_that_is_over_is_not_shown() -> None:
