@@ -28,6 +28,11 @@ logger = logging.getLogger("obworker.worker")
 
 EXIT_CAME_BACK = 1
 
+# As long as the forks are many by which this process, and not the one before, came about: to ask
+# for its id would be a system call for each request.
+_forks: list[None] = []
+os.register_at_fork(after_in_child=lambda: _forks.append(None))
+
 
 class RowMonitor:
     """The monitor (http/monitor.py) that writes a worker's row; making it clears the row's part.
@@ -37,7 +42,7 @@ class RowMonitor:
 
     def __init__(self, row: SeatRow) -> None:
         self._row = row
-        self._owner = os.getpid()
+        self._forks = len(_forks)
         self._cycles: set[Cycle] = set()
         self._shown: Cycle | None = None
         self._line = ""
@@ -69,7 +74,7 @@ class RowMonitor:
         A child that predict forked may come back here, by an exception or sys.exit(): with the
         worker's sockets and its epoll it would answer the client, too, and serve others.
         """
-        if os.getpid() != self._owner:
+        if len(_forks) != self._forks:
             logger.error("a process that predict forked came back from it: it must use os._exit()")
             linux.leave(EXIT_CAME_BACK)
         row, cycles = self._row, self._cycles
