@@ -105,10 +105,9 @@ class Pending:
     def note_end(self, cycle: Cycle) -> None:
         """Count the request, and write its line, now that its response was handed over."""
         service, ended = self._service, cycle.ended
-        if self.at_once or ended is None:
-            service.tally.answered(cycle.status)
-        else:
-            service.tally.served(cycle.status, ended - self.arrival)
+        service.tally.answered(cycle.status)
+        if ended is not None and not self.at_once:
+            service.tally.times.append(ended - self.arrival)
         if service.access_log is not None:
             service.access_log.write(_record(cycle))
 

@@ -18,34 +18,35 @@ BUCKETS = (*map(str, BOUNDS), "+Inf")
 class Tally:
     """Counts responses and times; only for who holds the wheel.
 
-    `buckets` has how many requests took as long as each of BUCKETS says and longer than the one
-    before, `seconds` how long all of them took together.
+    `times` has how long each request took that was in predict. They are looked at when somebody
+    asks, all in a row: a request pays for no more than to note its own.
     """
 
-    __slots__ = ("_by_hundred", "buckets", "seconds")
+    __slots__ = ("_by_hundred", "times")
 
     def __init__(self) -> None:
         self._by_hundred = [0] * 10
-        self.buckets = [0] * len(BUCKETS)
-        self.seconds = 0.0
+        self.times: list[float] = []
 
     def answered(self, status: int) -> None:
-        """Count a response to what predict has not seen."""
+        """Count a response."""
         self._by_hundred[status // 100] += 1
-
-    def served(self, status: int, seconds: float) -> None:
-        """Count a request that was in predict, and the time that it took.
-
-        To be in a bucket counts as 2xx: what is usual is counted once, which is cheaper.
-        """
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        self.seconds += seconds
-        if status >= 300:
-            self._by_hundred[status // 100] += 1
-            self._by_hundred[2] -= 1
 
     @property
     def responses(self) -> tuple[int, ...]:
         """How many there were of each of CODES; what is unknown is an error (RFC 9110 15)."""
         _, _, ok, redirection, client, *server = self._by_hundred
-        return ok + sum(self.buckets), redirection, client, sum(server)
+        return ok, redirection, client, sum(server)
+
+    @property
+    def buckets(self) -> list[int]:
+        """How many took as long as each of BUCKETS says, and longer than the one before."""
+        counts = [0] * len(BUCKETS)
+        for seconds in self.times:
+            counts[bisect_left(BOUNDS, seconds)] += 1
+        return counts
+
+    @property
+    def seconds(self) -> float:
+        """How long all of them took together."""
+        return sum(self.times)
