@@ -20,7 +20,6 @@ from obworker.http.tally import Tally
 if TYPE_CHECKING:
     import ssl
 
-    from obworker.http.access import Access
     from obworker.http.bodies import Bodies
     from obworker.http.connection import Connection
     from obworker.http.exchange import Exchange
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from obworker.http.monitor import Monitor
     from obworker.http.queue import RequestQueue
     from obworker.http.reactor import Reactor
-    from obworker.http.request_ids import RequestIds
     from obworker.settings import Settings
 
 # A call that can be stopped, an awaited one, has this long to come back when it is.

@@ -28,8 +28,8 @@ logger = logging.getLogger("obworker.worker")
 
 EXIT_CAME_BACK = 1
 
-# As long as the forks are many by which this process, and not the one before, came about: to ask
-# for its id would be a system call for each request.
+# One entry for each fork by which this process came about. It tells a process from the one that
+# forked it, as their ids would, but to ask for those is a system call for each request.
 _forks: list[None] = []
 os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
