@@ -166,11 +166,13 @@ def _module_name(file: Path) -> str:
 
 
 def _explain(error: BaseException, file: Path) -> ObworkerError:
-    place = locate(error, file.parent) or file.name
+    found = locate(error, file.parent)
+    place = found or file.name
     if isinstance(error, SystemExit):
         return LoadError(f"{place}: called sys.exit({error.code!r}) while being imported")
-    # the line says it all where a module is missing or a file is no Python
-    says_it_all = isinstance(error, SyntaxError | ModuleNotFoundError)
+    # The line says it all where a module is missing or a file is no Python; before Python 3.12 a
+    # NUL in it is a ValueError, and no line of the file has run.
+    says_it_all = found is None or isinstance(error, SyntaxError | ModuleNotFoundError)
     trace = "" if says_it_all else user_traceback(error, file.parent)
     kind = kind_of(error, LoadError)
     return kind(f"{place}: {summarise(error)}", _hint(error), traceback=trace)
