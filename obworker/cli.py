@@ -32,7 +32,7 @@ from obworker.supervisor import bootstrap, lent, listeners
 from obworker.supervisor.listeners import Address, Listeners
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
-from obworker.supervisor.signals import Signals
+from obworker.supervisor.signals import OF_MASTER, Signals
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
@@ -199,8 +199,7 @@ def _start_logging(given: Settings) -> None:
 
 
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
-    signals = Signals()
-    signals.install()
+    signals = Signals(OF_MASTER)
     sockets = lent.from_systemd(environ)
     if sockets.main:
         raise UsageError(
@@ -235,8 +234,9 @@ def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Reso
     from obworker.supervisor.master import Master
     from obworker.supervisor.plan import Plan
 
-    signals = Signals()
-    signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
+    signals = Signals(
+        OF_MASTER
+    )  # first: as process 1 of a container, a signal that has no handler is lost
     plan = Plan.make(given, environ, FACTORY)
     sockets = lent.from_systemd(environ)
     Master(

@@ -257,7 +257,7 @@ class Master:
     # signals
 
     def _read_signals(self) -> None:
-        reactions: dict[signal.Signals, Callable[[], object]] = {
+        reactions: dict[int, Callable[[], object]] = {
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,

@@ -209,7 +209,7 @@ class Script:
     # signals and commands
 
     def _read_signals(self) -> None:
-        reactions: dict[signal.Signals, Callable[[], None]] = {
+        reactions: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
