@@ -21,7 +21,7 @@ from obworker.command import make_command, parse
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
-from obworker.errors import LoadError, ObworkerError, UsageError
+from obworker.errors import ListenError, LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
@@ -213,6 +213,8 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
     if given.api_key_file is not None:
         raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
     port = _script_port(given, environ)
+    if listeners.is_served(port):
+        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
     surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()
 

@@ -18,7 +18,6 @@ import logging
 import random
 import selectors
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -26,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obworker import log
-from obworker.errors import BootError, ListenError, LoadError
+from obworker.errors import BootError, LoadError
 from obworker.settings import Settings
-from obworker.supervisor import exits, linux
+from obworker.supervisor import exits, linux, listeners
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Outside, Surroundings
@@ -41,7 +40,6 @@ logger = logging.getLogger("obworker.script")
 SCRIPT = "start.sh"
 TICK = 1.0
 PROBE_INTERVAL = 0.25
-PROBE_TIMEOUT = 1.0
 QUICK_STOP_TIMEOUT = 1.0
 KILL_TIMEOUT = 5.0
 
@@ -108,13 +106,8 @@ class Script:
         That is 128 plus the signal's number for a script that a signal ended, as in a shell.
 
         Raises:
-            ListenError: somebody else serves on its port.
             LoadError: there is no bash to run it.
         """
-        if _answers(self._port):
-            raise ListenError(
-                f"port {self._port} is served by another program", hint="stop it, or use --port"
-            )
         linux.adopt_orphans()
         linux.set_title(f"master {self._directory}")
         others = linux.children()
@@ -306,7 +299,7 @@ class Script:
 
     def _probe(self, run: Run, now: float) -> None:
         """Find out whether the script's port answers by now."""
-        if _answers(self._port):
+        if listeners.is_served(self._port):
             run.ready_at = now
             self._boots.ready()
             self._answer_reload("")
@@ -346,14 +339,3 @@ def _exit_code(code: int, *, is_too_late: bool) -> int:
     if code < 0:
         return 128 - code
     return BootError.exit_code if is_too_late and code == 0 else code
-
-
-def _answers(port: int) -> bool:
-    """Tell whether somebody accepts connections on a port of this machine, by IPv4 or IPv6."""
-    for host in ("127.0.0.1", "::1"):
-        try:
-            socket.create_connection((host, port), timeout=PROBE_TIMEOUT).close()
-        except OSError:
-            continue
-        return True
-    return False
