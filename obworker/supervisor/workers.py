@@ -43,8 +43,9 @@ logger = logging.getLogger("obworker.master")
 
 @dataclass
 class Link:
-    """What connects a seat to the process that fills it; `reason` is why it ends, where we know.
+    """What connects a seat to the process that fills it.
 
+    `reason` and `cause` are why it ends, where we know, for people and for the count.
     `device` is the one that it was given: the plan it came from may be forgotten before it ends.
     """
 
@@ -52,6 +53,7 @@ class Link:
     device: Device
     failure: Failure | None = None
     reason: str = ""
+    cause: Cause | None = None
     lost_device: str = ""
     """What its GPU failed with."""
     hung_up: bool = False
@@ -206,7 +208,7 @@ class Workers:
         reason = self._why_late(seat)
         logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
         link = self._links[_key(seat)]
-        link.reason = f"{reason}, and "
+        link.reason, link.cause = f"{reason}, and ", Cause.LATE
         link.channel.send(Drain(empty_queue=False, final=self._table.stopping))
         self._table.dump(seat, time.monotonic())
         if seat.pid is not None:
@@ -316,8 +318,8 @@ class Workers:
         if message.device_lost:
             cause = Cause.DEVICE
         elif seat.state is State.DUMPING:
-            reason, link.reason = f"{link.reason}came back to life", ""
-            cause = Cause.LATE
+            reason, cause = f"{link.reason}came back to life", Cause.LATE
+        link.reason, link.cause = f"{reason}, and ", cause
         wait = self._table.leaving(seat, now, device_lost=message.device_lost)
         if wait is None:
             then = "replacing it when it has gone"
@@ -343,16 +345,16 @@ class Workers:
         self._forget(link.channel)
         for _ in range(self._board.seat(seat.slot, seat.number).waiting):
             self._descriptors.exchange.release()  # what waited within it has gone with it
-        device_lost = bool(link.lost_device) and self.devices.is_to_blame(link.device, seat)
-        if device_lost:
+        if link.lost_device and self.devices.is_to_blame(link.device, seat):
+            link.cause = Cause.DEVICE
             self.devices.failed(link.device, link.lost_device, time.monotonic())
         self.ends.exited(
             seat,
             code,
             reason=link.reason,
             failure=link.failure,
+            cause=link.cause,
             was_killed=seat.state is State.KILLING and not link.hung_up,
-            device_lost=device_lost,
         )
         self.devices.judge()
 

@@ -168,6 +168,15 @@ def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
     assert server.stop() == 0
 
 
+def test_one_that_left_before_its_successor_came_is_said_to_have_left(start: Start) -> None:
+    server = start("--reload-strategy", "replace", workers=1)
+    server.workers()[0].terminate()
+    server.wait_until_ready(2)
+    slot = ask(admin_port(server), "/healthz")[1]["slots"][0]
+    assert slot["causes"] == {"left": 1}
+    assert slot["last_exit"]["text"].startswith("was told to stop by SIGTERM, and exited with code")
+
+
 def test_commands_do_what_they_say(start: Start, run: Run, model: Path, control: Path) -> None:
     server = start()
     assert "2 of 2 workers ready" in run("status").stdout
