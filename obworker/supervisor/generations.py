@@ -42,14 +42,14 @@ MOST_BOOT_FAILURES = 5
 
 @dataclass
 class Reload:
-    """A reload on its way; `answer` are told how it ended: why it failed, empty if it did not.
+    """A reload on its way; `answers` are told how it ended: why it failed, empty if it did not.
 
     `failures` counts, by slot, the boots that failed after the code had proved itself elsewhere.
     """
 
     generation: int
     requested_at: float
-    answer: list[Callable[[str], None]] = field(default_factory=list)
+    answers: list[Callable[[str], None]] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
 
 
@@ -257,9 +257,9 @@ class Generations:
     def _end_reload(self, failure: str) -> None:
         reload, self.reloading = self.reloading, None
         if reload is not None:
-            for answer in reload.answer:
-                answer(failure)
             self._on_reloaded(failure)
+            for answer in reload.answers:
+                answer(failure)
 
     # what is due
 

@@ -330,20 +330,23 @@ class Master:
         self._workers.signal_all(signal.SIGUSR1)
 
     def _reloaded(self, failure: str) -> None:
+        """Show everybody how a reload ended, before those are told who wait for it."""
+        self._publish()
         header = self._board.header
         header.write_text("reload_failure", failure)
         header.reloads += not failure
 
     def resize(self, size: int) -> str:
         """Want so many workers; return why that cannot be, else an empty text."""
+        if self._table.stopping:
+            return "obworker is stopping"
         if not 1 <= size <= MAX_SLOTS:
             return f"{size} is not a number of workers from 1 to {MAX_SLOTS}"
         if self._workers.devices.forbid(size):
             return f"with {size} nobody would serve: every GPU that is left is in quarantine"
-        if not self._table.stopping:
-            logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
-            self._table.resize(size)
-            self._tell_shares()
+        logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
+        self._table.resize(size)
+        self._tell_shares()
         return ""
 
     def _scale_by(self, step: int) -> None:
@@ -364,7 +367,7 @@ class Master:
         """Let all workers go and keep the port: connections wait in the kernel."""
         if linux.has_terminal():
             return  # somebody resized the window
-        logger.info("SIGWINCH: letting the workers go; SIGHUP or SIGTTIN brings them back")
+        logger.info("SIGWINCH: letting the workers go; SIGHUP brings them back, SIGTTIN one")
         self._paused_size = self._table.wanted or self._paused_size
         self._table.resize(0)
 

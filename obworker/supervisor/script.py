@@ -302,6 +302,7 @@ class Script:
         if listeners.is_served(self._port):
             run.ready_at = now
             self._boots.ready()
+            self._publish()  # who reads below that it is ready may ask /readyz at once
             self._answer_reload("")
             logger.info("%-10s ready in %.2f s", SCRIPT, now - run.started_at)
             logger.info("%-10s %s", "serving", Address("localhost", self._port).url)

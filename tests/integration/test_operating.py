@@ -21,6 +21,8 @@ from harness import Serve, Server, eventually, request
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from obworker.control import ask as command
+
 PREDICTOR = """
 import fcntl, os, time
 class Predictor:
@@ -197,6 +199,27 @@ def test_commands_do_what_they_say(start: Start, run: Run, model: Path, control:
     assert run("stop", "--wait").returncode == 0
     assert server.wait() == 0
     assert not control.exists()
+
+
+def test_who_waits_for_a_reload_is_told_which_generation_it_was(
+    start: Start, control: Path
+) -> None:
+    start("--reload-strategy", "replace", workers=1)
+    assert command(control, "reload", wait=True) == {"generation": 2}
+
+
+def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) -> None:
+    server = start(workers=1)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(Client(server.port, keep=False).post, "/?sleep=2")
+        port = admin_port(server)
+        eventually(lambda: ask(port, "/healthz")[1]["slots"][0]["state"] == "busy", 5)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("stopping: ")
+        refused = [run("scale", "3"), run("reload", "--wait")]
+        assert answer.result().outcome is Outcome.ANSWERED
+    assert [ended.returncode for ended in refused] == [1, 4]
+    assert all("obworker is stopping" in ended.stderr for ended in refused)
 
 
 def test_commands_work_for_a_start_script(
