@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -220,6 +221,21 @@ def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) ->
         assert answer.result().outcome is Outcome.ANSWERED
     assert [ended.returncode for ended in refused] == [1, 4]
     assert all("obworker is stopping" in ended.stderr for ended in refused)
+
+
+def test_a_master_that_is_stopped_is_said_to_be_at_once(start: Start, run: Run) -> None:
+    server = start(workers=1)
+    server.signal(signal.SIGSTOP)
+    eventually(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED)
+    began = time.monotonic()
+    refused = run("status")
+    took = time.monotonic() - began
+    server.signal(signal.SIGCONT)
+    assert refused.returncode == 1
+    assert "is stopped (SIGSTOP): its workers serve on" in refused.stderr
+    assert f"hint: kill -CONT {server.pid} lets it go on" in refused.stderr
+    assert took < 5
+    assert run("status").returncode == 0
 
 
 def test_commands_work_for_a_start_script(
