@@ -313,6 +313,8 @@ class Master:
     def _go_by(self, plan: Plan) -> None:
         self._plan = plan
         self._table.timeouts = plan.timeouts
+        self._table.rollout.strategy = Strategy(plan.settings.reload_strategy)
+        log.configure(plan.settings.log_level)
         self._tell_shares()
 
     def _undo_failed_reload(self) -> None:
