@@ -6,6 +6,8 @@ import signal
 
 from obworker.supervisor.scoreboard import Cause
 
+UNKILLABLE = "does not die: it sleeps in the kernel"
+
 
 def describe(code: int, *, oom: bool = False) -> str:
     """Say how a process ended, from its exit code or minus its signal.

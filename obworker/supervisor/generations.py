@@ -220,11 +220,11 @@ class Generations:
             logger.error("%s", failure.traceback.rstrip())
         self._failed(mold.generation, error_of(failure), time.monotonic())
 
-    def mold_exited(self, mold: Mold, code: int, now: float) -> None:
-        """Account for the end of a mold."""
+    def mold_gone(self, mold: Mold, how: str, now: float) -> None:
+        """Account for a mold that has ended, or that nothing ends."""
         if mold.dismissed or self._stopping:
             return
-        how = mold.reason + exits.describe(code)
+        how = mold.reason + how
         if mold.loaded is None:
             error = LoadError(f"{mold.plan.label}: the process that imports it {how}")
             self._failed(mold.generation, error, now)
@@ -265,7 +265,8 @@ class Generations:
 
     def tend(self, now: float) -> None:
         """Do what is due: kill an import that is late, load again, end a reload that is done."""
-        self.molds.tend(now)
+        for mold in self.molds.tend(now):
+            self.mold_gone(mold, exits.UNKILLABLE, now)
         if self._needs_mold and now >= self._remake_due:
             self._load(self._plans[self._table.rollout.current], now)
         if self.reloading is not None and self._is_rolled_out(self.reloading.generation):

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
-from obworker.supervisor import linux
+from obworker.supervisor import exits, linux
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
@@ -178,7 +178,7 @@ class Master:
         now = time.monotonic()
         mold = self._molds.exited(pid)
         if mold is not None:
-            self._generations.mold_exited(mold, code, now)
+            self._generations.mold_gone(mold, exits.describe(code), now)
             self._workers.mold_gone(mold.generation)
         elif not self._outside.exited(pid, code, now):
             logger.debug("reaped an orphan, pid %d", pid)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.errors import DeviceError, ObworkerError
-from obworker.supervisor import linux
+from obworker.supervisor import exits, linux
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends, Failure
 from obworker.supervisor.generations import Generations
@@ -242,7 +242,7 @@ class Workers:
             linux.kill_group(seat.pid, signal.SIGKILL)
 
     def _stick(self, seat: Seat) -> None:
-        who, how = f"worker {seat.slot} (pid {seat.pid})", "does not die: it sleeps in the kernel"
+        who, how = f"worker {seat.slot} (pid {seat.pid})", exits.UNKILLABLE
         logger.error("%s %s; its slot is not filled again", who, how)
         self.ends.tell(who, how, self._table.stick(seat), None)
 

@@ -163,6 +163,20 @@ def test_one_that_does_not_leave_is_killed(admin: Admin) -> None:
     assert admin.is_gone
 
 
+def test_one_that_nothing_ends_is_not_waited_for(admin: Admin) -> None:
+    pid = admin.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    admin.stop(100.0)
+    admin.tend(100.0 + admins.LEAVE_TIMEOUT)
+    assert linux.reap(pid) == -signal.SIGKILL  # and nobody says so: as if it slept on
+    admin.tend(100.0 + admins.LEAVE_TIMEOUT + admins.KILL_TIMEOUT - 1)
+    assert not is_gone(admin)
+    admin.tend(100.0 + admins.LEAVE_TIMEOUT + admins.KILL_TIMEOUT)
+    assert is_gone(admin)
+    assert admin.next_deadline is None
+
+
 FAMILY = "sleep 60 & sleep 60"
 
 
