@@ -251,7 +251,7 @@ class Workers:
         if not link.channel.is_closed and seat.is_late(time.monotonic()):
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
-        for message in link.channel.receive_all():
+        for message in link.channel.last_words():  # one that comes later is killed by its mold
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._forget(link.channel)
