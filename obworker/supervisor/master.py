@@ -204,10 +204,10 @@ class Master:
         self._outside.tend(now)
 
     def _publish(self) -> None:
-        header, current = self._board.header, self._table.rollout.current
-        mold = self._molds.get(current)
-        header.generation, header.phase = current, self._phase
-        header.mold_pid = 0 if mold is None else mold.pid
+        header = self._board.header
+        header.generation, header.phase = self._table.rollout.current, self._phase
+        for index, pid in enumerate(self._molds.pids):
+            header.mold_pids[index] = pid
         header.wanted = self._table.wanted
         header.queue_limit, queued = self._places, self._exchange.taken()
         header.queued = -1 if queued is None else queued

@@ -21,6 +21,7 @@ from obworker.supervisor import bootstrap, exits, linux
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
+from obworker.supervisor.scoreboard import MAX_MOLDS
 
 logger = logging.getLogger("obworker.master")
 
@@ -128,6 +129,12 @@ class Molds:
         """Whether workers of a generation can be asked for now."""
         mold = self._molds.get(generation)
         return mold is not None and mold.loaded is not None and not mold.dismissed
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that somebody needs, as the scoreboard has them: 0 is none."""
+        needed = [mold.pid for mold in self._molds.values() if not mold.dismissed]
+        return (needed + [0] * MAX_MOLDS)[:MAX_MOLDS]
 
     @property
     def is_gone(self) -> bool:

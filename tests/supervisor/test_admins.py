@@ -191,7 +191,7 @@ def test_when_the_master_is_gone_it_buries_what_lives(board: Scoreboard, serves:
     family = eventually(lambda: psutil.Process(worker.pid).children())
     fill(board, 0, 0, State.BUSY, pid=worker.pid)
     fill(board, 0, 1, State.BACKOFF, pid=gone.pid)
-    board.header.mold_pid = mold.pid
+    board.header.mold_pids[1] = mold.pid
     assert admin._process is not None
     admin._process.channel.close()
     assert (worker.wait(5), mold.wait(5)) == (-signal.SIGKILL, -signal.SIGKILL)

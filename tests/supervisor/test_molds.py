@@ -84,7 +84,9 @@ def test_one_that_loads_for_too_long_shows_where_and_is_killed(case: Case) -> No
 
 
 def test_one_that_nothing_ends_is_not_waited_for(case: Case) -> None:
+    assert case.molds.pids == [case.process.pid, 0]
     case.molds.dismiss()
+    assert case.molds.pids == [0, 0]
     assert case.process.wait(5) == -signal.SIGKILL  # and nobody says so: as if it slept on
     assert case.molds.tend(case.now + KILL_TIMEOUT - 1) == []
     assert not is_gone(case.molds)
