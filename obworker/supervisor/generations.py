@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import random
+import selectors
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import exits
 from obworker.supervisor.messages import Loaded, LoadFailed
-from obworker.supervisor.molds import Mold, Molds
+from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
 from obworker.supervisor.table import Table
@@ -64,12 +65,16 @@ class Generations:
         self,
         plan: Plan,
         table: Table,
+        descriptors: Descriptors,
+        selector: selectors.BaseSelector,
         *,
         on_report: Callable[[Loaded], None],
         on_fatal: Callable[[ObworkerError], None],
         on_reloaded: Callable[[str], None],
     ) -> None:
-        self.molds: Molds
+        self.molds = Molds(
+            descriptors, selector, on_loaded=self._loaded, on_failed=self._load_failed
+        )
         self.reloading: Reload | None = None
         self._table = table
         self._plans = {1: plan}
@@ -142,7 +147,7 @@ class Generations:
 
     # what happens
 
-    def loaded(self, mold: Mold, loaded: Loaded) -> None:
+    def _loaded(self, mold: Mold, loaded: Loaded) -> None:
         """Go on with code that was imported."""
         self._on_report(loaded)
         self._fingerprints[mold.generation] = loaded.fingerprint
@@ -213,7 +218,7 @@ class Generations:
             logger.error("the reload does not get past slot %d, which is tried again", slot)
             self._end_reload(f"slot {slot}: {how}")
 
-    def load_failed(self, mold: Mold, failure: LoadFailed) -> None:
+    def _load_failed(self, mold: Mold, failure: LoadFailed) -> None:
         """Account for an import that failed; its process is about to exit."""
         mold.dismissed = True
         if failure.traceback:

@@ -35,7 +35,7 @@ from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Loaded
-from obworker.supervisor.molds import Descriptors, Molds
+from obworker.supervisor.molds import Descriptors
 from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
@@ -81,17 +81,13 @@ class Master:
         self._generations = Generations(
             plan,
             self._table,
+            descriptors,
+            self._selector,
             on_report=self._report,
             on_fatal=self._give_up,
             on_reloaded=self._reloaded,
         )
-        self._molds = Molds(
-            descriptors,
-            self._selector,
-            on_loaded=self._generations.loaded,
-            on_failed=self._generations.load_failed,
-        )
-        self._generations.molds = self._molds
+        self._molds = self._generations.molds
         self._workers = Workers(
             self._table,
             self._generations,
