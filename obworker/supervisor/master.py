@@ -2,7 +2,7 @@
 
 Theory of operation. One thread, one loop, the standard library only. The loop waits for signals,
 for messages from the molds and the workers, or for the nearest deadline, and for no longer than a
-second, for workers say in shared memory what they do and wake nobody. Then it
+second, for workers say in shared memory what they do and wake nobody (alarm.py). Then it
 
 1. reads what signals came,
 2. reads messages,
@@ -10,9 +10,6 @@ second, for workers say in shared memory what they do and wake nobody. Then it
 4. looks at the workers' rows,
 5. does what the table of slots says is due,
 6. shows everybody how things stand.
-
-Where the loop itself was late, because the machine slept or somebody stopped this process, a
-deadline that passed in that time proves nothing: everybody gets one round to catch up.
 
 What to do about a slot is decided in table.py, about a generation in generations.py; workers.py
 and molds.py know how.
@@ -31,6 +28,7 @@ from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
 from obworker.supervisor import exits, linux
+from obworker.supervisor.alarm import TICK, Alarm
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
@@ -45,9 +43,6 @@ from obworker.supervisor.table import Table
 from obworker.supervisor.workers import Workers
 
 logger = logging.getLogger("obworker.master")
-
-TICK = 1.0
-LATE = 5 * TICK
 
 
 class Master:
@@ -66,6 +61,7 @@ class Master:
         self._listeners = listeners
         self._signals = signals
         self._selector = selectors.DefaultSelector()
+        self._alarm = Alarm()
         self._board = Scoreboard.create()
         self._outside = Outside.open(
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
@@ -100,8 +96,6 @@ class Master:
         self._body_kind = "none"
         self._is_announced = False
         self._paused_size = self._served_size = 0
-        self._wake_due = 0.0
-        self._resume_due = 0.0
         self._error: ObworkerError | None = None
 
     def run(self) -> None:
@@ -147,17 +141,13 @@ class Master:
             time.sleep(TICK)  # one that comes every time must not spin
 
     def _patience(self) -> float:
-        """Return how long to wait: until the nearest deadline, or until it is time for a look."""
-        now = time.monotonic()
-        deadlines = (
+        """Return how long to wait for an event."""
+        return self._alarm.set(
+            time.monotonic(),
             self._table.next_deadline(self._generations.can_spawn),
             self._generations.next_deadline,
             self._outside.next_deadline,
-            now + TICK,
         )
-        due = min(deadline for deadline in deadlines if deadline is not None)
-        self._wake_due = max(now, due, self._resume_due)
-        return self._wake_due - now
 
     def _reap(self) -> None:
         self._workers.ends.count_oom_kills()
@@ -187,10 +177,8 @@ class Master:
 
     def _act(self) -> None:
         now = time.monotonic()
-        if now >= self._wake_due + LATE:
-            self._resume_due = now + TICK
         self._workers.observe()
-        if now >= self._resume_due:
+        if self._alarm.is_fair(now):
             self._generations.tend(now)
             self._undo_failed_reload()
             self._workers.act(now)

@@ -28,6 +28,7 @@ from obworker import log
 from obworker.errors import BootError, LoadError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux, listeners
+from obworker.supervisor.alarm import Alarm
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Outside, Surroundings
@@ -38,7 +39,6 @@ from obworker.supervisor.signals import Signals
 logger = logging.getLogger("obworker.script")
 
 SCRIPT = "start.sh"
-TICK = 1.0
 PROBE_INTERVAL = 0.25
 QUICK_STOP_TIMEOUT = 1.0
 KILL_TIMEOUT = 5.0
@@ -86,6 +86,7 @@ class Script:
         self._settings = settings
         self._signals = signals
         self._selector = selectors.DefaultSelector()
+        self._alarm = Alarm()
         self._board = Scoreboard.create()
         self._outside = Outside.open(
             self._board, settings, surroundings, self._selector, Commands(self, self._board)
@@ -134,16 +135,16 @@ class Script:
             key.data()
         self._reap()
         now = time.monotonic()
-        self._act(now)
+        if self._alarm.is_fair(now):
+            self._act(now)
         self._publish()
         self._outside.tend(now)
 
     def _patience(self) -> float:
         run, now = self._run, time.monotonic()
-        pause = PROBE_INTERVAL if run is not None and run.is_booting else TICK
+        probe_due = now + PROBE_INTERVAL if run is not None and run.is_booting else None
         own = self._start_due if run is None else run.kill_due
-        deadlines = (own, self._outside.next_deadline, now + pause)
-        return max(0.0, min(due for due in deadlines if due is not None) - now)
+        return self._alarm.set(now, own, probe_due, self._outside.next_deadline)
 
     def _reap(self) -> None:
         while (pid := linux.next_ended()) is not None:

@@ -235,6 +235,25 @@ def test_one_whose_port_does_not_answer_in_time_is_stopped_and_tried_again(
     assert server.survivors() == []
 
 
+def test_one_whose_master_was_stopped_is_not_taken_for_late(script: StartScript) -> None:
+    code = (
+        "import os, socket, time; print('boots', flush=True); time.sleep(3);"
+        " s = socket.create_server(('127.0.0.1', int(os.environ['PORT']))); time.sleep(600)"
+    )
+    server = script(f'exec python3 -c "{code}"\n', "--boot-timeout", "4")
+    server.wait_for_log("boots\n")
+    booting = psutil.Process(started(server))
+    server.signal(signal.SIGSTOP)
+    booting.suspend()
+    stopped = time.monotonic()
+    eventually(lambda: time.monotonic() - stopped > 7, 10, "a while")
+    server.signal(signal.SIGCONT)
+    eventually(lambda: psutil.Process(server.pid).status() == psutil.STATUS_SLEEPING)
+    booting.resume()
+    wait_until_ready(server)
+    assert "does not answer in time" not in server.log()
+
+
 # how it is stopped
 
 
