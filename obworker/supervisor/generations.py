@@ -181,7 +181,7 @@ class Generations:
 
     def _hand_over(self, generation: int) -> None:
         if generation > 1:
-            self._table.reload(generation)
+            self._table.rollout.reload(generation)
         if self._table.rollout.current == generation:
             self.molds.dismiss(spare=generation)
 

@@ -11,7 +11,7 @@ second, for workers say in shared memory what they do and wake nobody (alarm.py)
 5. does what the table of slots says is due,
 6. shows everybody how things stand.
 
-What to do about a slot is decided in table.py, about a generation in generations.py; workers.py
+What to do about a slot is decided in agenda.py, about a generation in generations.py; workers.py
 and molds.py know how.
 """
 
@@ -144,7 +144,7 @@ class Master:
         """Return how long to wait for an event."""
         return self._alarm.set(
             time.monotonic(),
-            self._table.next_deadline(self._generations.can_spawn),
+            self._workers.next_deadline,
             self._generations.next_deadline,
             self._outside.next_deadline,
         )

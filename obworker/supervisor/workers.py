@@ -1,6 +1,6 @@
 """The master's hands: makes, drains and kills the workers that the table wants made or gone.
 
-What is due is decided in table.py. This knows how it is done, hears what workers say on their
+What is due is decided in agenda.py. This knows how it is done, hears what workers say on their
 channels, reads their rows of the scoreboard, and tells their ends truly.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from obworker.errors import DeviceError, ObworkerError
 from obworker.supervisor import exits, linux
+from obworker.supervisor.agenda import Agenda
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends, Failure
 from obworker.supervisor.generations import Generations
@@ -88,6 +89,7 @@ class Workers:
             on_fatal=on_fatal,
         )
         self.devices = Devices(table, generations, board, on_fatal=on_fatal)
+        self._agenda = Agenda(table, generations.can_spawn)
         self._links: dict[tuple[int, int], Link] = {}
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
@@ -111,10 +113,15 @@ class Workers:
                     seat, now, in_flight=row.in_flight, deadline=row.deadline, beat=row.beat
                 )
 
+    @property
+    def next_deadline(self) -> float | None:
+        """The moment at which `act` has something to do."""
+        return self._agenda.next_deadline
+
     def act(self, now: float) -> None:
         """Do what is due."""
         self.devices.tend(now)
-        for action, seat in self._table.due(now, self._generations.can_spawn):
+        for action, seat in self._agenda.due(now):
             self._carry_out[action](seat)
 
     def publish(self) -> None:
