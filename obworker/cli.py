@@ -21,7 +21,7 @@ from obworker.command import make_command, parse
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
-from obworker.errors import LoadError, ObworkerError, UsageError
+from obworker.errors import ListenError, LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
@@ -32,7 +32,7 @@ from obworker.supervisor import bootstrap, lent, listeners
 from obworker.supervisor.listeners import Address, Listeners
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
-from obworker.supervisor.signals import Signals
+from obworker.supervisor.signals import OF_MASTER, Signals
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
@@ -199,8 +199,7 @@ def _start_logging(given: Settings) -> None:
 
 
 def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
-    signals = Signals()
-    signals.install()
+    signals = Signals(OF_MASTER)
     sockets = lent.from_systemd(environ)
     if sockets.main:
         raise UsageError(
@@ -214,6 +213,8 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
     if given.api_key_file is not None:
         raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
     port = _script_port(given, environ)
+    if listeners.is_served(port):
+        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
     surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()
 
@@ -235,8 +236,9 @@ def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Reso
     from obworker.supervisor.master import Master
     from obworker.supervisor.plan import Plan
 
-    signals = Signals()
-    signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
+    signals = Signals(
+        OF_MASTER
+    )  # first: as process 1 of a container, a signal that has no handler is lost
     plan = Plan.make(given, environ, FACTORY)
     sockets = lent.from_systemd(environ)
     Master(

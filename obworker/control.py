@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,12 @@ def ask(
 
     Raises:
         UsageError: nobody listens there.
-        CommandError: it was not done, or the answer does not come.
+        CommandError: it was not done, or the answer does not come: it is stopped, for one.
     """
     request = json.dumps({"command": command, "arguments": given}).encode() + b"\n"
     try:
         with rendezvous.connect(path, timeout) as connection:
+            _must_not_be_stopped(path, connection)
             connection.sendall(request)
             answer = connection.makefile("rb").readline()
     except TimeoutError as error:
@@ -51,6 +53,15 @@ def ask(
     except OSError as error:
         raise UsageError(f"no obworker at {path}: {error.strerror}") from error
     return _result(path, answer)
+
+
+def _must_not_be_stopped(path: Path, connection: socket.socket) -> None:
+    pid = rendezvous.stopped_listener(connection)
+    if pid is not None:
+        raise CommandError(
+            f"obworker at {path} is stopped (SIGSTOP): its workers serve on, and are not replaced",
+            hint=f"kill -CONT {pid} lets it go on; /healthz says how things stand meanwhile",
+        )
 
 
 def _result(path: Path, answer: bytes) -> Result:

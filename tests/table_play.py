@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from obworker.supervisor.agenda import Agenda
 from obworker.supervisor.rollout import Outcome, Strategy
 from obworker.supervisor.scoreboard import SERVING, State
-from obworker.supervisor.slots import GOING, Action, Seat, Timeouts
+from obworker.supervisor.slots import GOING, VACANT, Action, Seat, Slot, Timeouts
 from obworker.supervisor.table import End, Table
 
 TIMEOUTS = Timeouts(spawn=10, load=50, boot=100, graceful=25)
@@ -36,6 +37,7 @@ class Play:
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.table = Table(size, TIMEOUTS, chance, strategy)
+        self.agenda = Agenda(self.table, self.can_spawn)
         self.now = 1000.0
         self.molds = set(range(1, 100))
         self.done: list[tuple[Action, int]] = []
@@ -52,7 +54,7 @@ class Play:
         for slot in range(size):
             play.happen("boot", str(slot))
             play.act()
-        assert play.table.is_settled
+        assert play.is_settled
         assert play.table.rollout.is_complete
         play.now += 100
         play.act()
@@ -64,8 +66,24 @@ class Play:
     @property
     def left(self) -> float | None:
         """How long it is until something is due by itself."""
-        deadline = self.table.next_deadline(self.can_spawn)
+        deadline = self.agenda.next_deadline
         return None if deadline is None else deadline - self.now
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to be done for any slot, or nothing can be."""
+        return all(map(self._is_settled, self.table.slots))
+
+    def _is_settled(self, slot: Slot) -> bool:
+        if slot.within(State.STUCK):
+            return True
+        occupied = [seat for seat in slot.seats if seat.state not in VACANT]
+        if not slot.wanted:
+            return not occupied
+        serving = slot.serving
+        return (
+            serving is not None and occupied == [serving] and self.table.rollout.fits(slot, serving)
+        )
 
     # what the master does
 
@@ -80,13 +98,13 @@ class Play:
         self.observe()
         while self._act() & {Action.GIVE_UP_SPAWN, Action.STICK, Action.DUMP}:
             continue
-        assert not list(self.table.due(self.now, self.can_spawn)), "something was missed"
+        assert not list(self.agenda.due(self.now)), "something was missed"
         assert self.left is None or self.left > 0, "the master would spin"
         return self.done
 
     def _act(self) -> set[Action]:
         done = set()
-        for action, seat in self.table.due(self.now, self.can_spawn):
+        for action, seat in self.agenda.due(self.now):
             self.done.append((action, seat.slot))
             self.carry_out(action, seat)
             done.add(action)
@@ -252,7 +270,7 @@ class Play:
         del self.busy[id(self.seat(slot, *SERVING))]
 
     def _reload(self, generation: str) -> None:
-        self.table.reload(int(generation))
+        self.table.rollout.reload(int(generation))
 
     def _drop(self) -> None:
         self.table.rollout.drop_candidate()

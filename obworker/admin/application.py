@@ -95,7 +95,8 @@ class Admin:
     def _others(self) -> dict[int, str]:
         """The processes that are no worker, and what they are called."""
         header = self._board.header
-        named = {header.master_pid: "master", header.mold_pid: "mold", os.getpid(): "admin"}
+        molds = dict.fromkeys(header.mold_pids, "mold")
+        named = {header.master_pid: "master", **molds, os.getpid(): "admin"}
         return {pid: name for pid, name in named.items() if pid}
 
     def _measure(self) -> memory.Usage:

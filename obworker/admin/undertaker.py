@@ -28,7 +28,7 @@ def groups(board: Scoreboard) -> set[int]:
         for row in board.seats(slot)
         if row.state in HAS_PROCESS
     }
-    return {pid for pid in pids | {board.header.mold_pid} if pid}
+    return {pid for pid in (*pids, *board.header.mold_pids) if pid}
 
 
 def bury(board: Scoreboard) -> None:

@@ -28,6 +28,7 @@ DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
 ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
 GOOD_BYE = b"."
 LEAVE_TIMEOUT = 2.0
+KILL_TIMEOUT = 5.0
 
 
 def bind_admin(settings: Settings) -> tuple[socket.socket | None, Address | None]:
@@ -57,6 +58,7 @@ class Process:
     pid: int
     channel: socket.socket
     started_at: float
+    was_killed: bool = False
 
 
 class Admin:
@@ -110,8 +112,7 @@ class Admin:
         process = self._process
         if process is None or process.pid != pid:
             return False
-        process.channel.close()
-        self._process = self._due = None
+        self._forget(process)
         if not self._stopping:
             self._start_later(exits.describe(code), now, lived=now - process.started_at)
         return True
@@ -122,9 +123,16 @@ class Admin:
             return
         if self._process is None:
             self.start(now)
-        else:
-            self._due = None
+        elif not self._process.was_killed:
+            self._process.was_killed, self._due = True, now + KILL_TIMEOUT
             linux.kill_group(self._process.pid, signal.SIGKILL)
+        else:
+            logger.error("the admin process %s; going on without", exits.UNKILLABLE)
+            self._forget(self._process)
+
+    def _forget(self, process: Process) -> None:
+        process.channel.close()
+        self._process = self._due = None
 
     def stop(self, now: float) -> None:
         """Let it leave, the last of all: until then it says that obworker is stopping."""

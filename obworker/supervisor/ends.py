@@ -13,7 +13,7 @@ from obworker.supervisor.generations import error_of
 from obworker.supervisor.messages import BootFailed, LoadFailed
 from obworker.supervisor.oom import OomKills
 from obworker.supervisor.rollout import Outcome
-from obworker.supervisor.scoreboard import Cause, Scoreboard, State
+from obworker.supervisor.scoreboard import Cause, Scoreboard
 from obworker.supervisor.slots import Seat
 from obworker.supervisor.table import End, Table
 
@@ -66,40 +66,35 @@ class Ends:
         *,
         reason: str,
         failure: Failure | None,
+        cause: Cause | None,
         was_killed: bool,
-        device_lost: bool = False,
     ) -> None:
-        """Account for a worker that was reaped; `reason` is why it ended, where that is known.
+        """Account for a worker that was reaped.
 
-        `was_killed` is whether we did that.
+        `reason` and `cause` are why it ended, where that is known; `was_killed` is whether we did
+        that.
         """
         now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
         is_oom = not was_killed and self._was_killed_for_memory(code)
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
         told = f"{how} {self._when(seat, now)}"
         was_asked_for = seat.expected or self._table.stopping
-        cause = exits.cause(
-            code,
-            was_ready=seat.ready_at is not None,
-            was_leaving=seat.state is State.DRAINING,
-            was_late=bool(reason),
-            is_oom=is_oom,
-            device_lost=device_lost,
-        )
+        was_ready = seat.ready_at is not None
+        cause = exits.cause(code, was_ready=was_ready, known=cause, is_oom=is_oom)
         self._board.seat(seat.slot, seat.number).clear()
         end = self._table.exited(
             seat,
             now,
             certain=failure is not None,
             no_room=is_oom or _lacks_memory(failure),
-            device_lost=device_lost,
+            device_lost=cause is Cause.DEVICE,
         )
         if failure is not None and failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
         if end.outcome is not Outcome.EXPECTED:
             self.note(seat, cause, told, now)
             self.tell(who, told, end, failure)
-            if seat.ready_at is None:
+            if not was_ready:
                 self._on_boot_failed(seat.generation, seat.slot, told)
         elif was_asked_for:
             logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)

@@ -6,6 +6,8 @@ import signal
 
 from obworker.supervisor.scoreboard import Cause
 
+UNKILLABLE = "does not die: it sleeps in the kernel"
+
 
 def describe(code: int, *, oom: bool = False) -> str:
     """Say how a process ended, from its exit code or minus its signal.
@@ -21,27 +23,20 @@ def describe(code: int, *, oom: bool = False) -> str:
     return how
 
 
-def cause(
-    code: int,
-    *,
-    was_ready: bool,
-    was_leaving: bool = False,
-    was_late: bool = False,
-    is_oom: bool = False,
-    device_lost: bool = False,
-) -> Cause:
-    """Say why a process ended, from its exit code or minus its signal, and what is known of it."""
-    if device_lost:
-        return Cause.DEVICE
+def cause(code: int, *, was_ready: bool, known: Cause | None = None, is_oom: bool = False) -> Cause:
+    """Say why a process ended, from its exit code or minus its signal, and what was `known` before.
+
+    One that was leaving may have crashed on its way.
+    """
+    if known is Cause.DEVICE:
+        return known
     if is_oom:
         return Cause.OOM
     if not was_ready:
         return Cause.BOOT
-    if was_late:
-        return Cause.LATE
-    if code < 0:
+    if code < 0 and known is not Cause.LATE:
         return Cause.SIGNAL
-    return Cause.LEFT if was_leaving else Cause.EXIT
+    return known or Cause.EXIT
 
 
 def _name(number: int) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import random
+import selectors
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import exits
 from obworker.supervisor.messages import Loaded, LoadFailed
-from obworker.supervisor.molds import Mold, Molds
+from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
 from obworker.supervisor.table import Table
@@ -42,14 +43,14 @@ MOST_BOOT_FAILURES = 5
 
 @dataclass
 class Reload:
-    """A reload on its way; `answer` are told how it ended: why it failed, empty if it did not.
+    """A reload on its way; `answers` are told how it ended: why it failed, empty if it did not.
 
     `failures` counts, by slot, the boots that failed after the code had proved itself elsewhere.
     """
 
     generation: int
     requested_at: float
-    answer: list[Callable[[str], None]] = field(default_factory=list)
+    answers: list[Callable[[str], None]] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
 
 
@@ -64,12 +65,16 @@ class Generations:
         self,
         plan: Plan,
         table: Table,
+        descriptors: Descriptors,
+        selector: selectors.BaseSelector,
         *,
         on_report: Callable[[Loaded], None],
         on_fatal: Callable[[ObworkerError], None],
         on_reloaded: Callable[[str], None],
     ) -> None:
-        self.molds: Molds
+        self.molds = Molds(
+            descriptors, selector, on_loaded=self._loaded, on_failed=self._load_failed
+        )
         self.reloading: Reload | None = None
         self._table = table
         self._plans = {1: plan}
@@ -142,7 +147,7 @@ class Generations:
 
     # what happens
 
-    def loaded(self, mold: Mold, loaded: Loaded) -> None:
+    def _loaded(self, mold: Mold, loaded: Loaded) -> None:
         """Go on with code that was imported."""
         self._on_report(loaded)
         self._fingerprints[mold.generation] = loaded.fingerprint
@@ -176,7 +181,7 @@ class Generations:
 
     def _hand_over(self, generation: int) -> None:
         if generation > 1:
-            self._table.reload(generation)
+            self._table.rollout.reload(generation)
         if self._table.rollout.current == generation:
             self.molds.dismiss(spare=generation)
 
@@ -213,18 +218,18 @@ class Generations:
             logger.error("the reload does not get past slot %d, which is tried again", slot)
             self._end_reload(f"slot {slot}: {how}")
 
-    def load_failed(self, mold: Mold, failure: LoadFailed) -> None:
+    def _load_failed(self, mold: Mold, failure: LoadFailed) -> None:
         """Account for an import that failed; its process is about to exit."""
         mold.dismissed = True
         if failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
         self._failed(mold.generation, error_of(failure), time.monotonic())
 
-    def mold_exited(self, mold: Mold, code: int, now: float) -> None:
-        """Account for the end of a mold."""
+    def mold_gone(self, mold: Mold, how: str, now: float) -> None:
+        """Account for a mold that has ended, or that nothing ends."""
         if mold.dismissed or self._stopping:
             return
-        how = mold.reason + exits.describe(code)
+        how = mold.reason + how
         if mold.loaded is None:
             error = LoadError(f"{mold.plan.label}: the process that imports it {how}")
             self._failed(mold.generation, error, now)
@@ -257,15 +262,16 @@ class Generations:
     def _end_reload(self, failure: str) -> None:
         reload, self.reloading = self.reloading, None
         if reload is not None:
-            for answer in reload.answer:
-                answer(failure)
             self._on_reloaded(failure)
+            for answer in reload.answers:
+                answer(failure)
 
     # what is due
 
     def tend(self, now: float) -> None:
         """Do what is due: kill an import that is late, load again, end a reload that is done."""
-        self.molds.tend(now)
+        for mold in self.molds.tend(now):
+            self.mold_gone(mold, exits.UNKILLABLE, now)
         if self._needs_mold and now >= self._remake_due:
             self._load(self._plans[self._table.rollout.current], now)
         if self.reloading is not None and self._is_rolled_out(self.reloading.generation):

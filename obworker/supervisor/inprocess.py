@@ -16,10 +16,10 @@ from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import signals
 from obworker.supervisor.blueprint import Blueprint, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.listeners import Listeners, claim
+from obworker.supervisor.signals import Signals
 
 logger = logging.getLogger("obworker.worker")
 
@@ -69,16 +69,16 @@ def _start(server: Server, listeners: Listeners) -> None:
     The system interrupts a thread that waits, but not one that is about to: without a job to wake
     it, that one would notice Ctrl-C with the next request.
     """
-    woken = signals.open_wakeup()
+    signals = Signals()
 
     def wake(_events: int) -> None:
-        woken.recv(4096)
+        signals.take()
         server.executors.wake()
 
     for listener in listeners.sockets:
         claim(listener, alone=False)
     server.start()
-    server.reactor.watch(woken.fileno(), READ, wake)
+    server.reactor.watch(signals.fileno(), READ, wake)
     server.executors.start()
 
 

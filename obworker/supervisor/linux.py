@@ -159,11 +159,13 @@ def kill_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:
         signal_process(pid, number)
+    except PermissionError:
+        pass  # all that is left of it is another user's, by a sudo in a start.sh
 
 
 def signal_process(pid: int, number: int) -> None:
-    """Signal one process, if it is still there."""
-    with contextlib.suppress(ProcessLookupError):
+    """Signal one process, if it is still there, and ours."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 

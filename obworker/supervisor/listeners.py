@@ -12,12 +12,16 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from obworker.errors import ListenError
 from obworker.supervisor import refusal
+
+PROBE_TIMEOUT = 1.0
+RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
 # Where a wildcard address is served, a person reaches it by this name.
 WILDCARDS = {"0.0.0.0": "localhost", "::": "localhost", "": "localhost"}  # noqa: S104
@@ -163,6 +167,21 @@ def free_port() -> int:
     with socket.create_server(("", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def is_served(port: int) -> bool:
+    """Tell whether somebody accepts connections on a port of this machine, by IPv4 or IPv6."""
+    for host in ("127.0.0.1", "::1"):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((host, port), PROBE_TIMEOUT) as probe,
+        ):
+            if probe.getsockname()[:2] != (host, port):
+                return True
+            # The kernel has given it that very port, so it has met itself (RFC 9293 3.5). Closed
+            # as usual, it would keep the port from everybody for a minute.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    return False
 
 
 def close(listener: socket.socket, *, lent: bool = False) -> None:

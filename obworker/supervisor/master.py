@@ -2,7 +2,7 @@
 
 Theory of operation. One thread, one loop, the standard library only. The loop waits for signals,
 for messages from the molds and the workers, or for the nearest deadline, and for no longer than a
-second, for workers say in shared memory what they do and wake nobody. Then it
+second, for workers say in shared memory what they do and wake nobody (alarm.py). Then it
 
 1. reads what signals came,
 2. reads messages,
@@ -11,10 +11,7 @@ second, for workers say in shared memory what they do and wake nobody. Then it
 5. does what the table of slots says is due,
 6. shows everybody how things stand.
 
-Where the loop itself was late, because the machine slept or somebody stopped this process, a
-deadline that passed in that time proves nothing: everybody gets one round to catch up.
-
-What to do about a slot is decided in table.py, about a generation in generations.py; workers.py
+What to do about a slot is decided in agenda.py, about a generation in generations.py; workers.py
 and molds.py know how.
 """
 
@@ -30,12 +27,13 @@ from collections.abc import Callable
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
-from obworker.supervisor import linux
+from obworker.supervisor import exits, linux
+from obworker.supervisor.alarm import TICK, Alarm
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Loaded
-from obworker.supervisor.molds import Descriptors, Molds
+from obworker.supervisor.molds import Descriptors
 from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
@@ -45,9 +43,6 @@ from obworker.supervisor.table import Table
 from obworker.supervisor.workers import Workers
 
 logger = logging.getLogger("obworker.master")
-
-TICK = 1.0
-LATE = 5 * TICK
 
 
 class Master:
@@ -66,6 +61,7 @@ class Master:
         self._listeners = listeners
         self._signals = signals
         self._selector = selectors.DefaultSelector()
+        self._alarm = Alarm()
         self._board = Scoreboard.create()
         self._outside = Outside.open(
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
@@ -81,17 +77,13 @@ class Master:
         self._generations = Generations(
             plan,
             self._table,
+            descriptors,
+            self._selector,
             on_report=self._report,
             on_fatal=self._give_up,
             on_reloaded=self._reloaded,
         )
-        self._molds = Molds(
-            descriptors,
-            self._selector,
-            on_loaded=self._generations.loaded,
-            on_failed=self._generations.load_failed,
-        )
-        self._generations.molds = self._molds
+        self._molds = self._generations.molds
         self._workers = Workers(
             self._table,
             self._generations,
@@ -104,8 +96,6 @@ class Master:
         self._body_kind = "none"
         self._is_announced = False
         self._paused_size = self._served_size = 0
-        self._wake_due = 0.0
-        self._resume_due = 0.0
         self._error: ObworkerError | None = None
 
     def run(self) -> None:
@@ -151,17 +141,13 @@ class Master:
             time.sleep(TICK)  # one that comes every time must not spin
 
     def _patience(self) -> float:
-        """Return how long to wait: until the nearest deadline, or until it is time for a look."""
-        now = time.monotonic()
-        deadlines = (
-            self._table.next_deadline(self._generations.can_spawn),
+        """Return how long to wait for an event."""
+        return self._alarm.set(
+            time.monotonic(),
+            self._workers.next_deadline,
             self._generations.next_deadline,
             self._outside.next_deadline,
-            now + TICK,
         )
-        due = min(deadline for deadline in deadlines if deadline is not None)
-        self._wake_due = max(now, due, self._resume_due)
-        return self._wake_due - now
 
     def _reap(self) -> None:
         self._workers.ends.count_oom_kills()
@@ -178,7 +164,7 @@ class Master:
         now = time.monotonic()
         mold = self._molds.exited(pid)
         if mold is not None:
-            self._generations.mold_exited(mold, code, now)
+            self._generations.mold_gone(mold, exits.describe(code), now)
             self._workers.mold_gone(mold.generation)
         elif not self._outside.exited(pid, code, now):
             logger.debug("reaped an orphan, pid %d", pid)
@@ -191,10 +177,8 @@ class Master:
 
     def _act(self) -> None:
         now = time.monotonic()
-        if now >= self._wake_due + LATE:
-            self._resume_due = now + TICK
         self._workers.observe()
-        if now >= self._resume_due:
+        if self._alarm.is_fair(now):
             self._generations.tend(now)
             self._undo_failed_reload()
             self._workers.act(now)
@@ -204,10 +188,10 @@ class Master:
         self._outside.tend(now)
 
     def _publish(self) -> None:
-        header, current = self._board.header, self._table.rollout.current
-        mold = self._molds.get(current)
-        header.generation, header.phase = current, self._phase
-        header.mold_pid = 0 if mold is None else mold.pid
+        header = self._board.header
+        header.generation, header.phase = self._table.rollout.current, self._phase
+        for index, pid in enumerate(self._molds.pids):
+            header.mold_pids[index] = pid
         header.wanted = self._table.wanted
         header.queue_limit, queued = self._places, self._exchange.taken()
         header.queued = -1 if queued is None else queued
@@ -257,7 +241,7 @@ class Master:
     # signals
 
     def _read_signals(self) -> None:
-        reactions: dict[signal.Signals, Callable[[], object]] = {
+        reactions: dict[int, Callable[[], object]] = {
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
@@ -313,6 +297,8 @@ class Master:
     def _go_by(self, plan: Plan) -> None:
         self._plan = plan
         self._table.timeouts = plan.timeouts
+        self._table.rollout.strategy = Strategy(plan.settings.reload_strategy)
+        log.configure(plan.settings.log_level)
         self._tell_shares()
 
     def _undo_failed_reload(self) -> None:
@@ -330,20 +316,23 @@ class Master:
         self._workers.signal_all(signal.SIGUSR1)
 
     def _reloaded(self, failure: str) -> None:
+        """Show everybody how a reload ended, before those are told who wait for it."""
+        self._publish()
         header = self._board.header
         header.write_text("reload_failure", failure)
         header.reloads += not failure
 
     def resize(self, size: int) -> str:
         """Want so many workers; return why that cannot be, else an empty text."""
+        if self._table.stopping:
+            return "obworker is stopping"
         if not 1 <= size <= MAX_SLOTS:
             return f"{size} is not a number of workers from 1 to {MAX_SLOTS}"
         if self._workers.devices.forbid(size):
             return f"with {size} nobody would serve: every GPU that is left is in quarantine"
-        if not self._table.stopping:
-            logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
-            self._table.resize(size)
-            self._tell_shares()
+        logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
+        self._table.resize(size)
+        self._tell_shares()
         return ""
 
     def _scale_by(self, step: int) -> None:
@@ -364,7 +353,7 @@ class Master:
         """Let all workers go and keep the port: connections wait in the kernel."""
         if linux.has_terminal():
             return  # somebody resized the window
-        logger.info("SIGWINCH: letting the workers go; SIGHUP or SIGTTIN brings them back")
+        logger.info("SIGWINCH: letting the workers go; SIGHUP brings them back, SIGTTIN one")
         self._paused_size = self._table.wanted or self._paused_size
         self._table.resize(0)
 

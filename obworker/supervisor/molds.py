@@ -7,6 +7,8 @@ one, to talk to it and to kill it; what follows from its end is decided in gener
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import os
 import selectors
 import signal
@@ -15,12 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.http.exchange import Exchange
-from obworker.supervisor import bootstrap, linux
+from obworker.supervisor import bootstrap, exits, linux
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
+from obworker.supervisor.scoreboard import MAX_MOLDS
 
-KILL_TIMEOUT = 1.0
+logger = logging.getLogger("obworker.master")
+
+DUMP_TIMEOUT = 1.0
+KILL_TIMEOUT = 30.0
 
 
 @dataclass
@@ -28,6 +34,7 @@ class Mold:
     """A mold's process.
 
     `reason` says why it was killed for something it did, `dismissed` that nobody needs it any more.
+    At `kill_due` it was killed so long ago that nothing will end it.
     """
 
     generation: int
@@ -39,6 +46,17 @@ class Mold:
     loaded_at: float = 0.0
     reason: str = ""
     dismissed: bool = False
+    kill_due: float = math.inf
+
+    def kill(self) -> None:
+        """Send SIGKILL to all that it has started."""
+        linux.kill_group(self.pid, signal.SIGKILL)
+        self.kill_due = min(self.kill_due, time.monotonic() + KILL_TIMEOUT)
+
+    @property
+    def next_deadline(self) -> float:
+        """The moment at which something is due of it, infinite where nothing is."""
+        return self.kill_due if self.loaded else min(self.deadline, self.kill_due)
 
 
 @dataclass(frozen=True)
@@ -113,6 +131,12 @@ class Molds:
         return mold is not None and mold.loaded is not None and not mold.dismissed
 
     @property
+    def pids(self) -> list[int]:
+        """The processes that somebody needs, as the scoreboard has them: 0 is none."""
+        needed = [mold.pid for mold in self._molds.values() if not mold.dismissed]
+        return (needed + [0] * MAX_MOLDS)[:MAX_MOLDS]
+
+    @property
     def is_gone(self) -> bool:
         """Whether there is no process."""
         return not self._molds
@@ -120,8 +144,7 @@ class Molds:
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        deadlines = (mold.deadline for mold in self._molds.values() if mold.loaded is None)
-        return min(deadlines, default=None)
+        return min((mold.next_deadline for mold in self._molds.values()), default=None)
 
     def start(self, generation: int, plan: Plan, now: float) -> None:
         """Start a mold.
@@ -144,17 +167,25 @@ class Molds:
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(mold))
         ours.send(order_to_load(generation, plan))
 
-    def tend(self, now: float) -> None:
-        """Have what imports for too long show where it is, and kill it."""
+    def tend(self, now: float) -> list[Mold]:
+        """End what imports for too long, and shows where it is; return those that do not die."""
         for mold in self._molds.values():
             if mold.loaded is None and now >= mold.deadline:
-                if mold.reason:
-                    linux.kill_group(mold.pid, signal.SIGKILL)
-                else:
-                    linux.signal_process(mold.pid, linux.DUMP_SIGNAL)
-                limit = mold.plan.settings.load_timeout
-                mold.reason = f"took longer than {limit:g} s, see --load-timeout, and "
-                mold.deadline = now + KILL_TIMEOUT
+                self._end_import(mold, now)
+        unkillable = [mold for mold in self._molds.values() if now >= mold.kill_due]
+        for mold in unkillable:
+            logger.error("the mold (pid %d) %s; going on without", mold.pid, exits.UNKILLABLE)
+            self._forget(mold)
+        return unkillable
+
+    def _end_import(self, mold: Mold, now: float) -> None:
+        if mold.reason:
+            mold.kill()
+        else:
+            linux.signal_process(mold.pid, linux.DUMP_SIGNAL)
+        limit = mold.plan.settings.load_timeout
+        mold.reason = f"took longer than {limit:g} s, see --load-timeout, and "
+        mold.deadline = now + DUMP_TIMEOUT
 
     def order(self, generation: int, spawn: Spawn, end: Channel) -> None:
         """Ask for a worker, which gets `end` of a channel to the master."""
@@ -165,13 +196,13 @@ class Molds:
         for mold in self._molds.values():
             if mold.generation != spare:
                 mold.dismissed = True
-                linux.kill_group(mold.pid, signal.SIGKILL)
+                mold.kill()
 
     def kill(self, generation: int) -> None:
         """Kill a generation's mold, if there is one, for it does not do its work."""
         mold = self._molds.get(generation)
         if mold is not None:
-            linux.kill_group(mold.pid, signal.SIGKILL)
+            mold.kill()
 
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to every mold."""
@@ -182,10 +213,13 @@ class Molds:
         """Forget a child that ended, and return it, if it was a mold."""
         mold = next((mold for mold in self._molds.values() if mold.pid == pid), None)
         if mold is not None:
-            del self._molds[mold.generation]
-            self._selector.unregister(mold.channel)
-            mold.channel.close()
+            self._forget(mold)
         return mold
+
+    def _forget(self, mold: Mold) -> None:
+        del self._molds[mold.generation]
+        self._selector.unregister(mold.channel)
+        mold.channel.close()
 
     def _read(self, mold: Mold) -> None:
         for message in mold.channel.receive_all():
@@ -197,4 +231,4 @@ class Molds:
             elif isinstance(message, LoadFailed):
                 self._on_failed(mold, message)
             elif message is None:  # it is ending, or nobody can talk to it any more
-                linux.kill_group(mold.pid, signal.SIGKILL)
+                mold.kill()

@@ -11,11 +11,15 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from obworker.kernel_files import text_of
+
 SUFFIX = ".sock"
 CONNECT_TIMEOUT = 2.0
+CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid; unix(7)
 
 
 def directories(runtime_directory: str | None, user: int) -> list[Path]:
@@ -67,6 +71,14 @@ def connect(path: Path, timeout: float | None) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def stopped_listener(connection: socket.socket) -> int | None:
+    """Return who listens at the other end where it is stopped by a signal (proc_pid_stat(5))."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid: int = CREDENTIALS.unpack(credentials)[0]  # 0 in another pid namespace
+    state = text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1]
+    return pid if state == ["T"] else None
 
 
 def remove_stale(directory: Path) -> None:

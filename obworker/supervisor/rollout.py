@@ -58,8 +58,8 @@ class Rollout:
     def __init__(self, slots: Sequence[Slot], strategy: Strategy) -> None:
         self.current = 1
         self.candidate: int | None = None
+        self.strategy = strategy
         self._slots = slots
-        self._strategy = strategy
         self._yields = False
         self._fresh = {1}
         self._boots = BootPolicy()
@@ -156,7 +156,7 @@ class Rollout:
         return Outcome.RETRY
 
     def _may_yield(self, slot: Slot) -> bool:
-        is_auto = self._strategy is Strategy.AUTO and not self._yields
+        is_auto = self.strategy is Strategy.AUTO and not self._yields
         return is_auto and slot.serving is not None and self._others_serve(slot)
 
     def _others_serve(self, slot: Slot) -> bool:
@@ -168,7 +168,7 @@ class Rollout:
         """Whether the new worker comes before the old one goes."""
         if self._yields:
             return not self._others_serve(slot)
-        return self._strategy is not Strategy.REPLACE
+        return self.strategy is not Strategy.REPLACE
 
     def has_turn(self, slot: Slot) -> bool:
         """Whether what serves in the slot is to be replaced now."""
@@ -216,16 +216,3 @@ class Rollout:
             return False
         serving = self.serving(slot)
         return serving is not None and not self.fits(slot, serving)
-
-    def is_settled(self, slot: Slot) -> bool:
-        """Whether nothing is left to be done for a slot.
-
-        For one that has a process which cannot be killed nothing can be done.
-        """
-        if slot.within(State.STUCK):
-            return True
-        occupied = [seat for seat in slot.seats if seat.state not in VACANT]
-        if not slot.wanted:
-            return not occupied
-        serving = slot.serving
-        return serving is not None and occupied == [serving] and self.fits(slot, serving)

@@ -23,6 +23,8 @@ MAX_SLOTS = 1024
 MAX_GPUS = 112
 # While a worker is replaced, the old and the new process share a slot.
 SEATS_PER_SLOT = 2
+# That of the current generation, and that of a reload.
+MAX_MOLDS = 2
 ID_BYTES = 64
 
 
@@ -84,7 +86,7 @@ class Header(_Record):
     """The service; written by the master."""
 
     master_pid: int
-    mold_pid: int
+    mold_pids: ctypes.Array[ctypes.c_uint32]
     phase: int
     generation: int
     slots: int
@@ -100,7 +102,7 @@ class Header(_Record):
 
     _fields_ = (
         ("master_pid", ctypes.c_uint32),
-        ("mold_pid", ctypes.c_uint32),
+        ("mold_pids", ctypes.c_uint32 * MAX_MOLDS),
         ("phase", ctypes.c_uint32),
         ("generation", ctypes.c_uint32),
         ("slots", ctypes.c_uint32),  # rows from here on are not in use

@@ -18,7 +18,6 @@ import logging
 import random
 import selectors
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -26,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obworker import log
-from obworker.errors import BootError, ListenError, LoadError
+from obworker.errors import BootError, LoadError
 from obworker.settings import Settings
-from obworker.supervisor import exits, linux
+from obworker.supervisor import exits, linux, listeners
+from obworker.supervisor.alarm import Alarm
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Outside, Surroundings
@@ -39,9 +39,7 @@ from obworker.supervisor.signals import Signals
 logger = logging.getLogger("obworker.script")
 
 SCRIPT = "start.sh"
-TICK = 1.0
 PROBE_INTERVAL = 0.25
-PROBE_TIMEOUT = 1.0
 QUICK_STOP_TIMEOUT = 1.0
 KILL_TIMEOUT = 5.0
 
@@ -88,6 +86,7 @@ class Script:
         self._settings = settings
         self._signals = signals
         self._selector = selectors.DefaultSelector()
+        self._alarm = Alarm()
         self._board = Scoreboard.create()
         self._outside = Outside.open(
             self._board, settings, surroundings, self._selector, Commands(self, self._board)
@@ -108,13 +107,8 @@ class Script:
         That is 128 plus the signal's number for a script that a signal ended, as in a shell.
 
         Raises:
-            ListenError: somebody else serves on its port.
             LoadError: there is no bash to run it.
         """
-        if _answers(self._port):
-            raise ListenError(
-                f"port {self._port} is served by another program", hint="stop it, or use --port"
-            )
         linux.adopt_orphans()
         linux.set_title(f"master {self._directory}")
         others = linux.children()
@@ -141,16 +135,16 @@ class Script:
             key.data()
         self._reap()
         now = time.monotonic()
-        self._act(now)
+        if self._alarm.is_fair(now):
+            self._act(now)
         self._publish()
         self._outside.tend(now)
 
     def _patience(self) -> float:
         run, now = self._run, time.monotonic()
-        pause = PROBE_INTERVAL if run is not None and run.is_booting else TICK
+        probe_due = now + PROBE_INTERVAL if run is not None and run.is_booting else None
         own = self._start_due if run is None else run.kill_due
-        deadlines = (own, self._outside.next_deadline, now + pause)
-        return max(0.0, min(due for due in deadlines if due is not None) - now)
+        return self._alarm.set(now, own, probe_due, self._outside.next_deadline)
 
     def _reap(self) -> None:
         while (pid := linux.next_ended()) is not None:
@@ -209,7 +203,7 @@ class Script:
     # signals and commands
 
     def _read_signals(self) -> None:
-        reactions: dict[signal.Signals, Callable[[], None]] = {
+        reactions: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
@@ -306,9 +300,10 @@ class Script:
 
     def _probe(self, run: Run, now: float) -> None:
         """Find out whether the script's port answers by now."""
-        if _answers(self._port):
+        if listeners.is_served(self._port):
             run.ready_at = now
             self._boots.ready()
+            self._publish()  # who reads below that it is ready may ask /readyz at once
             self._answer_reload("")
             logger.info("%-10s ready in %.2f s", SCRIPT, now - run.started_at)
             logger.info("%-10s %s", "serving", Address("localhost", self._port).url)
@@ -346,14 +341,3 @@ def _exit_code(code: int, *, is_too_late: bool) -> int:
     if code < 0:
         return 128 - code
     return BootError.exit_code if is_too_late and code == 0 else code
-
-
-def _answers(port: int) -> bool:
-    """Tell whether somebody accepts connections on a port of this machine, by IPv4 or IPv6."""
-    for host in ("127.0.0.1", "::1"):
-        try:
-            socket.create_connection((host, port), timeout=PROBE_TIMEOUT).close()
-        except OSError:
-            continue
-        return True
-    return False

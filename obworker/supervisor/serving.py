@@ -39,13 +39,14 @@ from obworker.http.exchange import Exchange
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners, probes, signals
+from obworker.supervisor import linux, listeners, probes
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
 from obworker.supervisor.health_checks import HealthChecks
 from obworker.supervisor.messages import Channel, Drain, Leaving, Ready, Recycle, Serve, Spawn
 from obworker.supervisor.recycling import Recycling
 from obworker.supervisor.rows import RowMonitor
 from obworker.supervisor.scoreboard import Scoreboard
+from obworker.supervisor.signals import Signals
 
 if TYPE_CHECKING:
     import ssl
@@ -113,7 +114,7 @@ class Serving:
         self._process, self._serving_since = psutil.Process(), time.monotonic()
         self._requests_before = self._row.requests
         self._listen()
-        self._signals = signals.open_wakeup(signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
+        self._signals = Signals((signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1))
         server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
         server.reactor.watch(self._channel.fileno(), READ, self._read_order)
         self._channel.send(Ready())
@@ -205,7 +206,7 @@ class Serving:
             signal.SIGQUIT: partial(self._end, EXIT_DRAINED),
             signal.SIGUSR1: self._reopen_logs,
         }
-        for number in self._signals.recv(4096):
+        for number in self._signals.take():
             reactions.get(number, _do_nothing)()
 
     def _read_order(self, _events: int) -> None:

@@ -1,4 +1,4 @@
-"""Signals of the master: the handlers do nothing, the loop reads numbers.
+"""Signals in a process with a loop: the handlers do nothing, the loop reads numbers.
 
 Python writes the number of every signal that has a handler into the wakeup descriptor
 (signal.set_wakeup_fd), at C level: no handler of ours runs between two bytecodes of the loop.
@@ -6,10 +6,9 @@ Python writes the number of every signal that has a handler into the wakeup desc
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 
 HANDLED = (
@@ -19,31 +18,36 @@ HANDLED = (
 # It has a handler, too, and not SIG_IGN: that would pass an exec, and a start.sh could not trap
 # it (bash(1), "Signals ignored upon entry to the shell cannot be trapped").
 WITHOUT_EFFECT = (signal.SIGUSR2,)
+OF_MASTER = (*HANDLED, *WITHOUT_EFFECT)
 
 
 class Signals:
-    """The signals that came since the last look; a selector can wait for it."""
+    """The signals that came since the last look; a selector can wait for it.
 
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+    It takes over with its making, in the main thread and for the life of the process: `numbers` get
+    a handler, and are let through where whoever started us has blocked them, for that passes an
+    exec (signal(7)).
+    """
 
-    def install(self) -> None:
-        """Take over; before this, a signal has the effect it has on any Python program."""
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in HANDLED + WITHOUT_EFFECT:
+    def __init__(self, numbers: Collection[signal.Signals] = ()) -> None:
+        # A pipe holds 65,536 of them, a socket some 280: a loop that is held up, or was stopped,
+        # would lose a TERM behind so many ends of children.
+        self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in numbers:
             signal.signal(number, _do_nothing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a signal came."""
-        return self._reader.fileno()
+        return self._reader
 
-    def take(self) -> list[signal.Signals]:
-        """Return the signals that came, in order."""
-        with contextlib.suppress(BlockingIOError):
-            return [signal.Signals(number) for number in self._reader.recv(4096)]
-        return []
+    def take(self) -> list[int]:
+        """Return the numbers of those that came, in order, also of others with a handler."""
+        try:
+            return list(os.read(self._reader, 4096))
+        except BlockingIOError:
+            return []
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
@@ -54,21 +58,6 @@ def on_rotation(reopen: Callable[[], None]) -> None:
     """Have SIGUSR1 open the log files again, in a process without a loop."""
     signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # see Descriptors.execute
-
-
-def open_wakeup(*numbers: signal.Signals) -> socket.socket:
-    """Return a socket that becomes readable with every signal that has a handler in Python.
-
-    `numbers` get one that does nothing. What is read are the numbers of signals, a byte each. For
-    the main thread only; it stays open for the life of the process.
-    """
-    reader, writer = socket.socketpair()
-    reader.setblocking(False)
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    for number in numbers:
-        signal.signal(number, _do_nothing)
-    return reader
 
 
 def restore_defaults() -> None:

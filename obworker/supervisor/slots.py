@@ -22,7 +22,7 @@ A seat has at most one deadline, and what happens at it is a property of its sta
     ABORTING  kill it                               KILLING   it is stuck in the kernel
     BACKOFF   try again
 
-Which seats are to be filled, drained or given up is decided in table.py. An event that a state
+Which seats are to be filled, drained or given up is decided in agenda.py. An event that a state
 does not know raises `IllegalTransition`, and nothing changes.
 """
 

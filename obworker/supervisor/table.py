@@ -1,20 +1,16 @@
-"""The process table: which seats are to be filled, drained or given up. Pure.
+"""The process table: what has happened to each seat, and what an end leads to. Pure.
 
 Theory of operation
 -------------------
-The master tells the table what happened, and when, and asks what is due; it carries that out and
-decides nothing about a slot itself. What can happen to a seat is in slots.py, which code a slot is
-to serve in rollout.py; this is about the rest:
+The master tells the table what happened, and when, and asks agenda.py what is to be done; it
+carries that out and decides nothing about a slot itself. What can happen to a seat is in slots.py,
+which code a slot is to serve in rollout.py; this is about how it ends:
 
-1. A slot where nothing serves is filled at once; that never waits for a turn.
-2. An end before ready is a failed boot whatever the exit code: a worker that calls sys.exit(0)
+1. An end before ready is a failed boot whatever the exit code: a worker that calls sys.exit(0)
    while it boots has not done its work. A generation of which nothing was ever ready is given up
    after five; from then on a slot is tried for ever, with a growing wait.
-3. A worker that leaves on its own account is replaced when it says so, not when it is gone.
-4. A slot whose process does not die is not filled: it may still hold the GPU. One whose GPU is in
-   quarantine is emptied and retired, until it is given back.
-5. Whoever boots code that nobody wants any more is killed.
-6. A mold forks one worker after another, so only a few are asked for at a time.
+2. A worker that leaves on its own account is replaced when it says so, not when it is gone.
+3. An end that was wanted, or of code that nobody wants any more, is no news.
 """
 
 from __future__ import annotations
@@ -26,11 +22,7 @@ from obworker.supervisor.policy import RestartPolicy
 from obworker.supervisor.rollout import Outcome, Rollout, Strategy
 from obworker.supervisor.scoreboard import SERVING, State
 from obworker.supervisor.slots import (
-    BEING_KILLED,
     COMING,
-    GOING,
-    WHEN_LATE,
-    Action,
     Event,
     Seat,
     Slot,
@@ -38,8 +30,6 @@ from obworker.supervisor.slots import (
 )
 
 FREE = (State.EMPTY, State.BACKOFF)
-BOOTS = (State.SPAWNING, State.BOOTING)
-MOST_SPAWNING = 4
 UNREACHABLE_TIMEOUT = 0.5
 
 
@@ -96,12 +86,8 @@ class Table:
         """Whether there is a slot, of those that are wanted, that may be filled."""
         return any(slot.wanted for slot in self.slots) or not self.wanted
 
-    def reload(self, generation: int) -> None:
-        """Try new code; see Rollout.reload."""
-        self.rollout.reload(generation)
-
     def stop(self) -> None:
-        """Fill no slot any more; `due` says how to empty those that are filled."""
+        """Fill no slot any more; the agenda says how to empty those that are filled."""
         self.stopping = True
         for seat in self.seats:
             if seat.state in FREE:
@@ -111,11 +97,6 @@ class Table:
     def is_over(self) -> bool:
         """Whether no seat holds a process or will, but for those that cannot be killed."""
         return all(seat.state in (State.RETIRED, State.STUCK) for seat in self.seats)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether every slot is as it is meant to be."""
-        return all(self.rollout.is_settled(slot) for slot in self.slots)
 
     @property
     def seats(self) -> Iterator[Seat]:
@@ -219,7 +200,7 @@ class Table:
 
     def kill(self, seat: Seat, now: float) -> None:
         """Note that the worker was sent SIGKILL; nothing is left but to wait for its end."""
-        if seat.state is State.BOOTING and not self._is_awaited(self.slots[seat.slot], seat):
+        if seat.state is State.BOOTING and not self.is_awaited(seat):
             seat.expected = True
         seat.apply(Event.KILL, deadline=now + self.timeouts.kill)
 
@@ -290,108 +271,7 @@ class Table:
         seat.apply(Event.EXIT)
         seat.apply(Event.RETIRE if self.stopping else Event.VACATE)
 
-    # what is due
-
-    def due(self, now: float, can_spawn: Callable[[int], bool]) -> Iterator[tuple[Action, Seat]]:
-        """Yield what is to be done now; `can_spawn` tells for which generation there is a mold.
-
-        Carry one out before you take the next: a spawn that fails may end it all.
-        """
-        self._free_needless_seats()
-        self.rollout.pass_turn(can_spawn)
-        for seat in self.seats:
-            action = self._due(self.slots[seat.slot], seat, now, can_spawn)
-            if action is not None:
-                yield action, seat
-        for seat in self.seats:
-            if self._may_spawn(seat, can_spawn) and not self._waits(seat, now):
-                yield Action.SPAWN, seat
-
-    def _waits(self, seat: Seat, now: float) -> bool:
-        return seat.state is State.BACKOFF and not seat.is_late(now)
-
-    def _free_needless_seats(self) -> None:
-        """Free what waits for a try that is not needed, or not of that code any more."""
-        for slot in self.slots:
-            self._retire(slot)
-            for seat in slot.within(State.BACKOFF):
-                if self._is_needless(slot) or not self.rollout.suits(slot, seat.generation):
-                    seat.apply(Event.VACATE)
-
-    def _retire(self, slot: Slot) -> None:
-        """Show that a slot in quarantine is not to be filled, or that one is again."""
-        if slot.quarantined:
-            for seat in slot.within(State.EMPTY):
-                seat.apply(Event.RETIRE)
-        elif not self.stopping:
-            for seat in slot.within(State.RETIRED):
-                seat.apply(Event.VACATE)
-
-    def _is_needless(self, slot: Slot) -> bool:
-        """Whether nothing is to come beside what serves, or not before that is gone."""
-        serving = self.rollout.serving(slot)
-        if serving is None:
-            return False
-        return self.rollout.fits(slot, serving) or not self.rollout.is_surge(slot)
-
-    def _due(
-        self, slot: Slot, seat: Seat, now: float, can_spawn: Callable[[int], bool]
-    ) -> Action | None:
-        if seat.state in SERVING and self._is_to_be_drained(slot, seat, can_spawn):
-            return Action.DRAIN
-        if seat.state in BOOTS and not self._is_awaited(slot, seat):
-            return Action.GIVE_UP_SPAWN if seat.state is State.SPAWNING else Action.KILL
-        return WHEN_LATE.get(seat.state) if seat.is_late(now) else None
-
-    def _is_to_be_filled(self, slot: Slot, seat: Seat) -> bool:
-        """Whether a free seat is, now or when its wait is over."""
-        if self.stopping or not slot.wanted or slot.within(*BEING_KILLED):
-            return False
-        if any(drains.lost_device for drains in slot.within(State.DRAINING)):
-            return False
-        if slot.other(seat).state in COMING or seat is not _first_to_fill(slot):
-            return False
-        is_surge, is_going = self.rollout.is_surge(slot), bool(slot.within(*GOING))
-        if slot.serving is not None:
-            return self.rollout.has_turn(slot) and is_surge and not is_going
-        return is_surge or not is_going
-
-    def _is_to_be_drained(self, slot: Slot, seat: Seat, can_spawn: Callable[[int], bool]) -> bool:
-        """Whether what serves is to go; before the new one comes only where it surely can."""
-        if self.stopping or not slot.wanted or seat is not self.rollout.serving(slot):
-            return True
-        goes_first = self.rollout.has_turn(slot) and not self.rollout.is_surge(slot)
-        return goes_first and not slot.within(*COMING) and can_spawn(self.generation_for(seat))
-
-    def _is_awaited(self, slot: Slot, seat: Seat) -> bool:
-        return not self.stopping and slot.wanted and self.rollout.knows(seat.generation)
-
-    def next_deadline(self, can_spawn: Callable[[int], bool]) -> float | None:
-        """Return the earliest moment at which something becomes due by itself.
-
-        A slot that waits for its turn to be spawned waits for an event, not for a moment.
-        """
-        deadlines = (
-            seat.deadline
-            for seat in self.seats
-            if seat.deadline is not None
-            and (seat.state is not State.BACKOFF or self._may_spawn(seat, can_spawn))
-        )
-        return min(deadlines, default=None)
-
-    def _may_spawn(self, seat: Seat, can_spawn: Callable[[int], bool]) -> bool:
-        return (
-            self._free_spawns > 0
-            and self._is_to_be_filled(self.slots[seat.slot], seat)
-            and can_spawn(self.generation_for(seat))
-        )
-
-    @property
-    def _free_spawns(self) -> int:
-        spawning = sum(seat.state is State.SPAWNING for seat in self.seats)
-        return max(0, MOST_SPAWNING - spawning)
-
-
-def _first_to_fill(slot: Slot) -> Seat | None:
-    """Return the free seat whose turn it is: one that waits already."""
-    return next(iter(slot.within(State.BACKOFF) or slot.within(State.EMPTY)), None)
+    def is_awaited(self, seat: Seat) -> bool:
+        """Whether somebody wants what boots there."""
+        wanted = self.slots[seat.slot].wanted and not self.stopping
+        return wanted and self.rollout.knows(seat.generation)

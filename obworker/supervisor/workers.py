@@ -1,6 +1,6 @@
 """The master's hands: makes, drains and kills the workers that the table wants made or gone.
 
-What is due is decided in table.py. This knows how it is done, hears what workers say on their
+What is due is decided in agenda.py. This knows how it is done, hears what workers say on their
 channels, reads their rows of the scoreboard, and tells their ends truly.
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from obworker.errors import DeviceError, ObworkerError
-from obworker.supervisor import linux
+from obworker.supervisor import exits, linux
+from obworker.supervisor.agenda import Agenda
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends, Failure
 from obworker.supervisor.generations import Generations
@@ -43,8 +44,9 @@ logger = logging.getLogger("obworker.master")
 
 @dataclass
 class Link:
-    """What connects a seat to the process that fills it; `reason` is why it ends, where we know.
+    """What connects a seat to the process that fills it.
 
+    `reason` and `cause` are why it ends, where we know, for people and for the count.
     `device` is the one that it was given: the plan it came from may be forgotten before it ends.
     """
 
@@ -52,6 +54,7 @@ class Link:
     device: Device
     failure: Failure | None = None
     reason: str = ""
+    cause: Cause | None = None
     lost_device: str = ""
     """What its GPU failed with."""
     hung_up: bool = False
@@ -86,6 +89,7 @@ class Workers:
             on_fatal=on_fatal,
         )
         self.devices = Devices(table, generations, board, on_fatal=on_fatal)
+        self._agenda = Agenda(table, generations.can_spawn)
         self._links: dict[tuple[int, int], Link] = {}
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
@@ -109,10 +113,15 @@ class Workers:
                     seat, now, in_flight=row.in_flight, deadline=row.deadline, beat=row.beat
                 )
 
+    @property
+    def next_deadline(self) -> float | None:
+        """The moment at which `act` has something to do."""
+        return self._agenda.next_deadline
+
     def act(self, now: float) -> None:
         """Do what is due."""
         self.devices.tend(now)
-        for action, seat in self._table.due(now, self._generations.can_spawn):
+        for action, seat in self._agenda.due(now):
             self._carry_out[action](seat)
 
     def publish(self) -> None:
@@ -206,7 +215,7 @@ class Workers:
         reason = self._why_late(seat)
         logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
         link = self._links[_key(seat)]
-        link.reason = f"{reason}, and "
+        link.reason, link.cause = f"{reason}, and ", Cause.LATE
         link.channel.send(Drain(empty_queue=False, final=self._table.stopping))
         self._table.dump(seat, time.monotonic())
         if seat.pid is not None:
@@ -240,7 +249,7 @@ class Workers:
             linux.kill_group(seat.pid, signal.SIGKILL)
 
     def _stick(self, seat: Seat) -> None:
-        who, how = f"worker {seat.slot} (pid {seat.pid})", "does not die: it sleeps in the kernel"
+        who, how = f"worker {seat.slot} (pid {seat.pid})", exits.UNKILLABLE
         logger.error("%s %s; its slot is not filled again", who, how)
         self.ends.tell(who, how, self._table.stick(seat), None)
 
@@ -249,7 +258,7 @@ class Workers:
         if not link.channel.is_closed and seat.is_late(time.monotonic()):
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
-        for message in link.channel.receive_all():
+        for message in link.channel.last_words():  # one that comes later is killed by its mold
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._forget(link.channel)
@@ -316,8 +325,8 @@ class Workers:
         if message.device_lost:
             cause = Cause.DEVICE
         elif seat.state is State.DUMPING:
-            reason, link.reason = f"{link.reason}came back to life", ""
-            cause = Cause.LATE
+            reason, cause = f"{link.reason}came back to life", Cause.LATE
+        link.reason, link.cause = f"{reason}, and ", cause
         wait = self._table.leaving(seat, now, device_lost=message.device_lost)
         if wait is None:
             then = "replacing it when it has gone"
@@ -343,16 +352,16 @@ class Workers:
         self._forget(link.channel)
         for _ in range(self._board.seat(seat.slot, seat.number).waiting):
             self._descriptors.exchange.release()  # what waited within it has gone with it
-        device_lost = bool(link.lost_device) and self.devices.is_to_blame(link.device, seat)
-        if device_lost:
+        if link.lost_device and self.devices.is_to_blame(link.device, seat):
+            link.cause = Cause.DEVICE
             self.devices.failed(link.device, link.lost_device, time.monotonic())
         self.ends.exited(
             seat,
             code,
             reason=link.reason,
             failure=link.failure,
+            cause=link.cause,
             was_killed=seat.state is State.KILLING and not link.hung_up,
-            device_lost=device_lost,
         )
         self.devices.judge()
 

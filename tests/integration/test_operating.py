@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,8 @@ from clients import Client, Outcome
 from harness import Serve, Server, eventually, request
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from obworker.control import ask as command
 
 PREDICTOR = """
 import fcntl, os, time
@@ -168,6 +171,15 @@ def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
     assert server.stop() == 0
 
 
+def test_one_that_left_before_its_successor_came_is_said_to_have_left(start: Start) -> None:
+    server = start("--reload-strategy", "replace", workers=1)
+    server.workers()[0].terminate()
+    server.wait_until_ready(2)
+    slot = ask(admin_port(server), "/healthz")[1]["slots"][0]
+    assert slot["causes"] == {"left": 1}
+    assert slot["last_exit"]["text"].startswith("was told to stop by SIGTERM, and exited with code")
+
+
 def test_commands_do_what_they_say(start: Start, run: Run, model: Path, control: Path) -> None:
     server = start()
     assert "2 of 2 workers ready" in run("status").stdout
@@ -188,6 +200,42 @@ def test_commands_do_what_they_say(start: Start, run: Run, model: Path, control:
     assert run("stop", "--wait").returncode == 0
     assert server.wait() == 0
     assert not control.exists()
+
+
+def test_who_waits_for_a_reload_is_told_which_generation_it_was(
+    start: Start, control: Path
+) -> None:
+    start("--reload-strategy", "replace", workers=1)
+    assert command(control, "reload", wait=True) == {"generation": 2}
+
+
+def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) -> None:
+    server = start(workers=1)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(Client(server.port, keep=False).post, "/?sleep=2")
+        port = admin_port(server)
+        eventually(lambda: ask(port, "/healthz")[1]["slots"][0]["state"] == "busy", 5)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("stopping: ")
+        refused = [run("scale", "3"), run("reload", "--wait")]
+        assert answer.result().outcome is Outcome.ANSWERED
+    assert [ended.returncode for ended in refused] == [1, 4]
+    assert all("obworker is stopping" in ended.stderr for ended in refused)
+
+
+def test_a_master_that_is_stopped_is_said_to_be_at_once(start: Start, run: Run) -> None:
+    server = start(workers=1)
+    server.signal(signal.SIGSTOP)
+    eventually(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED)
+    began = time.monotonic()
+    refused = run("status")
+    took = time.monotonic() - began
+    server.signal(signal.SIGCONT)
+    assert refused.returncode == 1
+    assert "is stopped (SIGSTOP): its workers serve on" in refused.stderr
+    assert f"hint: kill -CONT {server.pid} lets it go on" in refused.stderr
+    assert took < 5
+    assert run("status").returncode == 0
 
 
 def test_commands_work_for_a_start_script(

@@ -553,6 +553,19 @@ def test_a_restart_takes_the_port_again_at_once(start: Start) -> None:
     assert again.stop() == 0
 
 
+def test_when_the_master_is_killed_in_a_reload_nothing_is_left_of_what_it_imports(
+    start: Start, model: Path
+) -> None:
+    server = start()
+    hangs = "print('imports', flush=True)\nsubprocess.run(['sleep', '600'])\n"
+    (model / "predictor.py").write_text(f"import subprocess\n{hangs}")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("imports\n")
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: not server.survivors(), 3, "end of all processes")
+
+
 def test_the_port_of_a_killed_master_is_free_at_once(start: Start) -> None:
     server = start()
     port = server.port

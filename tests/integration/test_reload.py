@@ -218,6 +218,19 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     assert Client(server.port, keep=False).post().text == "two"
 
 
+def test_a_reload_goes_by_the_strategy_and_the_log_level_that_it_has_read(
+    serve: Serve, model: Path, write: Write, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("reload_strategy = 'surge'\n")
+    server = serve("--config", str(config), str(model)).wait_until_ready()
+    write(2, at_import="os.system('sleep 0.1 &')")
+    config.write_text("reload_strategy = 'replace'\nlog_level = 'debug'\n")
+    reload(server, 2)
+    assert server.log().index("worker 0   stopped") < server.log().rindex("worker 0   cpu ready")
+    server.wait_for_log("DEBUG .* reaped an orphan")
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_reload_that_fails_leaves_as_many_workers_as_there_were(
     serve: Serve, model: Path, write: Write, tmp_path: Path, size: int

@@ -235,6 +235,25 @@ def test_one_whose_port_does_not_answer_in_time_is_stopped_and_tried_again(
     assert server.survivors() == []
 
 
+def test_one_whose_master_was_stopped_is_not_taken_for_late(script: StartScript) -> None:
+    code = (
+        "import os, socket, time; print('boots', flush=True); time.sleep(3);"
+        " s = socket.create_server(('127.0.0.1', int(os.environ['PORT']))); time.sleep(600)"
+    )
+    server = script(f'exec python3 -c "{code}"\n', "--boot-timeout", "4")
+    server.wait_for_log("boots\n")
+    booting = psutil.Process(started(server))
+    server.signal(signal.SIGSTOP)
+    booting.suspend()
+    stopped = time.monotonic()
+    eventually(lambda: time.monotonic() - stopped > 7, 10, "a while")
+    server.signal(signal.SIGCONT)
+    eventually(lambda: psutil.Process(server.pid).status() == psutil.STATUS_SLEEPING)
+    booting.resume()
+    wait_until_ready(server)
+    assert "does not answer in time" not in server.log()
+
+
 # how it is stopped
 
 
@@ -316,16 +335,17 @@ def test_descendants_in_a_session_of_their_own_do_not_outlive_us(script: StartSc
 
 
 def test_a_port_that_another_program_serves_is_not_taken_for_the_scripts(
-    script: StartScript, port: int
+    script: StartScript, port: int, tmp_path: Path
 ) -> None:
+    control, admin = tmp_path / "control", tmp_path / "admin"
     with socket.create_server(("127.0.0.1", port)):
-        server = script("echo run\nsleep 0.5\nexit 1\n")
-        eventually(
-            lambda: server.process.poll() is not None or server.log().count("run\n") > 1,
-            10,
-            "an error or a second try",
-        )
-    assert not re.search(r"start\.sh +ready", server.log()), server.log()
+        server = script("", "--control-socket", str(control), "--admin-bind", f"unix:{admin}")
+        assert server.wait(10) == 2
+    assert (
+        f"port {port} is served by another program\nhint: stop it, or use --port\n" in server.log()
+    )
+    assert not control.exists()
+    assert not admin.exists()
 
 
 def test_it_can_trap_the_signals_that_have_no_effect_on_us(script: StartScript) -> None:

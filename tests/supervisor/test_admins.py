@@ -163,6 +163,20 @@ def test_one_that_does_not_leave_is_killed(admin: Admin) -> None:
     assert admin.is_gone
 
 
+def test_one_that_nothing_ends_is_not_waited_for(admin: Admin) -> None:
+    pid = admin.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    admin.stop(100.0)
+    admin.tend(100.0 + admins.LEAVE_TIMEOUT)
+    assert linux.reap(pid) == -signal.SIGKILL  # and nobody says so: as if it slept on
+    admin.tend(100.0 + admins.LEAVE_TIMEOUT + admins.KILL_TIMEOUT - 1)
+    assert not is_gone(admin)
+    admin.tend(100.0 + admins.LEAVE_TIMEOUT + admins.KILL_TIMEOUT)
+    assert is_gone(admin)
+    assert admin.next_deadline is None
+
+
 FAMILY = "sleep 60 & sleep 60"
 
 
@@ -177,7 +191,7 @@ def test_when_the_master_is_gone_it_buries_what_lives(board: Scoreboard, serves:
     family = eventually(lambda: psutil.Process(worker.pid).children())
     fill(board, 0, 0, State.BUSY, pid=worker.pid)
     fill(board, 0, 1, State.BACKOFF, pid=gone.pid)
-    board.header.mold_pid = mold.pid
+    board.header.mold_pids[1] = mold.pid
     assert admin._process is not None
     admin._process.channel.close()
     assert (worker.wait(5), mold.wait(5)) == (-signal.SIGKILL, -signal.SIGKILL)

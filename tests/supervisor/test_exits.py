@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 
@@ -40,14 +41,14 @@ def test_an_end_is_described(code: int, oom: bool, words: str) -> None:
         (-signal.SIGSEGV, {}, Cause.SIGNAL),
         (-signal.SIGKILL, {"is_oom": True}, Cause.OOM),
         (-signal.SIGKILL, {"is_oom": True, "was_ready": False}, Cause.OOM),
-        (-signal.SIGABRT, {"was_late": True}, Cause.LATE),
-        (-signal.SIGABRT, {"was_late": True, "was_ready": False}, Cause.BOOT),
+        (-signal.SIGABRT, {"known": Cause.LATE}, Cause.LATE),
+        (-signal.SIGABRT, {"known": Cause.LATE, "was_ready": False}, Cause.BOOT),
         (1, {"was_ready": False}, Cause.BOOT),
-        (1, {"was_leaving": True}, Cause.LEFT),
-        (-signal.SIGSEGV, {"was_leaving": True}, Cause.SIGNAL),
-        (5, {"device_lost": True, "was_leaving": True, "was_late": True}, Cause.DEVICE),
-        (5, {"device_lost": True, "was_ready": False}, Cause.DEVICE),
+        (1, {"known": Cause.LEFT}, Cause.LEFT),
+        (-signal.SIGSEGV, {"known": Cause.LEFT}, Cause.SIGNAL),
+        (5, {"known": Cause.DEVICE}, Cause.DEVICE),
+        (5, {"known": Cause.DEVICE, "was_ready": False}, Cause.DEVICE),
     ],
 )
-def test_an_end_has_a_cause(code: int, known: dict[str, bool], cause: Cause) -> None:
+def test_an_end_has_a_cause(code: int, known: dict[str, Any], cause: Cause) -> None:
     assert exits.cause(code, **{"was_ready": True, **known}) is cause

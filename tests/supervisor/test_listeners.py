@@ -8,12 +8,13 @@ import re
 import socket
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from obworker.errors import ListenError
-from obworker.supervisor.listeners import Address, Listeners, bind, bind_all, claim
+from obworker.supervisor.listeners import Address, Listeners, bind, bind_all, claim, is_served
 
 
 @pytest.mark.parametrize(
@@ -284,3 +285,28 @@ def test_a_file_is_never_replaced_by_a_socket(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_bound_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ListenError, match="cannot listen on unix:"):
         bind(Address(path=str(tmp_path / name)))
+
+
+# of other programs
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_is_served_when_somebody_listens(host: str) -> None:
+    port = free_port()
+    assert not is_served(port)
+    listener, _ = bind(Address(host, port))
+    with listener:
+        assert not is_served(port)
+        listener.listen()
+        assert is_served(port)
+
+
+def test_a_probe_that_meets_itself_has_found_nobody_and_leaves_the_port_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    connect = partial(socket.create_connection, source_address=("127.0.0.1", port))
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert not is_served(port)
+    with socket.socket() as next_one:
+        next_one.bind(("127.0.0.1", port))

@@ -173,3 +173,16 @@ def test_a_channel_is_a_seqpacket_socket() -> None:
         assert same.type == socket.SOCK_SEQPACKET
     ours.close()
     theirs.close()
+
+
+def test_after_its_last_words_the_other_side_knows_that_nobody_listens() -> None:
+    ours, theirs = Channel.pair()
+    ours.set_blocking(False)
+    theirs.send(Spawned(1))
+    assert ours.last_words() == [Spawned(1)]
+    assert not theirs.send(Spawned(2))
+    assert ours.last_words() == []
+    theirs.close()
+    assert ours.last_words() == []
+    ours.close()
+    assert ours.last_words() == []

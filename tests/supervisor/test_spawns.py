@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from table_play import TIMEOUTS, Play
 
+from obworker.supervisor.agenda import MOST_SPAWNING
 from obworker.supervisor.slots import Action, Seat
-from obworker.supervisor.table import MOST_SPAWNING, UNREACHABLE_TIMEOUT
+from obworker.supervisor.table import UNREACHABLE_TIMEOUT
 
 
 def seat_of(play: Play) -> Seat:
@@ -76,7 +77,7 @@ def test_spawns_that_fail_at_once_and_end_the_start_leave_no_other_due() -> None
                 self.exited(seat)
 
     play = CannotSpawn(8)
-    for action, seat in play.table.due(play.now, play.can_spawn):
+    for action, seat in play.agenda.due(play.now):
         play.carry_out(action, seat)
     assert play.table.stopping
     assert play.table.is_over

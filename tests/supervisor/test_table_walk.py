@@ -73,11 +73,11 @@ class Walk(Play):
         left = self.left
         if left is not None and left > 1e-6:
             halfway = self.now + left / 2
-            assert not list(self.table.due(halfway, self.can_spawn)), "it comes too late"
-            assert list(self.table.due(self.now + left, self.can_spawn)), "woken for nothing"
+            assert not list(self.agenda.due(halfway)), "it comes too late"
+            assert list(self.agenda.due(self.now + left)), "woken for nothing"
 
     def check_that_no_slot_is_forgotten(self) -> None:
-        due = {seat.slot for _, seat in self.table.due(math.inf, self.can_spawn)}
+        due = {seat.slot for _, seat in self.agenda.due(math.inf)}
         for slot in self.table.slots:
             is_empty = len(slot.within(State.EMPTY, State.BACKOFF)) == len(slot.seats)
             if (
@@ -159,7 +159,7 @@ class Walk(Play):
             return
         self.molds.add(generation)
         if generation > 1:
-            self.table.reload(generation)
+            self.table.rollout.reload(generation)
             self.keep_molds(self.table.rollout.current, generation)
 
     def loses_mold(self) -> None:
@@ -214,7 +214,7 @@ class Walk(Play):
     def is_at_rest(self) -> bool:
         if self.table.stopping:
             return self.table.is_over
-        return self.table.is_settled and self.table.rollout.is_complete
+        return self.is_settled and self.table.rollout.is_complete
 
 
 SEEDS = range(12)
