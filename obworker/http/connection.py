@@ -29,7 +29,6 @@ from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, ends_of
 from obworker.http.exchange import Exchange, Parcel
-from obworker.http.inbox import Inbox
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite_head
@@ -64,7 +63,7 @@ class Connection:
         self._stream = Stream(service.reactor, client, self)
         timeouts = service.timeouts
         self.deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
-        self._inbox = Inbox(service.limits, service.pace(), service.bodies.open_for)
+        self._inbox = service.inbox()
         self._half_closed = False
         # what is being answered
         self._pending: Pending | None = None
@@ -288,6 +287,7 @@ class Connection:
         arrival = self._brought or time.monotonic()
         self._pending = pending = Pending(service, request, self._base, self._proxies, arrival)
         if pending.at_once:
+            request.body = b""  # is answered by its head, however much came with that
             self._run(service.executors.run_now, UNWATCHED)
         else:
             service.queue.enter(self)
