@@ -9,7 +9,6 @@ to a busy service would keep everybody waiting who comes after it.
 from __future__ import annotations
 
 import heapq
-import logging
 import resource
 import select
 import socket
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from obworker.http.service import Service
     from obworker.http.tls import TlsSocket
     from obworker.settings import Settings
-
-logger = logging.getLogger("obworker.http")
 
 # A worker without a free executor leaves a new connection to the others for this long.
 YIELD_TIME = 0.005
@@ -73,6 +70,7 @@ class Acceptor:
         self._takers = takers
         self._backlog = settings.backlog
         self._most = _most_connections(settings.max_connections)
+        self._no_room = f"there are {self._most} and none is idle, see --max-connections"
         self._at_once = at_once
         self._on_left = on_left
         self._yielding: Timer | None = None
@@ -157,6 +155,7 @@ class Acceptor:
         service = self._service
         is_full = len(service.connections) >= self._most
         if is_full and not any(map(_is_idle, service.connections)):
+            service.troubles.not_accepted.count(self._no_room)
             self._pause(ACCEPT_RETRY_TIME)
             return False
         try:
@@ -164,7 +163,7 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False
         except OSError as error:
-            logger.warning("cannot accept a connection: %s", error.strerror)
+            service.troubles.not_accepted.count(str(error.strerror))
             self._make_free()
             self._pause(ACCEPT_RETRY_TIME)
             return False

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from obworker.access_log import AccessRecord
+from obworker.errors import ServiceUnavailable
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import make_environ
@@ -158,7 +159,12 @@ def error_bytes(
     request_id: str = "",
     fields: Headers = (),
 ) -> bytes:
-    """Return a response of the server's own; `method` is empty where there is no whole request."""
+    """Return a response of the server's own; `method` is empty where there is no whole request.
+
+    Where that is not the client's doing, the log will tell.
+    """
+    if isinstance(error, ServiceUnavailable):
+        service.troubles.refused.count(error.why)
     return response.error_response(
         error.status,
         error.reason,

@@ -17,6 +17,7 @@ from obworker.http.pace import Pace
 from obworker.http.parser import Limits
 from obworker.http.request_ids import RequestIds
 from obworker.http.tally import Tally
+from obworker.http.troubles import Troubles
 
 if TYPE_CHECKING:
     import ssl
@@ -84,6 +85,7 @@ class Service:
     access: Access
     request_ids: RequestIds
     access_log: AccessLog | None
+    troubles: Troubles
     on_overdue: Callable[[Cycle], None]
     on_closed: Callable[[Connection], None]
     draining: bool = False
