@@ -170,7 +170,10 @@ class Acceptor:
         if is_full:
             self._make_free()
         _prepare(client)
-        Connection(service, client if service.tls is None else _encrypted(service.tls, client))
+        tls = service.tls
+        connection = Connection(service, client if tls is None else _encrypted(tls, client))
+        if service.draining:
+            connection.drain()
         return True
 
     def _make_free(self) -> None:

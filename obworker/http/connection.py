@@ -71,8 +71,6 @@ class Connection:
         self._is_held_up, self._held_up_since = False, 0.0
         self._going = Outflow(self._stream, service.pace())
         service.connections.add(self)
-        if service.draining:
-            self.drain()
 
     # Owner: called by the stream
 
@@ -127,7 +125,9 @@ class Connection:
         service = self._service
         if service.timeouts.keep_alive == 0:
             return False
-        return bool(self._inbox.requests) or not (self._half_closed or service.is_closing)
+        # in this order: a request may come meanwhile, and the client's end after it
+        may_follow = not (self._half_closed or service.is_closing)
+        return may_follow or bool(self._inbox.requests)
 
     @property
     def date(self) -> bytes:
@@ -177,9 +177,10 @@ class Connection:
     # Server: called when it comes from another worker, by the ticker, when it drains or has no room
 
     def bring(self, parcel: Parcel) -> None:
-        """Go on with the request that another worker has received."""
-        self._brought, self._attempt = parcel.arrival, parcel.attempt + 1
-        self._inbox.feed_whole(parcel.head, parcel.body)
+        """Go on with the request that another worker has received, if there is one."""
+        if parcel.head:
+            self._brought, self._attempt = parcel.arrival, parcel.attempt + 1
+            self._inbox.feed_whole(parcel.head, parcel.body)
         self._advance()
 
     @property
@@ -278,7 +279,7 @@ class Connection:
             self._send_error(inbox.refusal)
         elif self._half_closed:
             self._linger()
-        else:
+        elif not stream.unsent:  # else when it is sent: what comes next has all of its time
             self._await_bytes()
 
     def _begin(self, request: Request) -> None:
@@ -349,8 +350,6 @@ class Connection:
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""
-        if self.is_lost:
-            return
         if not keep_alive:
             self._linger()
         elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep

@@ -253,10 +253,8 @@ class Server:
     def _attach(self, parcel: Parcel, presence: Presence) -> None:
         if presence is Presence.NONE:
             parcel.client.close()
-        elif parcel.head:
-            Connection(self._service, parcel.client).bring(parcel)
         else:
-            Connection(self._service, parcel.client)
+            Connection(self._service, parcel.client).bring(parcel)
 
     # time
 

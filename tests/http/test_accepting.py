@@ -16,8 +16,6 @@ import pytest
 from harness import eventually
 from wire import Blocking, Client, Running, StartServer, echo
 
-from obworker.http.state import State
-
 
 def is_calm(server: Running, seconds: float = 1.2) -> bool:
     """Whether the server hardly runs for a while, and has few timers when it is over."""
@@ -158,7 +156,7 @@ class TestMostConnections:
         reader.get("/large")
         reader.read_head()
         (connection,) = server.server._service.connections
-        eventually(lambda: connection.state is State.IDLE)
+        eventually(lambda: connection._cycle is None)
         used(server)
         used(server)
         assert reader.read(60_000) == bytes(60_000)
