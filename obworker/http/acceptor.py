@@ -8,6 +8,7 @@ to a busy service would keep everybody waiting who comes after it.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import resource
 import select
@@ -34,6 +35,8 @@ YIELD_TIME = 0.005
 TAKEN_AT_ONCE = 16
 # Out of descriptors: a listener stays readable, so accepting again at once would spin.
 ACCEPT_RETRY_TIME = 0.5
+# What is wanting where it is for who is here already; else it is the new one's trouble (accept(2)).
+WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # From the moment a stop is asked for, a handshake that is under way has this long to complete.
 ACCEPT_GRACE = 0.2
 # Descriptors for everything that is no connection: the predictor's files, for one.
@@ -164,7 +167,8 @@ class Acceptor:
             return False
         except OSError as error:
             service.troubles.not_accepted.count(str(error.strerror))
-            self._make_free()
+            if error.errno in WANT:
+                self._make_free()
             self._pause(ACCEPT_RETRY_TIME)
             return False
         if is_full:

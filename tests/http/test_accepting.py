@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from harness import eventually
@@ -84,6 +85,30 @@ class TestOutOfDescriptors:
             answered.get()
             assert answered.read_reply().status == 200
         answered.close()
+
+
+class Failing:
+    """A listener whose accept fails."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def accept(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"), [(errno.EMFILE, 0), (errno.ENOMEM, 0), (errno.EPERM, 1), (errno.EPROTO, 1)]
+)
+def test_only_where_something_is_wanting_idle_ones_make_room(
+    start: StartServer, number: int, kept: int
+) -> None:
+    """A firewall, or an error of the network's that waits on the new one, cost an old one."""
+    server = start(echo)
+    used(server)
+    listener = cast("socket.socket", Failing(number))
+    server.call(lambda: server.server.acceptor._accept(listener))
+    assert server.server.active == kept
 
 
 class TestMostConnections:
