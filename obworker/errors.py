@@ -143,10 +143,14 @@ class NotImplementedCoding(RequestError):
 
 
 class ServiceUnavailable(RequestError):
-    """The worker ends before it can serve the request; another one will be there soon."""
+    """The request cannot be served now, and could be soon; `why` is what the log says of it."""
 
     status = 503
     reason = "Service Unavailable"
+
+    def __init__(self, message: str | None = None, *, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why or str(self)
 
 
 class GatewayTimeout(RequestError):

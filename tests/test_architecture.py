@@ -75,7 +75,7 @@ READS_ENVIRONMENT_TOO = {"predictor/onnx.py", "predictor/application.py"}
 SUPERVISOR = ("slots", "rollout", "table", "policy", "messages", "health", "placement")
 DEVICES = ("gpus", "visibility", "quarantine", "readings")
 PURE = [*(f"supervisor/{module}.py" for module in SUPERVISOR + DEVICES)]
-PURE += ["http/tally.py", "predictor/faults.py"]
+PURE += ["http/tally.py", "http/troubles.py", "predictor/faults.py"]
 
 
 def name(path: Path) -> str:

@@ -19,7 +19,7 @@ from harness import ROOT
 
 from obworker import errors, onnx_options
 from obworker.access_log import AccessRecord, json_line
-from obworker.http import acceptor, connection, parser, response, server
+from obworker.http import acceptor, chunks, connection, parser, response, server
 from obworker.http.cycle import CLIENT_CLOSED_REQUEST
 from obworker.options import Option
 from obworker.settings import OPTIONS
@@ -143,9 +143,9 @@ def test_what_is_refused_is_explained_by_the_sections_that_the_corpus_tests() ->
     ("pattern", "value"),
     [
         (r"more than (\d+) empty lines", parser.EMPTY_LINES),
-        (r"at most (\d+) hexadecimal digits", parser.DIGITS),
-        (r"more than (\d+) bytes of them", parser.EXTENSIONS),
-        (r"chunk extensions (\d+) bytes", parser.EXTENSIONS),
+        (r"at most (\d+) hexadecimal digits", chunks.DIGITS),
+        (r"more than (\d+) bytes of them", chunks.EXTENSIONS),
+        (r"chunk extensions (\d+) bytes", chunks.EXTENSIONS),
         (r"reads on for (\d+) s", connection.LINGER_TIMEOUT),
     ],
 )

@@ -8,8 +8,8 @@ to a busy service would keep everybody waiting who comes after it.
 
 from __future__ import annotations
 
+import errno
 import heapq
-import logging
 import resource
 import select
 import socket
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from obworker.http.tls import TlsSocket
     from obworker.settings import Settings
 
-logger = logging.getLogger("obworker.http")
-
 # A worker without a free executor leaves a new connection to the others for this long.
 YIELD_TIME = 0.005
 # Then it takes so many: each takes the loop some 0.1 ms.
 TAKEN_AT_ONCE = 16
 # Out of descriptors: a listener stays readable, so accepting again at once would spin.
 ACCEPT_RETRY_TIME = 0.5
+# What is wanting where it is for who is here already; else it is the new one's trouble (accept(2)).
+WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # From the moment a stop is asked for, a handshake that is under way has this long to complete.
 ACCEPT_GRACE = 0.2
 # Descriptors for everything that is no connection: the predictor's files, for one.
@@ -73,6 +73,7 @@ class Acceptor:
         self._takers = takers
         self._backlog = settings.backlog
         self._most = _most_connections(settings.max_connections)
+        self._no_room = f"there are {self._most} and none is idle, see --max-connections"
         self._at_once = at_once
         self._on_left = on_left
         self._yielding: Timer | None = None
@@ -157,6 +158,7 @@ class Acceptor:
         service = self._service
         is_full = len(service.connections) >= self._most
         if is_full and not any(map(_is_idle, service.connections)):
+            service.troubles.not_accepted.count(self._no_room)
             self._pause(ACCEPT_RETRY_TIME)
             return False
         try:
@@ -164,14 +166,18 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False
         except OSError as error:
-            logger.warning("cannot accept a connection: %s", error.strerror)
-            self._make_free()
+            service.troubles.not_accepted.count(str(error.strerror))
+            if error.errno in WANT:
+                self._make_free()
             self._pause(ACCEPT_RETRY_TIME)
             return False
         if is_full:
             self._make_free()
         _prepare(client)
-        Connection(service, client if service.tls is None else _encrypted(service.tls, client))
+        tls = service.tls
+        connection = Connection(service, client if tls is None else _encrypted(tls, client))
+        if service.draining:
+            connection.drain()
         return True
 
     def _make_free(self) -> None:

@@ -29,7 +29,6 @@ from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, ends_of
 from obworker.http.exchange import Exchange, Parcel
-from obworker.http.inbox import Inbox
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, error_bytes
 from obworker.http.rewriting import rewrite_head
@@ -64,7 +63,7 @@ class Connection:
         self._stream = Stream(service.reactor, client, self)
         timeouts = service.timeouts
         self.deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
-        self._inbox = Inbox(service.limits, service.pace(), service.bodies.open_for)
+        self._inbox = service.inbox()
         self._half_closed = False
         # what is being answered
         self._pending: Pending | None = None
@@ -72,8 +71,6 @@ class Connection:
         self._is_held_up, self._held_up_since = False, 0.0
         self._going = Outflow(self._stream, service.pace())
         service.connections.add(self)
-        if service.draining:
-            self.drain()
 
     # Owner: called by the stream
 
@@ -128,7 +125,9 @@ class Connection:
         service = self._service
         if service.timeouts.keep_alive == 0:
             return False
-        return bool(self._inbox.requests) or not (self._half_closed or service.is_closing)
+        # in this order: a request may come meanwhile, and the client's end after it
+        may_follow = not (self._half_closed or service.is_closing)
+        return may_follow or bool(self._inbox.requests)
 
     @property
     def date(self) -> bytes:
@@ -178,9 +177,10 @@ class Connection:
     # Server: called when it comes from another worker, by the ticker, when it drains or has no room
 
     def bring(self, parcel: Parcel) -> None:
-        """Go on with the request that another worker has received."""
-        self._brought, self._attempt = parcel.arrival, parcel.attempt + 1
-        self._inbox.feed_whole(parcel.head, parcel.body)
+        """Go on with the request that another worker has received, if there is one."""
+        if parcel.head:
+            self._brought, self._attempt = parcel.arrival, parcel.attempt + 1
+            self._inbox.feed_whole(parcel.head, parcel.body)
         self._advance()
 
     @property
@@ -279,7 +279,7 @@ class Connection:
             self._send_error(inbox.refusal)
         elif self._half_closed:
             self._linger()
-        else:
+        elif not stream.unsent:  # else when it is sent: what comes next has all of its time
             self._await_bytes()
 
     def _begin(self, request: Request) -> None:
@@ -288,6 +288,7 @@ class Connection:
         arrival = self._brought or time.monotonic()
         self._pending = pending = Pending(service, request, self._base, self._proxies, arrival)
         if pending.at_once:
+            request.body = b""  # is answered by its head, however much came with that
             self._run(service.executors.run_now, UNWATCHED)
         else:
             service.queue.enter(self)
@@ -349,8 +350,6 @@ class Connection:
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""
-        if self.is_lost:
-            return
         if not keep_alive:
             self._linger()
         elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep

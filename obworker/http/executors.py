@@ -103,7 +103,7 @@ class Executors:
 
     def wake(self) -> None:
         """Let an executor that waits for a job run its pending signals; from any thread."""
-        self._jobs.put((_do_nothing, _ignore))
+        self._reactor.post(self.submit, _do_nothing, _ignore)
 
     def stop(self) -> None:
         """End the threads: each as soon as it has no job, the loop's at once."""

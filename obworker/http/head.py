@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -150,6 +151,12 @@ class Head:
         self.expects_continue = expects and self.length != 0
         self.line = f"{self.method} {self.target.decode('latin-1')} HTTP/{self.version}"
         self.variables = variables(self)
+
+    def as_last(self) -> Head:
+        """Return the same, but that the connection ends with it, whatever the client said."""
+        last = copy(self)
+        last.keep_alive = False
+        return last
 
 
 _known_heads: dict[bytes, Head] = {}

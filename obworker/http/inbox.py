@@ -6,11 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from obworker.errors import RequestError
-from obworker.http.parser import Limits, Request, RequestParser
+from obworker.http.parser import Limits, Request, RequestParser, is_needed
 
 if TYPE_CHECKING:
     from obworker.http.pace import Pace
-    from obworker.http.parser import BodyFor
+    from obworker.http.parser import BodyFor, NeedsBody
     from obworker.http.spool import Spool
 
 
@@ -20,10 +20,12 @@ class Inbox:
     `refusal` is what is wrong with what comes after `requests`; nothing follows it.
     """
 
-    def __init__(self, limits: Limits, pace: Pace, body_for: BodyFor) -> None:
+    def __init__(
+        self, limits: Limits, pace: Pace, body_for: BodyFor, needs_body: NeedsBody = is_needed
+    ) -> None:
         self.requests: deque[Request] = deque()
         self.refusal: RequestError | None = None
-        self._parser = RequestParser(limits, self, body_for)
+        self._parser = RequestParser(limits, self, body_for, needs_body)
         self._pace = pace
         self._received = 0
         self._continue_expected = False
@@ -70,7 +72,9 @@ class Inbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is here that another worker would have to know of."""
-        return not self.requests and self.refusal is None and not self._parser.has_begun
+        parser = self._parser
+        is_between = not parser.has_begun and not parser.in_body
+        return is_between and not self.requests and self.refusal is None
 
     def take_expectation(self) -> bool:
         """Say once whether the client waits for leave to send the body."""

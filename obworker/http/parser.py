@@ -18,16 +18,20 @@ from __future__ import annotations
 
 import enum
 import io
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from obworker.errors import BadRequest, ContentTooLarge, HeadersTooLarge, RequestError, UriTooLong
+from obworker.http.chunks import (
+    DIGITS,
+    EXTENSIONS,
+    PLAIN_CHUNK_SIZE,
+    check_trailer,
+    read_chunk_size,
+)
 from obworker.http.head import (
     CRLF,
     HEAD_END,
-    SINGLETONS,
-    TOKEN,
     Field,
     Head,
     RequestLine,
@@ -43,22 +47,12 @@ if TYPE_CHECKING:
     from obworker.settings import Settings
 
     BodyFor = Callable[[int], io.BytesIO | Spool]
+    NeedsBody = Callable[[Head], bool]
 
-# RFC 9112 7.1: a size of 64 bits is enough. The white space that 7.1.1 calls bad is refused.
-DIGITS = 16
-QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\""
-EXTENSION = rb";%s(?:=(?:%s|%s))?" % (TOKEN, TOKEN, QUOTED)
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})((?:%s)*)" % (DIGITS, EXTENSION))
-PLAIN_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % DIGITS)
-# RFC 9112 7.1.1: what all extensions of a request may come to; nobody reads them.
-EXTENSIONS = 4096
 # RFC 9112 2.2: empty lines that may come before a request.
 EMPTY_LINES = 8
-# RFC 9110 6.5.1: fields that frame, route or authenticate may not come after the body.
-FORBIDDEN_TRAILERS = SINGLETONS | {
-    b"authorization", b"connection", b"content-encoding", b"content-range", b"cookie", b"expect",
-    b"keep-alive", b"proxy-authorization", b"te", b"trailer", b"upgrade",
-}  # fmt: skip
+# A body that nobody needs is dropped up to this length, so that the connection can go on.
+MOST_DROPPED = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -122,25 +116,42 @@ def on_the_heap(_length: int) -> io.BytesIO:
     return io.BytesIO()
 
 
+def is_needed(_head: Head) -> bool:
+    """Have every body."""
+    return True
+
+
 class RequestParser:
     """Feed it bytes; it calls `receiver` with each whole request, in order.
 
-    A body of known length that comes in parts is collected in what `body_for` returns for it.
+    A body of known length that comes in parts is collected in what `body_for` returns for it. A
+    request that does not need its body, by `needs_body`, is whole with its head. What follows is
+    dropped, or, where that would be much or has no known end, is not read any more: the request
+    says that it was the last.
 
-    `has_begun` says whether one is being received, `in_body` whether that is its body.
+    `has_begun` says whether one is being received, `in_body` whether a body is, be it to be
+    dropped.
     """
 
-    def __init__(self, limits: Limits, receiver: Receiver, body_for: BodyFor = on_the_heap) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        receiver: Receiver,
+        body_for: BodyFor = on_the_heap,
+        needs_body: NeedsBody = is_needed,
+    ) -> None:
         self.has_begun = self.in_body = False
         self._limits = limits
         self._receiver = receiver
         self._body_for = body_for
+        self._needs_body = needs_body
+        self._most_at_once = min(limits.body, MOST_DROPPED)
         self._closed = False
         self._line = Line.REQUEST
         self._shortest_limit = min(limits.line, limits.field)
         self._cut_line = b""
         self._empty_lines = 0
-        # of the request being received
+        # of the request being received; without a head, of a body that is dropped
         self._request_line: RequestLine | None = None
         self._fields: list[Field] = []
         self._head: Head | None = None
@@ -161,10 +172,10 @@ class RequestParser:
             chunk, self._cut_line = self._cut_line + chunk, b""
         at, end = 0, len(chunk)
         while at < end and not self._closed:
-            if not self.has_begun:
-                at = self._begin(chunk, at)
-            elif self._missing:
+            if self._missing:
                 at = self._read_body(chunk, at)
+            elif not self.has_begun:
+                at = self._begin(chunk, at)
             elif self._line is Line.CHUNK_SIZE:
                 at = self._read_chunks(chunk, at)
             else:
@@ -194,7 +205,7 @@ class RequestParser:
         if len(head.fields) > self._limits.fields:
             return self._begin_slowly(data, at)
         size, here = head.length, len(data) - start
-        if size is None or size > here or size > self._limits.body or head.expects_continue:
+        if size is None or size > here or size > self._most_at_once or head.expects_continue:
             self._await_body(head)
             return start
         end = start + size
@@ -255,7 +266,7 @@ class RequestParser:
         self._missing -= len(part)
         if self._body is None and not self._missing:
             self._end_body(part)
-        else:
+        elif self._head is not None:
             self._collect(part)
         return at + len(part)
 
@@ -314,16 +325,12 @@ class RequestParser:
         """Drop a trailer that is allowed; nothing in the contract would read it."""
         assert self._head is not None
         name, _ = self._take_field(line, len(self._head.fields) + self._trailers)
-        if name in FORBIDDEN_TRAILERS:
-            raise BadRequest(f"{name.decode()!r} may not be a trailer")
+        check_trailer(name)
         self._trailers += 1
 
     def _begin_chunk(self, line: bytes) -> None:
-        match = CHUNK_SIZE.fullmatch(line)
-        if match is None:
-            raise BadRequest("malformed chunk size")
-        self._extensions += len(match[2])
-        self._missing = int(match[1], 16)
+        self._missing, extensions = read_chunk_size(line)
+        self._extensions += extensions
         assert self._body is not None
         self._check_size(self._body.tell() + self._missing)
         self._line = Line.CHUNK_END if self._missing else Line.TRAILER
@@ -338,6 +345,9 @@ class RequestParser:
         if head.length == 0:
             self._end_body(b"")
             return
+        if not self._needs_body(head):
+            self._do_without_body(head)
+            return
         self.has_begun = self.in_body = True
         if head.length is None:
             self._line = Line.CHUNK_SIZE
@@ -350,6 +360,19 @@ class RequestParser:
         if head.expects_continue:
             self._receiver.continue_expected()
 
+    def _do_without_body(self, head: Head) -> None:
+        """Hand over a request that its head answers.
+
+        Who waits for 100 Continue may send the body all the same, or another request (RFC 9110
+        10.1.1): what comes would be anybody's guess.
+        """
+        self._head, self.has_begun = None, False
+        if head.length is None or head.length > MOST_DROPPED or head.expects_continue:
+            head = head.as_last()
+        elif head.keep_alive:
+            self._missing, self.in_body = head.length, True
+        self._complete(head, b"")
+
     def _end_collected(self) -> None:
         body, self._body = self._body, None
         assert body is not None
@@ -357,9 +380,9 @@ class RequestParser:
 
     def _end_body(self, body: bytes | Spool) -> None:
         head, self._head = self._head, None
-        assert head is not None
         self.has_begun = self.in_body = False
-        self._complete(head, body)
+        if head is not None:
+            self._complete(head, body)
 
     def _complete(self, head: Head, body: bytes | Spool) -> None:
         """Hand a request over."""

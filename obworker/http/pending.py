@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from obworker.access_log import AccessRecord
+from obworker.errors import ServiceUnavailable
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import make_environ
@@ -88,6 +89,7 @@ class Pending:
             self._service,
             error,
             method=self.request.head.method,
+            version=self.request.head.version,
             keep_alive=keep_alive,
             request_id=self._id,
             fields=self._fields,
@@ -154,17 +156,23 @@ def error_bytes(
     error: RequestError,
     *,
     method: str = "",
+    version: str = "1.1",
     keep_alive: bool = False,
     request_id: str = "",
     fields: Headers = (),
 ) -> bytes:
-    """Return a response of the server's own; `method` is empty where there is no whole request."""
+    """Return a response of the server's own; `method` is empty where there is no whole request.
+
+    Where that is not the client's doing, the log will tell.
+    """
+    if isinstance(error, ServiceUnavailable):
+        service.troubles.refused.count(error.why)
     return response.error_response(
         error.status,
         error.reason,
         str(error),
         method=method,
-        version="1.1",
+        version=version,
         date=service.date,
         keep_alive=keep_alive,
         request_id=request_id,

@@ -13,7 +13,6 @@ comes into it, so one that is awake and busy must not be among those who wait.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import deque
@@ -29,13 +28,14 @@ if TYPE_CHECKING:
     from obworker.http.exchange import Exchange, Parcel
     from obworker.settings import Settings
 
-logger = logging.getLogger("obworker.http")
-
-FULL = "too many requests wait already; try again"
+FULL = ServiceUnavailable(
+    "too many requests wait already; try again", why="the queue was full, see --max-queue"
+)
+TOO_LATE = ServiceUnavailable(
+    "no worker was free in time; try again", why="no worker was free in time, see --queue-timeout"
+)
 # What is here for so long, although calls are short, waits for one that is not.
 MOVED_AFTER = 0.1
-
-TOO_LATE = "no worker was free in time; try again"
 
 
 class Waiter(Protocol):
@@ -108,7 +108,8 @@ class RequestQueue:
     """The queue as one worker sees it; `accept` gets what comes from other workers.
 
     `has_peers` says whether there are any: to wait for oneself by way of the exchange is slower.
-    `on_waiting` is told how many places this worker alone holds, as often as that changes.
+    `on_waiting` is told how many places this worker alone holds, as often as that changes,
+    `on_failure` why it could not take what waits in the exchange.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class RequestQueue:
         timeout: float,
         accept: Callable[[Parcel], object],
         on_waiting: Callable[[int], object],
+        on_failure: Callable[[str], object],
     ) -> None:
         self.has_peers = exchange is not None
         self._reactor = reactor
@@ -130,6 +132,7 @@ class RequestQueue:
         self._timeout = timeout or math.inf
         self._accept = accept
         self._on_waiting = on_waiting
+        self._on_failure = on_failure
         self._waiting: deque[Waiter] = deque()
         self._is_watching = False
         self._takes = exchange is not None
@@ -144,9 +147,9 @@ class RequestQueue:
         elif not self._executors.busy:
             self._serve(waiter)
         elif self._is_late(waiter.arrival, time.monotonic()):
-            waiter.refuse(ServiceUnavailable(TOO_LATE))
+            waiter.refuse(TOO_LATE)
         elif not self._places.reserve():
-            waiter.refuse(ServiceUnavailable(FULL))
+            waiter.refuse(FULL)
         elif not (self._are_long and self._move(waiter)):
             self._waiting.append(waiter)
             self._on_waiting(len(self._waiting))
@@ -165,7 +168,7 @@ class RequestQueue:
     def check(self, now: float) -> None:
         """Refuse what has waited too long, here or in the exchange."""
         while self._waiting and self._is_late(self._waiting[0].arrival, now):
-            self._pop().refuse(ServiceUnavailable(TOO_LATE))
+            self._pop().refuse(TOO_LATE)
         self._share(now)
         if self._exchange is None or not self._takes:
             return
@@ -173,6 +176,7 @@ class RequestQueue:
             if not self._take(self._exchange):
                 return
         if not self._executors.busy:
+            self.watch()  # it was left where there were no descriptors
             self._take(self._exchange)
 
     def _share(self, now: float) -> None:
@@ -266,7 +270,7 @@ class RequestQueue:
         try:
             parcel = exchange.take()
         except OSError as error:
-            logger.warning("cannot take a connection from another worker: %s", error.strerror)
+            self._on_failure(str(error.strerror))
             self.ignore()
             return False
         if parcel is None:

@@ -32,6 +32,7 @@ from obworker.http.response import CONTINUE
 from obworker.http.service import Service, Timeouts
 from obworker.http.spool import Spools
 from obworker.http.tally import Tally
+from obworker.http.troubles import Troubles
 
 if TYPE_CHECKING:
     import ssl
@@ -49,7 +50,10 @@ TICK = 0.25
 CHECKED_AT_ONCE = 64
 # A client that may have left is given the time of a way there and back to show it.
 DOUBT_TIME = 0.05
-ENDING = "this worker is about to end; try again"
+ENDING = ServiceUnavailable(
+    "this worker is about to end; try again",
+    why="this worker was about to end, see --timeout and --graceful-timeout",
+)
 
 
 def _always(_method: str, _path: str) -> bool:
@@ -107,6 +111,7 @@ class Server:
             batching, self.reactor, self.executors, self._on_relieved
         )
         self._takers = self._batches or self.executors
+        troubles = Troubles()
         self.queue = RequestQueue(
             self.reactor,
             self._takers,
@@ -115,6 +120,7 @@ class Server:
             timeout=settings.queue_timeout,
             accept=self._take_in,
             on_waiting=on_waiting,
+            on_failure=troubles.not_taken.count,
         )
         self._spools = Spools() if exchange is None else exchange.spools
         self._tick_due = math.inf
@@ -138,6 +144,7 @@ class Server:
             access=Access(api_keys, Cors.of(settings), is_open),
             request_ids=RequestIds(),
             access_log=_access_log(settings, slot),
+            troubles=troubles,
             on_overdue=on_overdue,
             on_closed=self._forget,
         )
@@ -191,7 +198,7 @@ class Server:
 
     def refuse_queued(self) -> None:
         """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
-        self.queue.refuse_all(ServiceUnavailable(ENDING))
+        self.queue.refuse_all(ENDING)
 
     def fail_all(self, error: RequestError) -> None:
         """Begin nothing more, and give up what is in predict: its outcome would be worth nothing.
@@ -210,6 +217,7 @@ class Server:
     def close(self) -> None:
         """Tell what was answered, and who by the access log; called before the process ends."""
         self._beat(time.monotonic())
+        self._report(math.inf)
         if self._service.access_log is not None:
             self._service.access_log.close()
 
@@ -245,10 +253,8 @@ class Server:
     def _attach(self, parcel: Parcel, presence: Presence) -> None:
         if presence is Presence.NONE:
             parcel.client.close()
-        elif parcel.head:
-            Connection(self._service, parcel.client).bring(parcel)
         else:
-            Connection(self._service, parcel.client)
+            Connection(self._service, parcel.client).bring(parcel)
 
     # time
 
@@ -263,11 +269,16 @@ class Server:
             self._check(iter(list(self._service.connections)), now)
         self._note_drained()
         self.queue.check(now)
+        self._report(now)
 
     def _beat(self, now: float) -> None:
         service = self._service
         tally, service.tally = service.tally, Tally()
         service.monitor.beat(now, tally)
+
+    def _report(self, now: float) -> None:
+        for line in self._service.troubles.lines(now):
+            logger.warning("%s", line)
 
     def _check(self, connections: Iterator[Connection], now: float) -> None:
         """Look at the deadlines of some, and at the others' when what came meanwhile is served."""

@@ -12,10 +12,12 @@ from obworker.access_log import AccessLog
 from obworker.http import response
 from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
+from obworker.http.inbox import Inbox
 from obworker.http.pace import Pace
 from obworker.http.parser import Limits
 from obworker.http.request_ids import RequestIds
 from obworker.http.tally import Tally
+from obworker.http.troubles import Troubles
 
 if TYPE_CHECKING:
     import ssl
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
     from obworker.http.forwarded import Proxies
+    from obworker.http.head import Head
     from obworker.http.monitor import Monitor
     from obworker.http.queue import RequestQueue
     from obworker.http.reactor import Reactor
@@ -82,6 +85,7 @@ class Service:
     access: Access
     request_ids: RequestIds
     access_log: AccessLog | None
+    troubles: Troubles
     on_overdue: Callable[[Cycle], None]
     on_closed: Callable[[Connection], None]
     draining: bool = False
@@ -93,6 +97,17 @@ class Service:
     def tell_time(self) -> None:
         """Write the Date field of responses anew; to be called several times a second."""
         self.date = response.http_date(time.time())
+
+    def inbox(self) -> Inbox:
+        """Return what collects the requests of one connection."""
+        return Inbox(self.limits, self.pace(), self.bodies.open_for, self.needs_body)
+
+    def needs_body(self, head: Head) -> bool:
+        """Whether a request is to reach predict: everything else is answered by its head."""
+        environ = head.variables
+        return self.must_queue(head.method, environ["PATH_INFO"]) and (
+            self.access.answerer(environ) is None
+        )
 
     def pace(self) -> Pace:
         """Return what judges how fast one connection sends, or reads."""

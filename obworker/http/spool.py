@@ -26,6 +26,7 @@ SPARE_TIME = 2.0
 
 GIVEN_AWAY = -1
 NO_MEMORY = "there is no memory for the body; try again"
+WHY = "there was no memory for a body"
 
 
 class Spool:
@@ -57,9 +58,9 @@ class Spool:
         try:
             written = os.pwrite(self.descriptor, part, self._size)
         except OSError as error:
-            raise ServiceUnavailable(NO_MEMORY) from error
+            raise ServiceUnavailable(NO_MEMORY, why=WHY) from error
         if written < len(part):
-            raise ServiceUnavailable(NO_MEMORY)
+            raise ServiceUnavailable(NO_MEMORY, why=WHY)
         self._size += written
 
     def read(self) -> bytes:

@@ -229,7 +229,7 @@ class Serving:
         """Leave, and before anything else can begin, if the GPU is lost."""
         self._code = error.exit_code
         if isinstance(error, DeviceError):
-            self._server.fail_all(ServiceUnavailable(DEVICE_LOST))
+            self._server.fail_all(ServiceUnavailable(DEVICE_LOST, why="its GPU has failed"))
             self._leave(str(error), device_lost=True)
         else:
             self._leave(str(error))

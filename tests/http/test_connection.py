@@ -6,8 +6,9 @@ import json
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from harness import eventually
@@ -15,6 +16,7 @@ from wire import TIMEOUT, Blocking, Client, Running, StartServer, echo
 
 from obworker.http import connection as connections
 from obworker.http.connection import Connection
+from obworker.http.parser import Request
 from obworker.http.state import State
 
 MIB = 1 << 20
@@ -104,6 +106,19 @@ class TestPersistence:
             client.get("/", "Connection: keep-alive", version="1.0")
             assert client.read_reply().headers["connection"] == "keep-alive"
 
+    def test_http_1_0_is_told_so_by_an_error_as_well(self, start: StartServer) -> None:
+        """It was not, and waited for the end of the connection, which was kept."""
+        app = Blocking()
+        server = start(app, max_queue=0)
+        first, client = server.connect(), server.connect()
+        first.get()
+        app.wait_until_begun()
+        for _ in range(2):
+            client.get("/", "Connection: keep-alive", version="1.0")
+            reply = client.read_reply()
+            assert (reply.status, reply.headers["connection"]) == (503, "keep-alive")
+        app.release.set()
+
     def test_none_with_a_keep_alive_of_zero(self, start: StartServer) -> None:
         client = start(echo, keep_alive=0.0).connect()
         client.get()
@@ -183,6 +198,32 @@ class TestHalfClose:
         replies = [client.read_reply() for _ in range(3)]
         assert [reply.status for reply in replies] == [200] * 3
         assert client.at_end
+
+    def test_one_that_comes_while_an_answer_is_framed_is_not_the_end(
+        self, start: StartServer
+    ) -> None:
+        """The answer said close, and the request that had come meanwhile was dropped."""
+        server = start(echo)
+        server.connect()
+        connection = only(server)
+
+        class Arriving(deque[Request]):
+            def __bool__(self) -> bool:
+                seen = len(self) > 0
+                if not seen:  # what another thread does after this one has looked
+                    self.append(cast("Request", None))
+                    connection._half_closed = True
+                return seen
+
+        def look() -> None:
+            connection._inbox.requests = Arriving()
+            may_persist.append(connection.may_persist)
+            connection._inbox.requests = deque()
+            connection._half_closed = False
+
+        may_persist: list[bool] = []
+        server.call(look)
+        assert may_persist == [True]
 
     @pytest.mark.parametrize(
         "sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\na"]
@@ -504,6 +545,29 @@ class TestSlowReaders:
         for _ in range(2):
             let_pass(server, 6.0)
         assert len(client.read(16 * MIB)) == 16 * MIB
+
+    def test_have_the_whole_keep_alive_time_after_the_last_byte(self, start: StartServer) -> None:
+        """It counted from when the answer was made: who read for longer lost the connection."""
+        size = 60_000  # so little unsent holds up no other request
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            start_response("200 OK", [])
+            return [bytes(size)]
+
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # for all it accepts
+        listener.bind(("127.0.0.1", 0))
+        server = start(app, listener, keep_alive=2.0)
+        client = server.connect(receive_buffer=4096)
+        client.get()
+        client.read_head()
+        eventually(lambda: only(server)._cycle is None)
+        later = time.monotonic() + 2.0
+        eventually(lambda: time.monotonic() > later)
+        assert len(client.read(size)) == size
+        assert is_quiet(client)
+        client.get()
+        assert client.read_reply().status == 200
 
     def test_that_pipeline_do_not_fill_memory_with_answers(self, start: StartServer) -> None:
         """Every answer was made and kept at once."""

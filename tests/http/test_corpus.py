@@ -19,16 +19,21 @@ Outcome = tuple[tuple[Found, ...], int | None]
 EVERY_ENTRY = pytest.mark.parametrize("entry", CORPUS, ids=lambda entry: entry.name)
 
 
-def outcome(pieces: Iterable[bytes]) -> Outcome:
+def outcome(pieces: Iterable[bytes], *, needs_bodies: bool = True) -> Outcome:
     collector, refusal = Collector(), None
-    parser = RequestParser(Limits(), collector)
+    parser = RequestParser(Limits(), collector, needs_body=lambda _head: needs_bodies)
     try:
         for piece in pieces:
             parser.feed(piece)
     except RequestError as error:
         refusal = error.status
     found = tuple(
-        Found(r.head.method, r.head.target, r.open_body().read(), r.head.version)
+        Found(
+            r.head.method,
+            r.head.target,
+            r.open_body().read() if needs_bodies else b"",
+            r.head.version,
+        )
         for r in collector.requests
     )
     return found, refusal
@@ -73,6 +78,14 @@ def test_byte_by_byte(entry: Entry) -> None:
 def test_in_two_at_every_boundary(entry: Entry) -> None:
     for pieces in in_two(entry.raw):
         assert outcome(pieces) == expected(entry), pieces
+
+
+@EVERY_ENTRY
+def test_where_no_body_is_needed_it_is_the_same_however_it_is_cut(entry: Entry) -> None:
+    whole = outcome([entry.raw], needs_bodies=False)
+    assert outcome(singly(entry.raw), needs_bodies=False) == whole
+    for pieces in in_two(entry.raw):
+        assert outcome(pieces, needs_bodies=False) == whole, pieces
 
 
 @EVERY_ENTRY

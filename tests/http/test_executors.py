@@ -172,6 +172,21 @@ def executors(threads: int = 1, **options: Any) -> Iterator[tuple[Reactor, Execu
     reactor.close()
 
 
+def test_who_wakes_an_executor_leaves_no_room_for_a_second_call(start: StartServer) -> None:
+    """Each time it did: a request that should have waited in the queue was handed over."""
+    server = start(Paced(2), threads=2, max_queue=0)
+    for _ in range(3):
+        server.call(server.server.executors.wake)
+    eventually(server.server.executors._jobs.empty)
+    *served, refused = (server.connect() for _ in range(3))
+    for client in served:
+        client.get("/?300")
+    eventually(lambda: server.server.executors.busy)
+    refused.get("/")
+    assert refused.read_reply().status == 503
+    assert [client.read_reply().status for client in served] == [200, 200]
+
+
 class TestStop:
     def submit(self, reactor: Reactor, made: Executors, job: Callable[[], object]) -> None:
         reactor.post(made.submit, job, lambda _: None)

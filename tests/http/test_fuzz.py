@@ -25,9 +25,11 @@ FUZZ = settings(max_examples=400, deadline=None, derandomize=True, database=None
 BIG = 64 << 10
 
 
-def parse(pieces: Iterable[bytes]) -> tuple[list[Request], int | None]:
+def parse(
+    pieces: Iterable[bytes], *, needs_bodies: bool = True
+) -> tuple[list[Request], int | None]:
     collector = Collector()
-    parser = RequestParser(Limits(), collector)
+    parser = RequestParser(Limits(), collector, needs_body=lambda _head: needs_bodies)
     try:
         for piece in pieces:
             parser.feed(piece)
@@ -54,6 +56,19 @@ def test_what_is_found_does_not_depend_on_the_network(random: Random) -> None:
     whole = seen([raw])
     assert seen(cut(raw, random)) == whole
     assert seen(singly(raw)) == whole
+
+
+@FUZZ
+@given(RANDOMS)
+def test_neither_does_it_where_no_body_is_needed(random: Random) -> None:
+    def seen_of(pieces: Iterable[bytes]) -> tuple[list[Any], int | None]:
+        requests, status = parse(pieces, needs_bodies=False)
+        return [(one.head.line, one.head.keep_alive) for one in requests], status
+
+    raw = mutated(random)
+    whole = seen_of([raw])
+    assert seen_of(cut(raw, random)) == whole
+    assert seen_of(singly(raw)) == whole
 
 
 @FUZZ

@@ -9,7 +9,7 @@ import pytest
 
 from obworker.http.inbox import Inbox
 from obworker.http.pace import Pace
-from obworker.http.parser import Limits, on_the_heap
+from obworker.http.parser import MOST_DROPPED, Limits, on_the_heap
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: %d\r\n\r\n"
 
@@ -56,3 +56,23 @@ def test_one_that_is_too_large_here_is_refused() -> None:
     assert taker.refusal is not None
     assert taker.refusal.status == 413
     assert not taker.requests
+
+
+@pytest.mark.parametrize("size", [2, MOST_DROPPED + 1], ids=["small", "large"])
+def test_one_whose_body_is_not_needed_here_is_whole_without_it(size: int) -> None:
+    """The worker that received it had other API keys."""
+    taker = Inbox(Limits(), Pace(0, 1.0), on_the_heap, lambda _head: False)
+    taker.feed_whole(HEAD % size, bytes(size))
+    (request,) = taker.requests
+    assert (request.body, taker.in_body) == (b"", False)
+    assert request.head.keep_alive is (size <= MOST_DROPPED)
+
+
+def test_what_drops_a_body_is_not_empty() -> None:
+    """Another worker would take the rest of the body for a request."""
+    inbox = Inbox(Limits(), Pace(0, 1.0), on_the_heap, lambda _head: False)
+    inbox.feed(HEAD % 2 + b"{")
+    inbox.requests.clear()
+    assert not inbox.is_empty
+    inbox.feed(b"}")
+    assert inbox.is_empty

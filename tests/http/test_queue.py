@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import random
@@ -14,12 +15,14 @@ from typing import Any, cast
 import pytest
 
 from obworker.errors import RequestError, ServiceUnavailable
+from obworker.http import queue as queues
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.executors import SHORT, Executors
-from obworker.http.queue import FULL, TOO_LATE, OwnPlaces, RequestQueue
+from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import Reactor
 
 ENDING = ServiceUnavailable("the end")
+FULL, TOO_LATE = str(queues.FULL), str(queues.TOO_LATE)
 NOW = 1000.0
 
 
@@ -64,6 +67,8 @@ class Play:
     posted: list[Callable[[], object]] = field(default_factory=list)
     watches: bool = False
     held: int = 0
+    failures: list[str] = field(default_factory=list)
+    has_descriptors: bool = True
 
     def __post_init__(self) -> None:
         self.free = OwnPlaces(self.places)
@@ -76,6 +81,7 @@ class Play:
             timeout=self.timeout,
             accept=self._accept,
             on_waiting=partial_set(self),
+            on_failure=self.failures.append,
         )
 
     # as a reactor
@@ -109,6 +115,8 @@ class Play:
         return 0
 
     def take(self) -> Parcel | None:
+        if not self.has_descriptors:
+            raise OSError(errno.EMFILE, "no more files")
         if not self.parcels:
             return None
         waiter = self.parcels.popleft()
@@ -279,6 +287,20 @@ class TestAmongOthers:
             step()
             seen.append(play.watches)
         assert seen == [True, False, True]
+
+    def test_without_descriptors_it_is_left_and_watched_again_when_there_are_some(self) -> None:
+        """Who was idle took no more than one with each look at the time, for ever after."""
+        play = Play(has_descriptors=False)
+        play.ask_elsewhere()
+        play.queue.watch()
+        play.queue._parcel_waits(0)
+        assert (play.watches, play.failures) == (False, ["no more files"])
+        play.queue.check(NOW)
+        assert (play.watches, len(play.failures)) == (False, 2)
+        play.has_descriptors = True
+        play.parcels.clear()
+        play.queue.check(NOW)
+        assert play.watches
 
     def test_what_is_late_is_refused_by_one_that_is_busy(self) -> None:
         play = Play()

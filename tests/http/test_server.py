@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
@@ -19,6 +20,8 @@ from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 from obworker.errors import ServiceUnavailable
 from obworker.http import acceptor
 from obworker.http import server as servers
+from obworker.http.exchange import Exchange, Parcel
+from obworker.http.presence import Presence
 
 
 class TestFailAll:
@@ -254,6 +257,31 @@ class TestDrain:
         server.drain()
         server.drain()
         assert server.drained.wait(TIMEOUT)
+
+
+class TestMovedWhileItDrains:
+    """Who has closed its half is looked at twice before it is let in, and a drain began."""
+
+    @pytest.fixture
+    def draining(self, start: StartServer) -> Iterator[Running]:
+        server = start(echo)
+        service = server.server._service
+        with closing(Exchange.create(1)) as exchange:
+            service.exchange, service.draining = exchange, True
+            yield server
+            service.exchange, service.draining = None, False
+
+    def test_the_request_is_answered(self, draining: Running) -> None:
+        """The connection moved on without it, and nobody ever answered."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        client = Client(theirs)
+        client.half_close()
+        request = b"GET /moved HTTP/1.1\r\nHost: a\r\n\r\n"
+        parcel = Parcel(ours, request, b"", time.monotonic(), 0)
+        draining.call(lambda: draining.server._attach(parcel, Presence.HALF))
+        assert client.read_reply().body == b"GET /moved "
+        client.close()
 
 
 class TestSharedListener:

@@ -90,6 +90,20 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
     assert list(json.loads(transfers.output)) == ["error"]
 
 
+def test_a_body_that_nobody_needs_is_not_asked_for(talking: Talking, large: Path) -> None:
+    patient = ("-H", "Expect: 100-continue", "--expect100-timeout", "50")
+    transfers = curl(*patient, "--data-binary", f"@{large}", f"{talking.url}/none")
+    assert transfers.all("http_code") == [404]
+    assert transfers.all("size_upload") == [0]
+    assert list(json.loads(transfers.output)) == ["error"]
+
+
+def test_nor_read_where_it_comes_anyway(talking: Talking, large: Path) -> None:
+    transfers = curl("-H", "Expect:", "--data-binary", f"@{large}", f"{talking.url}/none")
+    assert transfers.all("http_code") == [404]
+    assert list(json.loads(transfers.output)) == ["error"]
+
+
 def test_a_body_that_proves_too_large_on_its_way_is_refused(strict: Talking, large: Path) -> None:
     transfers = curl("-H", "Expect:", "-X", "POST", "-T", "-", strict.url, body=LARGE)
     assert transfers.all("http_code") == [413]

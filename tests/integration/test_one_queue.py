@@ -269,6 +269,7 @@ def test_what_waits_longer_than_the_queue_timeout_gets_503(start: Start) -> None
     ask(second)
     for client in (first, second):
         assert_is_turned_away(client.read_reply(), "free in time")
+    service.server.wait_for_log("503: no worker was free in time, see --queue-timeout")
     assert 0.5 <= time.monotonic() - begun < 2
     eventually(lambda: service.places == free, what="all places")
     service.let_go()
@@ -298,6 +299,7 @@ def test_what_finds_no_place_gets_503_at_once(start: Start, places: int, workers
     assert answer(turned_away)["n"] == "again"
     eventually(lambda: service.places == places, what="all places")
     service.server.wait_for_log(r'" 503 [1-9]\d* .* queued=')
+    service.server.wait_for_log("refused a request with 503: the queue was full, see --max-queue")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -440,6 +442,7 @@ def test_a_stop_that_comes_to_its_end_tells_those_in_the_queue(start: Start) -> 
     assert waiting.read_reply().status == 503
     service.let_go()
     service.server.wait()
+    assert "503: this worker was about to end, see --timeout and" in service.server.log()
 
 
 def test_an_encrypted_connection_waits_where_it_is(start: Start, tmp_path: Path) -> None:

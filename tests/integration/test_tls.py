@@ -77,6 +77,17 @@ def test_requests_are_answered_by_tls(server: Server, authority: Authority) -> N
     connection.close()
 
 
+def test_what_is_answered_by_its_head_reaches_who_is_still_sending(
+    server: Server, authority: Authority
+) -> None:
+    connection = http.client.HTTPSConnection(
+        HOST, server.port, timeout=TIMEOUT, context=trusting(authority)
+    )
+    connection.request("POST", "/none", body=bytes(8 << 20))
+    assert connection.getresponse().status == 404
+    connection.close()
+
+
 def test_openssl_is_answered(server: Server, authority: Authority) -> None:
     trust = ("-CAfile", str(authority.own.cert), "-verify_return_error", "-verify_hostname", HOST)
     where = ("-connect", f"127.0.0.1:{server.port}", "-servername", HOST, "-quiet", "-ign_eof")

@@ -1,0 +1,40 @@
+"""The lines of a chunked body: how large a chunk is, what may follow the last (RFC 9112 7.1)."""
+
+from __future__ import annotations
+
+import re
+
+from obworker.errors import BadRequest
+from obworker.http.head import SINGLETONS, TOKEN
+
+# RFC 9112 7.1: a size of 64 bits is enough. The white space that 7.1.1 calls bad is refused.
+DIGITS = 16
+QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\""
+EXTENSION = rb";%s(?:=(?:%s|%s))?" % (TOKEN, TOKEN, QUOTED)
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})((?:%s)*)" % (DIGITS, EXTENSION))
+PLAIN_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % DIGITS)
+# RFC 9112 7.1.1: what all extensions of a request may come to; nobody reads them.
+EXTENSIONS = 4096
+# RFC 9110 6.5.1: fields that frame, route or authenticate may not come after the body.
+FORBIDDEN_TRAILERS = SINGLETONS | {
+    b"authorization", b"connection", b"content-encoding", b"content-range", b"cookie", b"expect",
+    b"keep-alive", b"proxy-authorization", b"te", b"trailer", b"upgrade",
+}  # fmt: skip
+
+
+def read_chunk_size(line: bytes) -> tuple[int, int]:
+    """Return the size of the chunk that a line begins, and the length of its extensions.
+
+    Raises:
+        BadRequest: it begins none.
+    """
+    match = CHUNK_SIZE.fullmatch(line)
+    if match is None:
+        raise BadRequest("malformed chunk size")
+    return int(match[1], 16), len(match[2])
+
+
+def check_trailer(name: bytes) -> None:
+    """Raise BadRequest where a field may not come after a body."""
+    if name in FORBIDDEN_TRAILERS:
+        raise BadRequest(f"{name.decode()!r} may not be a trailer")
