@@ -236,9 +236,8 @@ def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Reso
     from obworker.supervisor.master import Master
     from obworker.supervisor.plan import Plan
 
-    signals = Signals(
-        OF_MASTER
-    )  # first: as process 1 of a container, a signal that has no handler is lost
+    # First: to process 1 of a container, a signal that has no handler is lost.
+    signals = Signals(OF_MASTER)
     plan = Plan.make(given, environ, FACTORY)
     sockets = lent.from_systemd(environ)
     Master(

@@ -24,8 +24,8 @@ class Alarm:
         self._due = max(now, due, self._fair_from)
         return self._due - now
 
-    def is_fair(self, now: float) -> bool:
-        """Whether, awake now, the loop may judge by deadlines."""
+    def woke(self, now: float) -> bool:
+        """Note that the loop woke; return whether it was in time, and may judge by deadlines."""
         if now >= self._due + LATE:
             self._fair_from = now + TICK
         return now >= self._fair_from

@@ -84,11 +84,6 @@ def _held(board: Scoreboard) -> tuple[str, ...]:
     return tuple(dict.fromkeys(slot.read_text("device") for slot in slots if slot.quarantine))
 
 
-def is_ready(board: Scoreboard) -> bool:
-    """Whether requests can be sent here."""
-    return standing(board).is_ready
-
-
 def summary(stands: Standing) -> Report:
     """Return the short answer to "is it ready?"."""
     return {

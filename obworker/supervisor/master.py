@@ -178,7 +178,7 @@ class Master:
     def _act(self) -> None:
         now = time.monotonic()
         self._workers.observe()
-        if self._alarm.is_fair(now):
+        if self._alarm.woke(now):
             self._generations.tend(now)
             self._undo_failed_reload()
             self._workers.act(now)

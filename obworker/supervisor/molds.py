@@ -34,7 +34,7 @@ class Mold:
     """A mold's process.
 
     `reason` says why it was killed for something it did, `dismissed` that nobody needs it any more.
-    At `kill_due` it was killed so long ago that nothing will end it.
+    From `stuck_due` on it was killed so long ago that nothing will end it.
     """
 
     generation: int
@@ -46,17 +46,17 @@ class Mold:
     loaded_at: float = 0.0
     reason: str = ""
     dismissed: bool = False
-    kill_due: float = math.inf
+    stuck_due: float = math.inf
 
     def kill(self) -> None:
         """Send SIGKILL to all that it has started."""
         linux.kill_group(self.pid, signal.SIGKILL)
-        self.kill_due = min(self.kill_due, time.monotonic() + KILL_TIMEOUT)
+        self.stuck_due = min(self.stuck_due, time.monotonic() + KILL_TIMEOUT)
 
     @property
     def next_deadline(self) -> float:
         """The moment at which something is due of it, infinite where nothing is."""
-        return self.kill_due if self.loaded else min(self.deadline, self.kill_due)
+        return self.stuck_due if self.loaded else min(self.deadline, self.stuck_due)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Molds:
         for mold in self._molds.values():
             if mold.loaded is None and now >= mold.deadline:
                 self._end_import(mold, now)
-        unkillable = [mold for mold in self._molds.values() if now >= mold.kill_due]
+        unkillable = [mold for mold in self._molds.values() if now >= mold.stuck_due]
         for mold in unkillable:
             logger.error("the mold (pid %d) %s; going on without", mold.pid, exits.UNKILLABLE)
             self._forget(mold)

@@ -135,7 +135,7 @@ class Script:
             key.data()
         self._reap()
         now = time.monotonic()
-        if self._alarm.is_fair(now):
+        if self._alarm.woke(now):
             self._act(now)
         self._publish()
         self._outside.tend(now)

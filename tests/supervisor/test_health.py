@@ -41,12 +41,12 @@ def test_the_verdict(
 def test_only_a_process_that_serves_makes_the_service_ready(state: State) -> None:
     with scoreboard(1) as board:
         fill(board, 0, 0, state, pid=7)
-        assert health.is_ready(board) is (state in (State.IDLE, State.BUSY))
+        assert health.standing(board).is_ready is (state in (State.IDLE, State.BUSY))
 
 
 def test_without_a_need_one_worker_is_needed() -> None:
     with scoreboard(1, min_ready=0) as board:
-        assert not health.is_ready(board)
+        assert not health.standing(board).is_ready
 
 
 def test_devices_in_quarantine_are_named_once_and_their_slots_say_why() -> None:
