@@ -158,10 +158,11 @@ def test_a_body_cut_short_is_a_bad_request(serve: Serve) -> None:
     )
 
 
-def test_a_length_that_is_no_number_is_a_bad_request(serve: Serve) -> None:
+@pytest.mark.parametrize("length", ["²", "-1", "+1", "1x", "1,1"])
+def test_a_length_that_is_no_number_is_a_bad_request(serve: Serve, length: str) -> None:
     app = serve(returning("data", "data")).app
     statuses: list[str] = []
-    environ = {"REQUEST_METHOD": "POST", "wsgi.input": None, "CONTENT_LENGTH": "²"}
+    environ = {"REQUEST_METHOD": "POST", "wsgi.input": None, "CONTENT_LENGTH": length}
     app(environ, lambda status, headers, exc_info=None: statuses.append(status))
     assert statuses == ["400 Bad Request"]
 
