@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from obworker.supervisor.rollout import Outcome, Strategy
 from obworker.supervisor.scoreboard import SERVING, State
-from obworker.supervisor.slots import GOING, Action, Seat, Timeouts
+from obworker.supervisor.slots import GOING, Action, Seat, Slot, Timeouts
 from obworker.supervisor.table import End, Table
 
 TIMEOUTS = Timeouts(spawn=10, load=50, boot=100, graceful=25)
@@ -52,7 +52,7 @@ class Play:
         for slot in range(size):
             play.happen("boot", str(slot))
             play.act()
-        assert play.table.is_settled
+        assert play.is_settled
         assert play.table.rollout.is_complete
         play.now += 100
         play.act()
@@ -159,6 +159,19 @@ class Play:
             or "-"
             for slot in self.table.slots
         )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every slot has what it is meant to have, and nothing beside it."""
+        return all(self._is_settled(slot) for slot in self.table.slots)
+
+    def _is_settled(self, slot: Slot) -> bool:
+        occupied = [seat for seat in slot.seats if _is(seat)]
+        if not slot.wanted:
+            return not occupied
+        serving = slot.serving
+        is_alone = serving is not None and occupied == [serving]
+        return is_alone and self.table.rollout.fits(slot, occupied[0])
 
     def _order(self, seat: Seat) -> tuple[bool, int]:
         return seat.state is State.BACKOFF, self._asked.get(id(seat), 0)

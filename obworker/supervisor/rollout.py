@@ -216,16 +216,3 @@ class Rollout:
             return False
         serving = self.serving(slot)
         return serving is not None and not self.fits(slot, serving)
-
-    def is_settled(self, slot: Slot) -> bool:
-        """Whether nothing is left to be done for a slot.
-
-        For one that has a process which cannot be killed nothing can be done.
-        """
-        if slot.within(State.STUCK):
-            return True
-        occupied = [seat for seat in slot.seats if seat.state not in VACANT]
-        if not slot.wanted:
-            return not occupied
-        serving = slot.serving
-        return serving is not None and occupied == [serving] and self.fits(slot, serving)

@@ -113,11 +113,6 @@ class Table:
         return all(seat.state in (State.RETIRED, State.STUCK) for seat in self.seats)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether every slot is as it is meant to be."""
-        return all(self.rollout.is_settled(slot) for slot in self.slots)
-
-    @property
     def seats(self) -> Iterator[Seat]:
         """All seats, slot by slot."""
         return (seat for slot in self.slots for seat in slot.seats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,10 +21,8 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n
 def requests(raw: bytes) -> list[Request]:
     """Return those that are found, up to what is refused."""
     collector = Collector()
-    try:
+    with suppress(RequestError):
         RequestParser(Limits(), collector).feed(raw)
-    except RequestError:
-        pass
     return collector.requests
 
 

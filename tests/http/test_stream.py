@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import cast
 
 import pytest
@@ -57,27 +58,28 @@ class Play:
     # as a client
 
     def read(self) -> bytes:
-        """Read until all that waits was sent, or the stream is closed, and the kernel has no more."""
+        """Read all, also what waits to be sent; the end of it is `<end>`."""
+        received = self._read_what_is_there()
+        while self.events & WRITE:
+            self.happen(WRITE)
+            received += self._read_what_is_there()
+        return received
+
+    def _read_what_is_there(self) -> bytes:
         received = b""
-        self.client.setblocking(False)
-        while True:
-            try:
-                part = self.client.recv(1 << 20)
-            except BlockingIOError:
-                if not self.events & WRITE:
-                    return received
-                self.happen(WRITE)
-            else:
+        with suppress(BlockingIOError):
+            while part := self.client.recv(1 << 20):
                 received += part
-                if not part:
-                    return received + b"<end>"
+            received += b"<end>"
+        return received
 
 
 @pytest.fixture
 def play() -> Iterator[Play]:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
     with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
         yield Play(ours, theirs)
 
 

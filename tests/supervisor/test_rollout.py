@@ -41,10 +41,10 @@ def test_a_reload_replaces_slot_by_slot_with_one_process_too_many_at_most(size: 
     *lines, last = RELOADS[size].strip().splitlines()
     for line in lines:
         play.tell(line)
-        assert not play.table.is_settled
+        assert not play.is_settled
         assert not play.table.rollout.is_complete
     play.tell(last)
-    assert play.table.is_settled
+    assert play.is_settled
     assert play.table.rollout.is_complete
     assert play.table.rollout.current == 2
 
@@ -58,7 +58,7 @@ def test_the_order_after_the_canary_is_that_of_age() -> None:
         boot 1   | draining1+idle2 idle2
         gone 0   | idle2 idle2           | expected
     """)
-    assert play.table.is_settled
+    assert play.is_settled
 
 
 # stories: the slots there are, and what happens once they serve generation 1

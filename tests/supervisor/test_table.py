@@ -383,9 +383,9 @@ def test_the_start_is_not_settled_before_it_is_over() -> None:
     for event in ("start", "boot 0"):
         play.happen(*event.split())
         play.act()
-        assert not play.table.is_settled
+        assert not play.is_settled
     play.happen("boot", "1")
-    assert play.table.is_settled
+    assert play.is_settled
     assert (play.table.ready, play.table.wanted) == (2, 2)
 
 
@@ -423,9 +423,10 @@ def test_a_reload_lets_no_slot_lose_a_worker_before_the_next_is_ready() -> None:
         play.happen("boot", slot)
         play.act()
     play.happen("reload", "2")
-    while not play.table.is_settled:
+    while not play.is_settled:
         play.act()
         assert play.table.ready == 3
         for seat in play.table.seats:
             if seat.state in (State.SPAWNING, State.DRAINING):
                 play.happen("boot" if seat.state is State.SPAWNING else "gone", str(seat.slot))
+    assert play.picture == "idle2 idle2 idle2"

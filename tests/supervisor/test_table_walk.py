@@ -214,7 +214,7 @@ class Walk(Play):
     def is_at_rest(self) -> bool:
         if self.table.stopping:
             return self.table.is_over
-        return self.table.is_settled and self.table.rollout.is_complete
+        return self.is_settled and self.table.rollout.is_complete
 
 
 SEEDS = range(12)
