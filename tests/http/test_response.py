@@ -251,6 +251,7 @@ def test_error_is_json_and_closes(method: str) -> None:
     assert f"Content-Length: {len(body)}".encode() in first
     assert first.endswith(b"Connection: close")
     assert json.loads(body) == {"error": "no \N{SNOWMAN} \r\n here"}
+    assert response.body_size(raw) == len(body)
 
 
 def test_error_for_head_has_no_body() -> None:

@@ -418,6 +418,22 @@ def test_an_error_after_the_first_item_is_logged_and_raised(
     assert messages_of("r-1") == ["predict raised ValueError"]
 
 
+def test_an_error_is_logged_although_predict_has_set_up_logging_of_its_own(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What dictConfig does not name it disables."""
+    client = serve("""
+        import logging
+
+        class Predictor:
+            def predict(self):
+                logging.getLogger("obworker.predictor").disabled = True
+                raise ValueError("secret")
+    """)
+    assert client.post().status == 500
+    assert "ValueError: secret" in caplog.text
+
+
 def test_events_know_the_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     source = """
         import openbayes_serving as serv
