@@ -12,6 +12,7 @@ import pytest
 
 from obworker.http.reactor import READ, WRITE, Reactor
 from obworker.http.stream import CLOGGED_AT, Stream
+from obworker.http.tls import TlsSocket
 
 LARGE = bytes(range(256)) * 8192
 
@@ -19,7 +20,7 @@ LARGE = bytes(range(256)) * 8192
 class Play:
     """A stream between a reactor, its owner and a client; `heard` is what the owner was told."""
 
-    def __init__(self, ours: socket.socket, client: socket.socket) -> None:
+    def __init__(self, ours: socket.socket | TlsSocket, client: socket.socket) -> None:
         self.client = client
         self.heard: list[bytes | str] = []
         self.events = 0
@@ -165,3 +166,42 @@ def test_while_reading_is_paused_only_a_loss_is_heard(play: Play) -> None:
     play.stream.pause_reading()
     play.happen(select.EPOLLHUP)
     assert play.heard == ["lost"]
+
+
+class Encrypting:
+    """A TLS socket in the middle of its handshake, which is full at first."""
+
+    def __init__(self) -> None:
+        self.is_full = self.wants_write = True
+        self.sent: list[bytes] = []
+
+    def fileno(self) -> int:
+        return 0
+
+    def recv(self, _size: int) -> bytes:
+        raise BlockingIOError
+
+    def send(self, part: bytes | memoryview) -> int:
+        if self.is_full:
+            raise BlockingIOError
+        self.sent.append(bytes(part))
+        return len(part)
+
+
+def test_what_is_tlss_own_is_sent_when_there_is_room(play: Play) -> None:
+    tls = Encrypting()
+    encrypted = Play(cast("TlsSocket", tls), play.client)
+    encrypted.happen(READ)
+    assert (encrypted.events, tls.sent) == (READ | WRITE, [])
+    tls.is_full = False
+    encrypted.happen(WRITE)
+    assert (encrypted.events, tls.sent) == (READ, [b""])
+
+
+def test_what_waits_is_given_to_tls_again_and_nothing_before_it(play: Play) -> None:
+    tls = Encrypting()
+    encrypted = Play(cast("TlsSocket", tls), play.client)
+    encrypted.stream.send(b"part")
+    tls.is_full = False
+    encrypted.happen(WRITE)
+    assert (encrypted.events, tls.sent) == (READ, [b"part"])

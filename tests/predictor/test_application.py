@@ -418,6 +418,14 @@ def test_an_error_after_the_first_item_is_logged_and_raised(
     assert messages_of("r-1") == ["predict raised ValueError"]
 
 
+def test_under_our_own_server_the_log_has_the_id_that_the_server_gave(
+    serve: Serve, messages_of: MessagesOf
+) -> None:
+    of_ours = {"obworker.extend_deadline": lambda _seconds: None}
+    assert serve(FAILING).post(HTTP_X_REQUEST_ID="ours-1", **of_ours).status == 500
+    assert messages_of("ours-1") == ["predict raised ValueError"]
+
+
 def test_an_error_is_logged_although_predict_has_set_up_logging_of_its_own(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
