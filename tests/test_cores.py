@@ -187,3 +187,8 @@ def test_a_number_of_threads_is_read_as_openmp_reads_it(text: str, count: int) -
 def test_a_process_without_a_supervisor_has_all_cores_unless_it_is_told_otherwise() -> None:
     assert threads_alone({"OMP_NUM_THREADS": "3"}) == 3
     assert threads_alone({}) == max(1, int(available().capacity))
+
+
+def test_part_of_a_core_has_a_thread_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obworker.cores.available", lambda: Cores(frozenset({0, 1}), 0.5))
+    assert threads_alone({}) == 1

@@ -11,7 +11,7 @@ PROTECT = "import os, sys; from obworker.printing import *; never_fail(); "
 
 def run(code: str, redirection: str = "", *options: str) -> tuple[int, str, str]:
     """Run code after a redirection of the shell; return its exit code and what it printed."""
-    shell = f'exec "$@" {redirection}'
+    shell = f'unset PYTHONUNBUFFERED; exec "$@" {redirection}'
     done = subprocess.run(
         ["bash", "-c", shell, "bash", sys.executable, *options, "-c", code],
         capture_output=True,

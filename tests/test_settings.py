@@ -188,11 +188,19 @@ def test_a_file_may_use_the_types_of_toml(
     assert getattr(resolved, field) == value
 
 
+def test_a_file_says_each_thing_once_however_it_is_spelled(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("max_queue = 1\nmax-queue = 2")
+    with pytest.raises(UsageError, match=rf"^{file}: max_queue is set twice$"):
+        configuration.from_file(file)
+
+
 WRONG: dict[str, list[str]] = {
     "port": ["", "-1", "65536", "http", "1.0", " 1", "1_0", "٣", "0x10"],
     "workers": ["0", "1025", "two", "1e3"],
     "backlog": ["0", "-5"],
     "timeout": ["-1", "nan", "inf", "1e3", "5s", ".5", "1.", "1.0000001", "10000000000"],
+    "max_batch_wait_ms": ["", "-1", "nan", "1e3", "5ms", "1.0001"],
     "graceful_timeout": ["0", "0.0", "0.000000"],
     "limit_request_body": ["0", "-1", "1.5M", "1TB", "k", "1 0"],
     "log_level": ["warn", "", "verbose"],

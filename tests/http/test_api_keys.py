@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from obworker.errors import UsageError
-from obworker.http.api_keys import MOST_KEYS, ApiKeys
+from obworker.http.api_keys import MOST_KEYS, SHORT, ApiKeys
 from obworker.settings import Settings
 
 KEY, OTHER = "sk-0123456789abcdef", "AbC/+=._~-0123456789"
@@ -68,8 +68,9 @@ def test_a_request_must_have_a_key(
         f"\n  {KEY}  \n\n",
         f"# for the app\n{KEY}\n # and for others\n{OTHER}\n",
         f"\ufeff{KEY}\n",
+        f"{KEY}\n" * MOST_KEYS,
     ],
-    ids=repr,
+    ids=lambda text: repr(text[:60]),
 )
 def test_a_file_has_a_key_in_each_line(write: Write, text: str) -> None:
     assert ApiKeys.load(write(text)).accepts({"HTTP_X_API_KEY": KEY})
@@ -105,7 +106,7 @@ def test_so_is_one_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_key_that_can_be_guessed_is_warned_of(
     write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = write(f"{KEY}\nsecret\n")
+    path = write(f"{'k' * SHORT}\nsecret\n")
     assert ApiKeys.load(path).accepts({"HTTP_X_API_KEY": "secret"})
     (told,) = caplog.records
     message = f"--api-key-file: {path}, line 2: a key of 6 characters can be guessed"

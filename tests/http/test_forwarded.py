@@ -159,6 +159,7 @@ def test_the_scheme_is_what_the_nearest_proxy_says(field: str, scheme: str) -> N
     [
         ("443", "443"),
         ("80, 443", "443"),
+        ("1", "1"),
         ("65535", "65535"),
         ("65536", "8080"),
         ("0", "8080"),

@@ -49,6 +49,16 @@ def test_without_a_rate_a_byte_now_and_then_is_enough() -> None:
     assert pace.is_too_slow(103.0, 99)
 
 
+def test_every_start_begins_anew() -> None:
+    """A client pauses between two requests for as long as it likes."""
+    pace = Pace(10, 4.0)
+    pace.start(0.0, 0)
+    assert not pace.is_too_slow(1.0, 40)
+    pace.start(100.0, 40)
+    assert not pace.is_too_slow(103.9, 40)
+    assert pace.is_too_slow(104.0, 40)
+
+
 def test_what_was_not_started_is_not_judged() -> None:
     assert not Pace(10, 4.0).is_too_slow(1e9, 0)
 

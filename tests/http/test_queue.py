@@ -19,7 +19,7 @@ from obworker.http import queue as queues
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.executors import SHORT, Executors
 from obworker.http.queue import OwnPlaces, RequestQueue
-from obworker.http.reactor import Reactor
+from obworker.http.reactor import READ, Reactor
 
 ENDING = ServiceUnavailable("the end")
 FULL, TOO_LATE = str(queues.FULL), str(queues.TOO_LATE)
@@ -89,9 +89,10 @@ class Play:
     def post(self, call: Callable[[], object]) -> None:
         self.posted.append(call)
 
-    def watch(self, _descriptor: int, _events: int, _on_event: object) -> None:
+    def watch(self, _descriptor: int, _events: int, on_event: Callable[[int], None]) -> None:
         assert not self.watches
         self.watches = True
+        self.hear = on_event
 
     def forget(self, _descriptor: int) -> None:
         assert self.watches
@@ -335,6 +336,45 @@ class TestAmongOthers:
         play.queue.check(NOW + 100)
         assert fates([here, there]) == ["served", "moved"]
         assert not play.watches
+
+    def test_one_that_is_the_last_takes_again_what_nobody_else_will(self) -> None:
+        play = Play()
+        play.queue.watch()
+        there = play.ask_elsewhere()
+        play.queue.retire()
+        play.queue.check(NOW)
+        assert (there.fate, play.watches) == ("moved", False)
+        play.queue.rejoin()
+        assert play.watches
+        play.hear(READ)
+        assert there.fate == "served"
+
+    def test_one_that_is_busy_then_waits_until_it_is_free(self) -> None:
+        play = Play()
+        play.ask()
+        there = play.ask_elsewhere()
+        play.queue.retire()
+        play.queue.rejoin()
+        assert (there.fate, play.watches) == ("moved", False)
+        play.finish()
+        assert there.fate == "served"
+
+    def test_what_the_exchange_tells_of_is_taken_where_an_executor_is_free(self) -> None:
+        play = Play()
+        play.queue.watch()
+        play.unfinished = 1
+        there = play.ask_elsewhere()
+        play.hear(READ)
+        assert (there.fate, play.watches) == ("moved", False)
+        play.finish()
+        assert (there.fate, play.places_left) == ("served", 3)
+
+    def test_one_that_is_busy_looks_for_what_is_late_only_while_it_can_take_it(self) -> None:
+        play = Play(has_descriptors=False)
+        play.ask()
+        play.ask_elsewhere().arrival = NOW - 10
+        play.queue.check(NOW)
+        assert len(play.parcels) == 1
 
     def test_at_the_end_what_waits_moves_or_is_refused(self) -> None:
         play = Play(average=SHORT / 2)

@@ -228,6 +228,12 @@ def test_a_length_that_is_not_one_number_is_refused(values: list[str]) -> None:
         response.opening("200 OK", [("Content-Length", value) for value in values])
 
 
+@pytest.mark.parametrize("value", ["-1", "1x", "٣"])
+def test_nor_is_it_beside_fields_that_repeat(value: str) -> None:
+    with pytest.raises(ValueError, match="Content-Length"):
+        response.opening("200 OK", [("Content-Length", value), *[("Set-Cookie", "a")] * 2])
+
+
 def test_two_lengths_are_refused_however_they_are_spelled() -> None:
     with pytest.raises(ValueError, match="Content-Length"):
         response.opening("200 OK", [("Content-Length", "1"), ("content-length", "1")])
@@ -251,6 +257,7 @@ def test_error_is_json_and_closes(method: str) -> None:
     assert f"Content-Length: {len(body)}".encode() in first
     assert first.endswith(b"Connection: close")
     assert json.loads(body) == {"error": "no \N{SNOWMAN} \r\n here"}
+    assert response.body_size(raw) == len(body)
 
 
 def test_error_for_head_has_no_body() -> None:

@@ -23,6 +23,9 @@ from obworker.http import server as servers
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.presence import Presence
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACED = f"00-{TRACE}-00f067aa0ba902b7-01"
+
 
 class TestFailAll:
     """What becomes of requests when nothing of the process is worth anything any more."""
@@ -436,6 +439,37 @@ class TestAccessLog:
         assert found["second"]["queued"] > found["second"]["predict"]
         for line in found.values():
             assert line["queued"] + line["predict"] <= line["duration"] + 0.001
+
+    def test_a_request_that_was_refused_has_one_too(
+        self, start: StartServer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "access"
+        app = Blocking()
+        logged = {"access_log_file": str(path), "access_log_format": "json"}
+        server = start(app, access_log=True, max_queue=0, **logged)
+        first, second = server.connect(), server.connect()
+        first.post("/", b"")
+        app.wait_until_begun()
+        second.post("/no?room", b"", "X-Request-ID: refused", f"traceparent: {TRACED}")
+        reply = second.read_reply()
+        assert reply.status == 503
+        eventually(lambda: path.exists() and "\n" in path.read_text())
+        line = json.loads(path.read_text())
+        app.release.set()
+        assert 0 <= line.pop("queued") == line.pop("duration") < TIMEOUT
+        assert line == {
+            "time": line["time"],
+            "client": "127.0.0.1",
+            "method": "POST",
+            "target": "/no?room",
+            "protocol": "HTTP/1.1",
+            "status": 503,
+            "bytes": len(reply.body),
+            "predict": 0.0,
+            "slot": None,
+            "request_id": "refused",
+            "trace_id": TRACE,
+        }
 
     def test_a_file_for_it_can_be_renamed(self, start: StartServer, tmp_path: Path) -> None:
         path = tmp_path / "access"

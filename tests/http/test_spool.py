@@ -134,6 +134,13 @@ def test_there_are_only_so_many_at_once(spools: Spools) -> None:
     assert isinstance(spools.open_for(1), Spool)
 
 
+def test_one_that_was_given_away_is_none_of_them(spools: Spools) -> None:
+    kept = [spools.open_for(1) for _ in range(MOST_IN_USE)]
+    assert kept[0] is not None
+    spools.give_away(kept[0])
+    assert isinstance(spools.open_for(1), Spool)
+
+
 def test_there_is_none_without_a_free_descriptor(spools: Spools) -> None:
     with limited(resource.RLIMIT_NOFILE, 0):
         assert spools.open_for(1) is None

@@ -21,6 +21,7 @@ from obworker.predictor.accept import asks_for_events, choose
         ("application/x-msgpack, application/msgpack", "application/msgpack"),
         ("application/json, application/msgpack", "application/json"),
         ("application/json;q=0.5, application/msgpack", "application/msgpack"),
+        ("application/json, application/msgpack;q=7", "application/json"),
         ("application/json; q=0.5, application/msgpack; q=0.4", "application/json"),
         ("*/*, application/json;q=0", "application/msgpack"),
         ("*/*;q=0.1, application/x-msgpack", "application/x-msgpack"),

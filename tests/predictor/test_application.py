@@ -158,10 +158,11 @@ def test_a_body_cut_short_is_a_bad_request(serve: Serve) -> None:
     )
 
 
-def test_a_length_that_is_no_number_is_a_bad_request(serve: Serve) -> None:
+@pytest.mark.parametrize("length", ["²", "-1", "+1", "1x", "1,1"])
+def test_a_length_that_is_no_number_is_a_bad_request(serve: Serve, length: str) -> None:
     app = serve(returning("data", "data")).app
     statuses: list[str] = []
-    environ = {"REQUEST_METHOD": "POST", "wsgi.input": None, "CONTENT_LENGTH": "²"}
+    environ = {"REQUEST_METHOD": "POST", "wsgi.input": None, "CONTENT_LENGTH": length}
     app(environ, lambda status, headers, exc_info=None: statuses.append(status))
     assert statuses == ["400 Bad Request"]
 
@@ -415,6 +416,30 @@ def test_an_error_after_the_first_item_is_logged_and_raised(
     with pytest.raises(BrokenOff, match="ValueError"):
         client.post(HTTP_X_REQUEST_ID="r-1")
     assert messages_of("r-1") == ["predict raised ValueError"]
+
+
+def test_under_our_own_server_the_log_has_the_id_that_the_server_gave(
+    serve: Serve, messages_of: MessagesOf
+) -> None:
+    of_ours = {"obworker.extend_deadline": lambda _seconds: None}
+    assert serve(FAILING).post(HTTP_X_REQUEST_ID="ours-1", **of_ours).status == 500
+    assert messages_of("ours-1") == ["predict raised ValueError"]
+
+
+def test_an_error_is_logged_although_predict_has_set_up_logging_of_its_own(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What dictConfig does not name it disables."""
+    client = serve("""
+        import logging
+
+        class Predictor:
+            def predict(self):
+                logging.getLogger("obworker.predictor").disabled = True
+                raise ValueError("secret")
+    """)
+    assert client.post().status == 500
+    assert "ValueError: secret" in caplog.text
 
 
 def test_events_know_the_request(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

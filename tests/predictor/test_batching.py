@@ -553,6 +553,7 @@ class TestMistakes:
             ("max_size=0", "config.batch takes as max_size 1 or more, not 0"),
             ("max_size=1.5", "config.batch takes as max_size a whole number, not 1.5"),
             ("max_wait_ms=-1", "config.batch takes as max_wait_ms 0 or more, not -1"),
+            ("max_wait_ms=float('inf')", "config.batch takes as max_wait_ms 0 or more, not inf"),
             ("max_wait_ms='5'", "config.batch takes as max_wait_ms a number, not '5'"),
         ],
     )

@@ -30,6 +30,12 @@ class Elsewhere(Exception):
     """The user's own."""
 
 
+def with_code(error: Exception, code: int) -> Exception:
+    """Give an error what a library calls its own numbers, too."""
+    error.error_code = code  # type: ignore[attr-defined]
+    return error
+
+
 def torch_tried(amount: str) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"CUDA out of memory. Tried to allocate {amount}. GPU 0 has a total capacity of 15.89 GiB "
@@ -112,6 +118,7 @@ def test_a_text_after_which_the_context_is_dead(text: str) -> None:
         (Fail("Non-zero status code returned while running Add node"), None),
         (ValueError("CUDA error: device-side assert triggered"), None),
         (Elsewhere("CUDA failure 700"), None),
+        (with_code(Elsewhere(), 700), None),
         (RuntimeError(), None),
     ],
 )

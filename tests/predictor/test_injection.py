@@ -135,6 +135,10 @@ def predictor_of(source: str) -> type:
         ("def predict(self, onnx): 0", ["'onnx'; onnx is for __init__"]),
         ("predict = 5", ["Predictor.predict is a int; it must be a method"]),
         ("@property\n def predict(self): 0", ["is a property"]),
+        (
+            "class Lazy:\n  def __get__(self, *_): raise KeyError('weights')\n predict = Lazy()",
+            ["Predictor.predict cannot be looked at without an instance: 'weights'"],
+        ),
         ("def predict(): 0", ["its parameters cannot be read"]),
         ("pass", ["Predictor has no predict method"]),
     ],

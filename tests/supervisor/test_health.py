@@ -170,10 +170,9 @@ def test_a_worker_that_boots_has_no_uptime() -> None:
 
 @pytest.mark.parametrize("state", [State.EMPTY, State.BACKOFF, State.REAPED, State.RETIRED])
 def test_a_process_that_has_gone_is_not_shown(state: State) -> None:
-    shown = slot_report(state, pid=9, generation=1, ready_at=NOW - 5, in_flight=1)
-    assert [shown[key] for key in ("state", "pid", "generation", "uptime", "in_flight")] == [
-        *(state.name.lower(), None, None, None, 0)
-    ]
+    shown = slot_report(state, pid=9, generation=1, ready_at=NOW - 5, in_flight=1, waiting=1)
+    keys = ("state", "pid", "generation", "uptime", "in_flight", "waiting", "request")
+    assert [shown[key] for key in keys] == [state.name.lower(), None, None, None, 0, 0, None]
 
 
 def test_the_history_of_a_slot_outlives_its_processes() -> None:

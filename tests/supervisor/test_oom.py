@@ -70,12 +70,13 @@ def build(root: Path, layout: Layout, kills: int) -> Path:
     return file
 
 
+@pytest.mark.parametrize("before", [0, 3])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_kill_is_told_once(tmp_path: Path, layout: Layout) -> None:
-    file = build(tmp_path, layout, kills=3)
+def test_a_kill_is_told_once(tmp_path: Path, layout: Layout, before: int) -> None:
+    file = build(tmp_path, layout, kills=before)
     kills = OomKills(tmp_path)
     assert kills.taken() == 0, "those before our start are not ours"
-    file.write_text(layout.content.format(5))
+    file.write_text(layout.content.format(before + 2))
     assert kills.taken() == 2
     assert kills.taken() == 0
 
@@ -92,6 +93,12 @@ SILENT = {
         V1_MOUNT.format(top="/"),
         "sys/fs/cgroup/memory/memory.oom_control",
         "oom_kill_disable 0\nunder_oom 0\n",
+    ),
+    "another controller's is mounted": Layout(
+        "5:cpu,cpuacct:/\n4:memory:/\n",
+        V1_CPU_MOUNT,
+        "sys/fs/cgroup/cpu,cpuacct/memory.oom_control",
+        OOM_CONTROL,
     ),
     "no hierarchy is mounted": Layout("0::/\n", OTHER_MOUNT, "sys/fs/cgroup/memory.events", EVENTS),
     "proc has other contents": Layout("what?\n", "what?\n", "sys/fs/cgroup/memory.events", EVENTS),

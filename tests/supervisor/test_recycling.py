@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from obworker.supervisor.recycling import Recycling
+from obworker.supervisor.recycling import LEAST_LIFE, Recycling
 
 MIB = 1 << 20
 
@@ -16,7 +16,8 @@ MIB = 1 << 20
         (150, 300 * MIB, 60, "has served 150 requests"),
         (1, 200 * MIB, 60, ""),
         (1, 201 * MIB, 60, "holds 201 MiB, more than 200 MiB"),
-        (1, 201 * MIB, 9, ""),
+        (1, 201 * MIB, LEAST_LIFE, "holds 201 MiB, more than 200 MiB"),
+        (1, 201 * MIB, LEAST_LIFE - 0.1, ""),
     ],
 )
 def test_a_worker_is_replaced_at_a_limit(

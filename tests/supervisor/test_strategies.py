@@ -76,6 +76,19 @@ REPLACE = {
 }
 
 
+def test_a_reload_is_done_without_a_worker_that_does_not_die() -> None:
+    play = Play.serving(2, Strategy.REPLACE)
+    play.tell("""
+        reload 2 | draining1 idle1
+        wait 25  | killing1 idle1
+        wait 30  | stuck1 draining1
+        gone 1   | stuck1 spawning2 | expected
+    """)
+    assert not play.table.rollout.is_complete
+    play.tell("boot 1 | stuck1 idle2 | current")
+    assert play.table.rollout.is_complete
+
+
 @pytest.mark.parametrize("story", REPLACE)
 def test_of_replacement(story: str) -> None:
     Play.serving(2, Strategy.REPLACE).tell(REPLACE[story])

@@ -429,3 +429,4 @@ def test_a_reload_lets_no_slot_lose_a_worker_before_the_next_is_ready() -> None:
         for seat in play.table.seats:
             if seat.state in (State.SPAWNING, State.DRAINING):
                 play.happen("boot" if seat.state is State.SPAWNING else "gone", str(seat.slot))
+    assert play.picture == "idle2 idle2 idle2"
