@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from obworker import configuration, log
 from obworker.command import make_command, parse
@@ -33,6 +33,9 @@ from obworker.supervisor.listeners import Address, Listeners
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import Signals
+
+if TYPE_CHECKING:
+    from obworker.supervisor.plan import Plan
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
@@ -135,8 +138,13 @@ def _resolve(
 
 
 def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
-    model = next((Path(layer["model"].text) for layer in layers if "model" in layer), None)
-    return model if model is None or model.suffix != loader.SUFFIX else model.parent
+    model = next((layer["model"].text for layer in layers if "model" in layer), None)
+    return None if model is None else _directory(model)
+
+
+def _directory(model: str) -> Path:
+    path = Path(model)
+    return path.parent if path.suffix == loader.SUFFIX else path
 
 
 def _print_version() -> int:
@@ -177,6 +185,7 @@ def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> in
     if _has_script(given.model):
         given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
         _start_logging(given)
+        loader.find_model_path(given.model_path, path)
         return _supervise_script(path, given, environ)
     _start_logging(given)
     loader.find(path)
@@ -231,17 +240,25 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     return int(text) if text else SCRIPT_PORT
 
 
+def _plan(given: Settings, environ: Mapping[str, str]) -> Plan:
+    """Work out what to keep running, at the start or for a reload."""
+    from obworker.supervisor.plan import Plan
+
+    assert given.model is not None
+    loader.find_model_path(given.model_path, _directory(given.model))
+    return Plan.make(given, environ, FACTORY)
+
+
 def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
     from obworker.supervisor.master import Master
-    from obworker.supervisor.plan import Plan
 
     signals = Signals()
     signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
-    plan = Plan.make(given, environ, FACTORY)
+    plan = _plan(given, environ)
     sockets = lent.from_systemd(environ)
     Master(
         plan,
-        lambda: Plan.make(*resolve(), FACTORY),
+        lambda: _plan(*resolve()),
         _listeners(given, environ, sockets.main),
         signals,
         Surroundings(environ, sockets.admin),

@@ -208,7 +208,10 @@ WRONG: dict[str, list[str]] = {
     "forwarded_allow_ips": ["", "localhost", "10.0.0.1/8", "*,::1"],
     "cors_origin": ["", "app.example", "https://a/b", "*,https://a", "null"],
     "onnx_threads": ["0", "-1", "many"],
-    "onnx_providers": ["", "cuda,", "auto,cpu", "cpu,CPUExecutionProvider", "a b"],
+    "onnx_providers": [
+        *("", "cuda,", "auto,cpu", "cpu,CPUExecutionProvider", "a b", "foo", "cuda,foo"),
+        "FooExecutionProvider",
+    ],
     "onnx_option": [
         *("", "enable_mem_pattern", "x=", "=1", "enable_mem_pattern=maybe", "log_severity_level=5"),
         *("graph_optimization_level=99", "intra_op_num_threads=2", "session.allow_spinning=1"),

@@ -253,7 +253,7 @@ def load(
     plan_session, `tracebacks` is as in the settings.
     """
     file = loader.find(Path(path))
-    model = _absolute(model_path, file.parent)
+    model = loader.find_model_path(model_path, file.parent)
     os.chdir(file.parent)
     predictor = loader.load_class(file, class_name)
     enable_loggers()
@@ -269,7 +269,7 @@ def adopt(
 ) -> Blueprint:
     """Do what load does with a class that is there already: ``python predictor.py``."""
     file = loader.file_of(predictor)
-    model = _absolute(model_path, file.parent)
+    model = loader.find_model_path(model_path, file.parent)
     os.chdir(file.parent)
     return _plan(file, predictor, model, environment, onnx or {}, tracebacks)
 
@@ -340,11 +340,3 @@ def _plan_calls(predictor: type) -> tuple[Plan | None, BatchPlan | None, str]:
         return predict, plan_batches(predictor), ""
     except InjectionError as error:
         return predict, None, str(error)
-
-
-def _absolute(model_path: str | None, directory: Path) -> Path | None:
-    """Return `model_path` in a form that the change of directory does not change."""
-    if model_path is None:
-        return None
-    here = Path(model_path).absolute()
-    return here if here.exists() else directory / model_path

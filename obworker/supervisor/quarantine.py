@@ -4,9 +4,9 @@ Three failures within ten minutes are no accident. Most are the fault of the dev
 that of a request that a kernel cannot bear, so no quarantine is for ever.
 
 A fault of the hardware ends the contexts of all processes on the device. Each notices when it next
-uses it: under load within a second, without any by its health check. So what fails soon after another
-and was there before that is one failure with it. A process that was made since has tried the device
-anew: if it fails, too, that is another failure, however soon.
+uses it: under load within a second, without any by its health check. So what fails soon after
+another and was there before that is one failure with it. A process that was made since has tried
+the device anew: if it fails, too, that is another failure, however soon.
 """
 
 from __future__ import annotations
