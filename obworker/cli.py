@@ -28,7 +28,7 @@ from obworker.predictor import loader
 from obworker.prepack import prepack
 from obworker.printing import open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import bootstrap, lent, listeners
+from obworker.supervisor import bootstrap, lent, linux, listeners
 from obworker.supervisor.listeners import Address, Listeners
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
@@ -314,8 +314,7 @@ def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) ->
         )
     command = bootstrap.python("from obworker.cli import main; main()")
     command += [*arguments, "--class", predictor.__qualname__, str(file)]
-    sys.stdout.flush()
-    sys.stderr.flush()
+    linux.flush_output()
     os.execv(sys.executable, command)  # noqa: S606
 
 

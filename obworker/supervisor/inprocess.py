@@ -7,7 +7,6 @@ the event loop has a thread of its own.
 from __future__ import annotations
 
 import logging
-import sys
 
 from obworker import log
 from obworker.errors import ObworkerError
@@ -16,7 +15,7 @@ from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import signals
+from obworker.supervisor import linux, signals
 from obworker.supervisor.blueprint import Blueprint, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.listeners import Listeners, claim
@@ -59,7 +58,7 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, thread
         listeners.refuse_new_connections()
         logger.info("stopped")
     server.close()
-    sys.stdout.flush()
+    linux.flush_output()
     return EXIT_INTERRUPTED
 
 

@@ -167,11 +167,16 @@ def signal_process(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def flush_output() -> None:
+    """Write what was printed, where the user's code has not closed or replaced the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
 def leave(code: int) -> NoReturn:
     """End this process without running any finaliser."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    flush_output()
     os._exit(code)
 
 
