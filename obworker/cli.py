@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,7 +43,10 @@ PREPACK = "prepack"
 SCRIPT_PORT = 80
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
-Resolve = Callable[[], tuple[Settings, dict[str, str]]]
+Resolved = tuple[Settings, dict[str, str], dict[str, str]]
+"""Settings, where each that was given came from, and the environment."""
+
+Resolve = Callable[[], Resolved]
 """Reads all sources of settings again, as a reload does."""
 
 
@@ -109,18 +113,16 @@ def _serve_model(arguments: Sequence[str]) -> int:
         return values
     if values["version"]:
         return _print_version()
-    given, sources, environ = _resolve(values, None)
+    resolved = _resolve(values, None)
     if values["print_config"]:
-        return _print_config(given, sources, environ)
-    if given.model is None:
+        return _print_config(*resolved)
+    if resolved[0].model is None:
         raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
-    return _supervise(given, environ, lambda: _resolve(values, None)[::2])
+    return _supervise(*resolved, lambda: _resolve(values, None))
 
 
-def _resolve(
-    values: Mapping[str, Any], model: Path | None
-) -> tuple[Settings, dict[str, str], dict[str, str]]:
-    """Merge all sources of settings; return also where each came from, and the environment.
+def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
+    """Merge all sources of settings.
 
     The model's .env is part of the environment, except for what is really set there.
     """
@@ -179,7 +181,9 @@ def _toml(value: object) -> str:
     )
 
 
-def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
+def _supervise(
+    given: Settings, sources: Mapping[str, str], environ: dict[str, str], resolve: Resolve
+) -> int:
     assert given.model is not None
     path = Path(given.model)
     if _has_script(given.model):
@@ -189,7 +193,8 @@ def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> in
         return _supervise_script(path, given, environ)
     _start_logging(given)
     loader.find(path)
-    return _supervise_predictor(given, environ, resolve)
+    plan = partial(_plan, given, sources, environ)
+    return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
 
 
 def _has_script(model: str) -> bool:
@@ -240,25 +245,30 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     return int(text) if text else SCRIPT_PORT
 
 
-def _plan(given: Settings, environ: Mapping[str, str]) -> Plan:
+def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
     """Work out what to keep running, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
     assert given.model is not None
     loader.find_model_path(given.model_path, _directory(given.model))
-    return Plan.make(given, environ, FACTORY)
+    return Plan.make(given, environ, FACTORY, sources)
 
 
-def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
+def _supervise_predictor(
+    given: Settings,
+    environ: Mapping[str, str],
+    plan: Callable[[], Plan],
+    replan: Callable[[], Plan],
+) -> int:
     from obworker.supervisor.master import Master
 
     signals = Signals()
     signals.install()  # first: as process 1 of a container, a signal that has no handler is lost
-    plan = _plan(given, environ)
+    first = plan()
     sockets = lent.from_systemd(environ)
     Master(
-        plan,
-        lambda: _plan(*resolve()),
+        first,
+        replan,
         _listeners(given, environ, sockets.main),
         signals,
         Surroundings(environ, sockets.admin),
@@ -303,7 +313,7 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
         _become_supervised(predictor, file, arguments)
     os.environ.update(environ)
     _start_logging(given)
-    return _serve_here(predictor, given, environ)
+    return _serve_here(predictor, given, sources, environ)
 
 
 def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) -> NoReturn:
@@ -318,7 +328,9 @@ def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) ->
     os.execv(sys.executable, command)  # noqa: S606
 
 
-def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> int:
+def _serve_here(
+    predictor: type, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
+) -> int:
     from obworker.predictor.application import adopt
     from obworker.supervisor import gpu_listing, gpus, inprocess
 
@@ -327,4 +339,5 @@ def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> in
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     where = detect(environ).value
     blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
-    return inprocess.serve(blueprint, _listeners(given, environ), given, threads_alone(environ))
+    served = _listeners(given, environ)
+    return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))

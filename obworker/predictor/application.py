@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obworker import settings
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, InjectionError, LoadError, ObworkerError, RunError
@@ -89,6 +90,24 @@ class Blueprint:
         if self.health is not None:
             lines.append(("health", f"{name}.{self.health}()"))
         return lines
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What options need that it has not got, and how that is; see settings.without_effect."""
+        name = self.predictor.__name__
+        counts_coroutines = self.is_async and self.batches is None
+        lacking = (
+            (settings.ONNX, self.assets.session is None, f"{self.init.title} asks for no onnx"),
+            (
+                settings.BATCHES,
+                self.batches is None,
+                self.own_batches or f"{name} has no predict_batch",
+            ),
+            (settings.HEALTH, self.health is None, f"{name} has no health()"),
+            (settings.PLAIN, counts_coroutines, f"{name}.{self._called} is async def"),
+            (settings.COROUTINES, not self.is_async, f"{name}.{self._called} is not async def"),
+        )
+        return {need: reason for need, is_lacking, reason in lacking if is_lacking}
 
     @property
     def body_kind(self) -> str:

@@ -7,6 +7,7 @@ the event loop has a thread of its own.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from obworker import log
 from obworker.errors import ObworkerError
@@ -14,7 +15,7 @@ from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
-from obworker.settings import Settings
+from obworker.settings import Settings, without_effect
 from obworker.supervisor import linux, signals
 from obworker.supervisor.blueprint import Blueprint, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
@@ -25,8 +26,16 @@ logger = logging.getLogger("obworker.worker")
 EXIT_INTERRUPTED = 130
 
 
-def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, threads: int) -> int:
+def serve(
+    blueprint: Blueprint,
+    listeners: Listeners,
+    settings: Settings,
+    given: Collection[str],
+    threads: int,
+) -> int:
     """Serve until Ctrl-C, the predictor with so many native threads; return the exit code.
+
+    `given` are the keys of the settings that somebody gave.
 
     Raises:
         UsageError: the API keys or the certificate cannot be had.
@@ -34,6 +43,8 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, thread
     api_keys, tls = ApiKeys.of(settings), tls_context(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
+    if idle := without_effect(given, blueprint.lacks):
+        logger.warning("%-10s %s", "no effect", idle)
     application = blueprint.boot(threads, _report_fatal)
     server = Server(
         application,

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
+from obworker.settings import without_effect
 from obworker.supervisor import linux
 from obworker.supervisor.commands import Commands
 from obworker.supervisor.generations import Generations
@@ -235,6 +236,8 @@ class Master:
             for label, text in loaded.description:
                 logger.info("%-10s %s", label, text)
             self._tell_shares()
+        if idle := without_effect(self._plan.given, loaded.lacks):
+            logger.warning("%-10s %s", "no effect", idle)
         logger.info("%-10s in %.2f s", "imported", loaded.seconds)
         self._body_kind = loaded.body_kind
 

@@ -175,6 +175,7 @@ def _load(
         Loaded(
             seconds=time.monotonic() - started,
             description=[list(line) for line in blueprint.description],
+            lacks=dict(blueprint.lacks),
             body_kind=blueprint.body_kind,
             unsafe=unsafe,
             fingerprint=code,
