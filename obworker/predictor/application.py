@@ -148,24 +148,30 @@ class Blueprint:
         `on_fatal` is called, from any thread and maybe more than once, if the predictor's run()
         fails in production, or the GPU is lost; `on_no_memory` for each time that memory was short.
         """
-        in_production = self.environment is Environment.PRODUCTION
         failures = Failures(
             self.file.parent,
             shows_tracebacks=self.shows_tracebacks,
             on_fatal=on_fatal,
             on_no_memory=on_no_memory,
         )
-        events.install(events.Recorder(events.RECORDER_URL if in_production else None))
+        events.install(events.Recorder(events.RECORDER_URL if self._in_production else None))
         config = Config(threads)
         instance = self._construct(config)
         enable_loggers()
-        if config.batch_limits is not None and self.batches is None:
-            reason = self.own_batches or f"{self.predictor.__name__} has none"
-            raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
+        self._check_use_of(config)
         if self.has_run:
-            on_end = on_fatal if in_production else None
-            run = partial(self._run, instance.run, failures, on_end)  # type: ignore[attr-defined]
-            threading.Thread(target=run, name="run", daemon=True).start()
+            self._start_run(instance, failures, on_fatal if self._in_production else None)
+        return self._application_of(instance, config, failures)
+
+    def wind_up(self, timeout: float) -> None:
+        """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
+        events.flush(timeout)
+
+    @property
+    def _in_production(self) -> bool:
+        return self.environment is Environment.PRODUCTION
+
+    def _application_of(self, instance: object, config: Config, failures: Failures) -> Application:
         loop, flask = PredictorLoop(), self._flask_side()
         return Application(
             self._predict_of(instance, flask),
@@ -179,15 +185,16 @@ class Blueprint:
             is_async=self.is_async,
         )
 
-    def wind_up(self, timeout: float) -> None:
-        """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
-        events.flush(timeout)
-
     def _construct(self, config: Config) -> object:
         values = {"config": config, **self.assets.complete()}
         binding = self.init.bind({name: itemgetter(name) for name in self.init.names})
         with building(self.init.title, self.file):
             return binding.call(self.predictor, values)
+
+    def _check_use_of(self, config: Config) -> None:
+        if config.batch_limits is not None and self.batches is None:
+            reason = self.own_batches or f"{self.predictor.__name__} has none"
+            raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
 
     def _flask_side(self) -> FlaskSide:
         plans = (self.predict, self.batches and self.batches.predict)
@@ -242,6 +249,16 @@ class Blueprint:
         return HealthCheck(
             lambda: loop.settle(ask()), title, self.file.parent, on_error=failures.examine
         )
+
+    def _start_run(
+        self,
+        instance: object,
+        failures: Failures,
+        on_fatal: Callable[[ObworkerError], object] | None,
+    ) -> None:
+        """Call run() on a thread of its own."""
+        run = partial(self._run, instance.run, failures, on_fatal)  # type: ignore[attr-defined]
+        threading.Thread(target=run, name="run", daemon=True).start()
 
     def _run(
         self,

@@ -74,18 +74,11 @@ class Ends:
         `was_killed` is whether we did that.
         """
         now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
+        was_asked_for = seat.expected or self._table.stopping
         is_oom = not was_killed and self._was_killed_for_memory(code)
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
         told = f"{how} {self._when(seat, now)}"
-        was_asked_for = seat.expected or self._table.stopping
-        cause = exits.cause(
-            code,
-            was_ready=seat.ready_at is not None,
-            was_leaving=seat.state is State.DRAINING,
-            was_late=bool(reason),
-            is_oom=is_oom,
-            device_lost=device_lost,
-        )
+        cause = _cause_of(seat, code, was_late=bool(reason), is_oom=is_oom, device_lost=device_lost)
         self._board.seat(seat.slot, seat.number).clear()
         end = self._table.exited(
             seat,
@@ -132,6 +125,18 @@ class Ends:
         row = self._board.seat(seat.slot, seat.number)
         doing = f", in {row.describe_request(now)}" if row.in_flight else ""
         return f"after {now - seat.ready_at:.1f} s of service{doing}"
+
+
+def _cause_of(seat: Seat, code: int, *, was_late: bool, is_oom: bool, device_lost: bool) -> Cause:
+    """Say why the process of a seat ended, while the seat shows it as it was."""
+    return exits.cause(
+        code,
+        was_ready=seat.ready_at is not None,
+        was_leaving=seat.state is State.DRAINING,
+        was_late=was_late,
+        is_oom=is_oom,
+        device_lost=device_lost,
+    )
 
 
 def _lacks_memory(failure: Failure | None) -> bool:
