@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
 SCRIPT_PORT = 80
+# What a start.sh and its supervisor go by; certificates and keys are refused.
+SCRIPT_OPTIONS = {
+    *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
+    *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
+}
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
+
+logger = logging.getLogger("obworker.master")
 
 Resolved = tuple[Settings, dict[str, str], dict[str, str]]
 """Settings, where each that was given came from, and the environment."""
@@ -190,7 +198,7 @@ def _supervise(
         given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
         _start_logging(given)
         loader.find_model_path(given.model_path, path)
-        return _supervise_script(path, given, environ)
+        return _supervise_script(path, given, sources, environ)
     _start_logging(given)
     loader.find(path)
     plan = partial(_plan, given, sources, environ)
@@ -212,7 +220,9 @@ def _start_logging(given: Settings) -> None:
     log.configure(given.log_level)
 
 
-def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
+def _supervise_script(
+    directory: Path, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
+) -> int:
     signals = Signals()
     signals.install()
     sockets = lent.from_systemd(environ)
@@ -227,9 +237,17 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
         )
     if given.api_key_file is not None:
         raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
+    _tell_idle(sources)
     port = _script_port(given, environ)
     surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()
+
+
+def _tell_idle(given: Collection[str]) -> None:
+    """Say which of the options that somebody gave mean nothing to a start.sh."""
+    idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
+    if idle:
+        logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
 
 
 def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
