@@ -208,7 +208,8 @@ def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
 
 
 def _only_model(searched: Path, directory: Path) -> Path:
-    models = sorted(searched.glob("*.onnx"))
+    # A dot hides a file from this, as from a shell: macOS puts a ._model.onnx beside a model.onnx.
+    models = sorted(searched.glob("[!.]*.onnx"))
     if len(models) == 1:
         return models[0]
     if models:

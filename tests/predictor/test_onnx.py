@@ -53,6 +53,11 @@ def test_the_one_model_beside_the_predictor_is_found(directory: Path) -> None:
     assert find_model(directory, None) == directory / "digits.onnx"
 
 
+def test_a_hidden_file_is_not_meant(directory: Path) -> None:
+    (directory / "._digits.onnx").touch()
+    assert find_model(directory, None) == directory / "digits.onnx"
+
+
 def test_none_found_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
     with pytest.raises(LoadError, match=r"no \.onnx file .* there is weights\.pt"):
