@@ -260,7 +260,7 @@ class Serving:
 
         Without another, what is queued has nobody to wait for.
         """
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(linux.STANDARD_ERROR, all_threads=True)
         self._stuck += 1
         if self._stuck >= self._server.executors.threads:
             self._server.refuse_queued()

@@ -380,12 +380,16 @@ def test_a_process_that_is_forked_before_a_predictor_is_built_tells_nobody(
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("closing", ["sys.stdout.close()", "sys.stdout = None"])
-def test_workers_are_forked_from_a_process_without_standard_output(
-    serve: Serve, model: Path, closing: str
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("closing", ["sys.{0}.close()", "sys.{0} = None", "sys.__{0}__.close()"])
+def test_a_service_does_not_need_the_streams_of_its_predictor(
+    serve: Serve, model: Path, closing: str, stream: str
 ) -> None:
-    (model / "predictor.py").write_text(f"import sys\n{closing}\n{GOOD}")
+    source = f"import sys\n{closing.format(stream)}\n{GOOD}".replace("return 1", "1 / 0")
+    (model / "predictor.py").write_text(source)
     server = serve(str(model), "--workers", "2").wait_until_ready(2)
+    assert server.request("POST").status == 500
+    server.wait_for_log("ZeroDivisionError")
     assert "mold" not in server.log()
     assert server.stop() == 0
 
