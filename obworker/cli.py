@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from obworker import configuration, log
 from obworker.command import make_command, parse
@@ -28,18 +30,31 @@ from obworker.predictor import loader
 from obworker.prepack import prepack
 from obworker.printing import open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import bootstrap, lent, listeners
+from obworker.supervisor import bootstrap, lent, linux, listeners
 from obworker.supervisor.listeners import Address, Listeners
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import OF_MASTER, Signals
 
+if TYPE_CHECKING:
+    from obworker.supervisor.plan import Plan
+
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
 SCRIPT_PORT = 80
+# What a start.sh and its supervisor go by; certificates and keys are refused.
+SCRIPT_OPTIONS = {
+    *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
+    *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
+}
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
-Resolve = Callable[[], tuple[Settings, dict[str, str]]]
+logger = logging.getLogger("obworker.master")
+
+Resolved = tuple[Settings, dict[str, str], dict[str, str]]
+"""Settings, where each that was given came from, and the environment."""
+
+Resolve = Callable[[], Resolved]
 """Reads all sources of settings again, as a reload does."""
 
 
@@ -106,18 +121,16 @@ def _serve_model(arguments: Sequence[str]) -> int:
         return values
     if values["version"]:
         return _print_version()
-    given, sources, environ = _resolve(values, None)
+    resolved = _resolve(values, None)
     if values["print_config"]:
-        return _print_config(given, sources, environ)
-    if given.model is None:
+        return _print_config(*resolved)
+    if resolved[0].model is None:
         raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
-    return _supervise(given, environ, lambda: _resolve(values, None)[::2])
+    return _supervise(*resolved, lambda: _resolve(values, None))
 
 
-def _resolve(
-    values: Mapping[str, Any], model: Path | None
-) -> tuple[Settings, dict[str, str], dict[str, str]]:
-    """Merge all sources of settings; return also where each came from, and the environment.
+def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
+    """Merge all sources of settings.
 
     The model's .env is part of the environment, except for what is really set there.
     """
@@ -135,8 +148,13 @@ def _resolve(
 
 
 def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
-    model = next((Path(layer["model"].text) for layer in layers if "model" in layer), None)
-    return model if model is None or model.suffix != loader.SUFFIX else model.parent
+    model = next((layer["model"].text for layer in layers if "model" in layer), None)
+    return None if model is None else _directory(model)
+
+
+def _directory(model: str) -> Path:
+    path = Path(model)
+    return path.parent if path.suffix == loader.SUFFIX else path
 
 
 def _print_version() -> int:
@@ -171,16 +189,20 @@ def _toml(value: object) -> str:
     )
 
 
-def _supervise(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
+def _supervise(
+    given: Settings, sources: Mapping[str, str], environ: dict[str, str], resolve: Resolve
+) -> int:
     assert given.model is not None
     path = Path(given.model)
     if _has_script(given.model):
         given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
         _start_logging(given)
-        return _supervise_script(path, given, environ)
+        loader.find_model_path(given.model_path, path)
+        return _supervise_script(path, given, sources, environ)
     _start_logging(given)
     loader.find(path)
-    return _supervise_predictor(given, environ, resolve)
+    plan = partial(_plan, given, sources, environ)
+    return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
 
 
 def _has_script(model: str) -> bool:
@@ -198,7 +220,9 @@ def _start_logging(given: Settings) -> None:
     log.configure(given.log_level)
 
 
-def _supervise_script(directory: Path, given: Settings, environ: dict[str, str]) -> int:
+def _supervise_script(
+    directory: Path, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
+) -> int:
     signals = Signals(OF_MASTER)
     sockets = lent.from_systemd(environ)
     if sockets.main:
@@ -212,11 +236,19 @@ def _supervise_script(directory: Path, given: Settings, environ: dict[str, str])
         )
     if given.api_key_file is not None:
         raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
+    _tell_idle(sources)
     port = _script_port(given, environ)
     if listeners.is_served(port):
         raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
     surroundings = Surroundings(environ, sockets.admin)
     return Script(directory.absolute(), port, given, signals, surroundings).run()
+
+
+def _tell_idle(given: Collection[str]) -> None:
+    """Say which of the options that somebody gave mean nothing to a start.sh."""
+    idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
+    if idle:
+        logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
 
 
 def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
@@ -232,17 +264,30 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     return int(text) if text else SCRIPT_PORT
 
 
-def _supervise_predictor(given: Settings, environ: dict[str, str], resolve: Resolve) -> int:
-    from obworker.supervisor.master import Master
+def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
+    """Work out what to keep running, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
+
+    assert given.model is not None
+    loader.find_model_path(given.model_path, _directory(given.model))
+    return Plan.make(given, environ, FACTORY, sources)
+
+
+def _supervise_predictor(
+    given: Settings,
+    environ: Mapping[str, str],
+    plan: Callable[[], Plan],
+    replan: Callable[[], Plan],
+) -> int:
+    from obworker.supervisor.master import Master
 
     # First: to process 1 of a container, a signal that has no handler is lost.
     signals = Signals(OF_MASTER)
-    plan = Plan.make(given, environ, FACTORY)
+    first = plan()
     sockets = lent.from_systemd(environ)
     Master(
-        plan,
-        lambda: Plan.make(*resolve(), FACTORY),
+        first,
+        replan,
         _listeners(given, environ, sockets.main),
         signals,
         Surroundings(environ, sockets.admin),
@@ -287,7 +332,7 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
         _become_supervised(predictor, file, arguments)
     os.environ.update(environ)
     _start_logging(given)
-    return _serve_here(predictor, given, environ)
+    return _serve_here(predictor, given, sources, environ)
 
 
 def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) -> NoReturn:
@@ -298,12 +343,13 @@ def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) ->
         )
     command = bootstrap.python("from obworker.cli import main; main()")
     command += [*arguments, "--class", predictor.__qualname__, str(file)]
-    sys.stdout.flush()
-    sys.stderr.flush()
+    linux.flush_output()
     os.execv(sys.executable, command)  # noqa: S606
 
 
-def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> int:
+def _serve_here(
+    predictor: type, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
+) -> int:
     from obworker.predictor.application import adopt
     from obworker.supervisor import gpu_listing, gpus, inprocess
 
@@ -312,4 +358,5 @@ def _serve_here(predictor: type, given: Settings, environ: dict[str, str]) -> in
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     where = detect(environ).value
     blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
-    return inprocess.serve(blueprint, _listeners(given, environ), given, threads_alone(environ))
+    served = _listeners(given, environ)
+    return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))

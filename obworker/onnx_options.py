@@ -2,7 +2,8 @@
 
 onnxruntime takes any configuration entry and never looks at one that it does not know, so a
 spelling mistake would change nothing and say nothing. The names are those of its
-onnxruntime_session_options_config_keys.h; what begins with ``ep.`` is a provider's own.
+onnxruntime_session_options_config_keys.h; what begins with ``ep.`` is a provider's own. It knows
+its providers, but is asked only for a predictor that wants a session.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ AUTO = "auto"
 SUFFIX = "executionprovider"
 PROVIDER_PREFIX = "ep."
 LEVELS = ("disable_all", "enable_basic", "enable_extended", "enable_all")
+
+# What onnxruntime.get_all_providers() has, or had in an older version, by short names.
+PROVIDERS = (
+    *("cpu", "cuda", "tensorrt", "nvtensorrtrtx", "migraphx", "rocm", "cann", "openvino", "dnnl"),
+    *("xnnpack", "qnn", "vitisai", "coreml", "dml", "webgpu", "webnn", "js", "azure", "nnapi"),
+    *("acl", "armnn", "rknpu", "snpe", "tvm", "vsinpu"),
+)
 
 # Attributes of onnxruntime.SessionOptions.
 ATTRIBUTES: dict[str, Parse] = {
@@ -76,10 +84,17 @@ def short_name(provider: str) -> str:
 
 
 def providers(text: str) -> str:
-    """Check a list of execution providers; which there are, only onnxruntime knows."""
+    """Check a list of execution providers; which of them are installed, only onnxruntime knows."""
     names = [short_name(token.strip()) for token in text.split(",")]
     if not all(re.fullmatch(r"\w+", name, re.ASCII) for name in names):
         raise ValueError(f"{text!r} is not auto or a list of execution providers such as cuda,cpu")
+    for name in names:
+        if name not in (AUTO, *PROVIDERS):
+            near = did_you_mean(name, PROVIDERS)
+            raise ValueError(
+                f"onnxruntime has no execution provider {name!r}{near}; known are"
+                f" {', '.join(PROVIDERS)}"
+            )
     if names != [AUTO] and AUTO in names:
         raise ValueError(f"{text!r}: auto stands alone")
     if len(set(names)) < len(names):

@@ -20,11 +20,13 @@ def option(
     default: Any = None,
     shown: str | None = None,
     repeatable: bool = False,
+    needs: str = "",
 ) -> Any:
     """Declare one option.
 
     `metavar` is what its value is called, none for a flag; `shown` describes a default that is
-    worked out at start. One whose value is a list may be `repeatable`.
+    worked out at start. One whose value is a list may be `repeatable`. Without what it `needs` of a
+    predictor it has no effect.
     """
     metadata = {
         "flags": flags,
@@ -34,6 +36,7 @@ def option(
         "metavar": metavar,
         "shown": shown,
         "repeatable": repeatable,
+        "needs": needs,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -50,6 +53,7 @@ class Option(NamedTuple):
     metavar: str | None
     default: str
     is_repeatable: bool
+    needs: str
 
     @property
     def variable(self) -> str:
@@ -77,6 +81,7 @@ def options_of(settings: Any) -> Iterator[Option]:
             metavar=facts["metavar"],
             default=facts["shown"] or text_of(field.default),
             is_repeatable=facts["repeatable"],
+            needs=facts["needs"],
         )
 
 

@@ -30,6 +30,14 @@ class _Lossy(io.FileIO):
         return memoryview(part).nbytes if written is None else written
 
 
+class _Kept(io.TextIOWrapper):
+    """A stream that is there to the end, as its descriptor is: it is not the user's alone."""
+
+    def close(self) -> None:
+        """Write what waits, and no more."""
+        self.flush()
+
+
 def never_fail() -> None:
     """Let no print of this process fail, unless somebody has put another stream in its place.
 
@@ -47,7 +55,7 @@ def _lossy(stream: io.TextIOWrapper) -> TextIO:
         stream.flush()
     file = _Lossy(stream.fileno(), "w", closefd=False)
     file.name = stream.name
-    return io.TextIOWrapper(
+    return _Kept(
         file if stream.write_through else io.BufferedWriter(file),
         encoding=stream.encoding,
         errors=stream.errors,

@@ -10,6 +10,7 @@ Precedence: command line, environment (``OBWORKER_*``), file, default (configura
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from obworker.onnx_options import AUTO, providers, session_options, thread_count
@@ -34,6 +35,13 @@ from obworker.values import (
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+# What an option may need of a predictor.
+ONNX = "onnx"
+BATCHES = "predict_batch"
+HEALTH = "health"
+PLAIN = "def predict"
+COROUTINES = "async def predict"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -52,21 +60,25 @@ class Settings:
     model_path: str | None = option(
         "--model-path", metavar="PATH", parse=nonempty, group="Model",
         shown="the only *.onnx beside predictor.py",
+        needs=ONNX,
         help="ONNX file, or the directory to look for it in.",
     )
     onnx_threads: int = option(
         "--onnx-threads", metavar="N", parse=thread_count, group="ONNX", default=1,
+        needs=ONNX,
         help="Threads that one call of the onnx session uses. With 1 all workers may share a"
         " session that was made before the fork; with more each makes its own.",
     )
     onnx_providers: str = option(
         "--onnx-providers", metavar="LIST", parse=providers, group="ONNX", default=AUTO,
+        needs=ONNX,
         help="Execution providers of the onnx session in order of preference, such as cuda,cpu."
         " auto: the worker's device, where onnxruntime can use it, and the CPU.",
     )
     onnx_option: str | None = option(
         "--onnx-option", metavar="KEY=VALUE", parse=session_options, group="ONNX", shown="none",
         repeatable=True,
+        needs=ONNX,
         help="Option of the onnx session, such as graph_optimization_level=enable_basic or"
         " session.intra_op.allow_spinning=0; may be repeated.",
     )
@@ -149,21 +161,25 @@ class Settings:
     )
     threads: int = option(
         "--threads", metavar="N", parse=whole_number(1, 1024), group="Workers", default=1,
+        needs=PLAIN,
         help="Calls of predict at once in each worker.",
     )
     async_concurrency: int = option(
         "--async-concurrency", metavar="N", parse=whole_number(1, 1024), group="Workers",
         default=64,
+        needs=COROUTINES,
         help="Calls of an async predict at once in each worker; --threads is for others.",
     )
     max_batch_size: int | None = option(
         "--max-batch-size", metavar="N", parse=whole_number(1, 4096), group="Workers",
         shown="8, or what config.batch says; 1 where predict is there, too",
+        needs=BATCHES,
         help="Most requests in a call of predict_batch. 1: no batches.",
     )
     max_batch_wait_ms: float | None = option(
         "--max-batch-wait-ms", metavar="MS", parse=milliseconds, group="Workers",
         shown="0, or what config.batch says",
+        needs=BATCHES,
         help="Milliseconds that a request waits for others to share its call. 0: it does not, and"
         " only what has to wait anyway is put together.",
     )
@@ -221,11 +237,13 @@ class Settings:
     health_interval: float = option(
         "--health-interval", metavar="SECONDS", parse=seconds(zero=True), group="Health",
         default=10.0,
+        needs=HEALTH,
         help="How often a worker calls the predictor's health(), if it has one. 0: never.",
     )
     health_timeout: float = option(
         "--health-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Health",
         default=5.0,
+        needs=HEALTH,
         help="Longest health() may take; longer replaces the worker, as three failures in a row"
         " do.",
     )
@@ -330,3 +348,15 @@ class Settings:
 
 OPTIONS = tuple(options_of(Settings))
 KEYS = {option.key: option for option in OPTIONS}
+
+
+def without_effect(given: Collection[str], lacks: Mapping[str, str]) -> str:
+    """Say which of the keys that somebody gave have no effect, and why; nothing if all have.
+
+    `lacks` says of what the predictor has not got how that is.
+    """
+    idle: dict[str, list[str]] = {}
+    for key, told in KEYS.items():
+        if key in given and told.needs in lacks:
+            idle.setdefault(lacks[told.needs], []).append(told.flags[-1])
+    return "; ".join(f"{', '.join(flags)}: {reason}" for reason, flags in idle.items())

@@ -11,7 +11,17 @@ from obworker import configuration, values
 from obworker.configuration import Given
 from obworker.errors import UsageError
 from obworker.options import Option, text_of
-from obworker.settings import KEYS, OPTIONS, Settings
+from obworker.settings import (
+    BATCHES,
+    COROUTINES,
+    HEALTH,
+    KEYS,
+    ONNX,
+    OPTIONS,
+    PLAIN,
+    Settings,
+    without_effect,
+)
 
 # a valid text for every option, and the value it must become; never the default
 VALUES: dict[str, tuple[str, Any]] = {
@@ -143,6 +153,28 @@ def test_a_path_of_a_log_is_meant_from_where_it_is_read(
     assert getattr(resolved, key) == str(tmp_path / "logs" / "a")
 
 
+@pytest.mark.parametrize(
+    ("given", "lacks", "said"),
+    [
+        (["max_batch_size"], {}, ""),
+        ([], {BATCHES: "none", ONNX: "no"}, ""),
+        (["workers", "onnx_threads"], {BATCHES: "none"}, ""),
+        (["max_batch_size", "workers"], {BATCHES: "none"}, "--max-batch-size: none"),
+        (
+            ["onnx_threads", "health_interval", "model_path"],
+            {ONNX: "no", HEALTH: "ill"},
+            "--model-path, --onnx-threads: no; --health-interval: ill",
+        ),
+        (["threads", "async_concurrency"], {PLAIN: "async"}, "--threads: async"),
+        (["threads", "async_concurrency"], {COROUTINES: "plain"}, "--async-concurrency: plain"),
+    ],
+)
+def test_what_was_given_and_has_no_effect_is_said_with_the_reason(
+    given: list[str], lacks: dict[str, str], said: str
+) -> None:
+    assert without_effect(given, lacks) == said
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert configuration.from_environ({"OBWORKER_WORKERS": ""}) == {}
 
@@ -216,7 +248,10 @@ WRONG: dict[str, list[str]] = {
     "forwarded_allow_ips": ["", "localhost", "10.0.0.1/8", "*,::1"],
     "cors_origin": ["", "app.example", "https://a/b", "*,https://a", "null"],
     "onnx_threads": ["0", "-1", "many"],
-    "onnx_providers": ["", "cuda,", "auto,cpu", "cpu,CPUExecutionProvider", "a b"],
+    "onnx_providers": [
+        *("", "cuda,", "auto,cpu", "cpu,CPUExecutionProvider", "a b", "foo", "cuda,foo"),
+        "FooExecutionProvider",
+    ],
     "onnx_option": [
         *("", "enable_mem_pattern", "x=", "=1", "enable_mem_pattern=maybe", "log_severity_level=5"),
         *("graph_optimization_level=99", "intra_op_num_threads=2", "session.allow_spinning=1"),

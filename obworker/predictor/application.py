@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obworker import settings
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, InjectionError, LoadError, ObworkerError, RunError
@@ -91,6 +92,24 @@ class Blueprint:
         return lines
 
     @property
+    def lacks(self) -> dict[str, str]:
+        """What options need that it has not got, and how that is; see settings.without_effect."""
+        name = self.predictor.__name__
+        counts_coroutines = self.is_async and self.batches is None
+        lacking = (
+            (settings.ONNX, self.assets.session is None, f"{self.init.title} asks for no onnx"),
+            (
+                settings.BATCHES,
+                self.batches is None,
+                self.own_batches or f"{name} has no predict_batch",
+            ),
+            (settings.HEALTH, self.health is None, f"{name} has no health()"),
+            (settings.PLAIN, counts_coroutines, f"{name}.{self._called} is async def"),
+            (settings.COROUTINES, not self.is_async, f"{name}.{self._called} is not async def"),
+        )
+        return {need: reason for need, is_lacking, reason in lacking if is_lacking}
+
+    @property
     def body_kind(self) -> str:
         """What a request should carry: ``json``, ``data`` or ``none``."""
         asked = set(self._names)
@@ -129,24 +148,30 @@ class Blueprint:
         `on_fatal` is called, from any thread and maybe more than once, if the predictor's run()
         fails in production, or the GPU is lost; `on_no_memory` for each time that memory was short.
         """
-        in_production = self.environment is Environment.PRODUCTION
         failures = Failures(
             self.file.parent,
             shows_tracebacks=self.shows_tracebacks,
             on_fatal=on_fatal,
             on_no_memory=on_no_memory,
         )
-        events.install(events.Recorder(events.RECORDER_URL if in_production else None))
+        events.install(events.Recorder(events.RECORDER_URL if self._in_production else None))
         config = Config(threads)
         instance = self._construct(config)
         enable_loggers()
-        if config.batch_limits is not None and self.batches is None:
-            reason = self.own_batches or f"{self.predictor.__name__} has none"
-            raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
+        self._check_use_of(config)
         if self.has_run:
-            on_end = on_fatal if in_production else None
-            run = partial(self._run, instance.run, failures, on_end)  # type: ignore[attr-defined]
-            threading.Thread(target=run, name="run", daemon=True).start()
+            self._start_run(instance, failures, on_fatal if self._in_production else None)
+        return self._application_of(instance, config, failures)
+
+    def wind_up(self, timeout: float) -> None:
+        """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
+        events.flush(timeout)
+
+    @property
+    def _in_production(self) -> bool:
+        return self.environment is Environment.PRODUCTION
+
+    def _application_of(self, instance: object, config: Config, failures: Failures) -> Application:
         loop, flask = PredictorLoop(), self._flask_side()
         return Application(
             self._predict_of(instance, flask),
@@ -160,15 +185,16 @@ class Blueprint:
             is_async=self.is_async,
         )
 
-    def wind_up(self, timeout: float) -> None:
-        """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
-        events.flush(timeout)
-
     def _construct(self, config: Config) -> object:
         values = {"config": config, **self.assets.complete()}
         binding = self.init.bind({name: itemgetter(name) for name in self.init.names})
         with building(self.init.title, self.file):
             return binding.call(self.predictor, values)
+
+    def _check_use_of(self, config: Config) -> None:
+        if config.batch_limits is not None and self.batches is None:
+            reason = self.own_batches or f"{self.predictor.__name__} has none"
+            raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
 
     def _flask_side(self) -> FlaskSide:
         plans = (self.predict, self.batches and self.batches.predict)
@@ -224,6 +250,16 @@ class Blueprint:
             lambda: loop.settle(ask()), title, self.file.parent, on_error=failures.examine
         )
 
+    def _start_run(
+        self,
+        instance: object,
+        failures: Failures,
+        on_fatal: Callable[[ObworkerError], object] | None,
+    ) -> None:
+        """Call run() on a thread of its own."""
+        run = partial(self._run, instance.run, failures, on_fatal)  # type: ignore[attr-defined]
+        threading.Thread(target=run, name="run", daemon=True).start()
+
     def _run(
         self,
         run: Callable[[], object],
@@ -253,7 +289,7 @@ def load(
     plan_session, `tracebacks` is as in the settings.
     """
     file = loader.find(Path(path))
-    model = _absolute(model_path, file.parent)
+    model = loader.find_model_path(model_path, file.parent)
     os.chdir(file.parent)
     predictor = loader.load_class(file, class_name)
     enable_loggers()
@@ -269,7 +305,7 @@ def adopt(
 ) -> Blueprint:
     """Do what load does with a class that is there already: ``python predictor.py``."""
     file = loader.file_of(predictor)
-    model = _absolute(model_path, file.parent)
+    model = loader.find_model_path(model_path, file.parent)
     os.chdir(file.parent)
     return _plan(file, predictor, model, environment, onnx or {}, tracebacks)
 
@@ -340,11 +376,3 @@ def _plan_calls(predictor: type) -> tuple[Plan | None, BatchPlan | None, str]:
         return predict, plan_batches(predictor), ""
     except InjectionError as error:
         return predict, None, str(error)
-
-
-def _absolute(model_path: str | None, directory: Path) -> Path | None:
-    """Return `model_path` in a form that the change of directory does not change."""
-    if model_path is None:
-        return None
-    here = Path(model_path).absolute()
-    return here if here.exists() else directory / model_path

@@ -4,7 +4,7 @@ Theory of operation. After some errors a CUDA context is dead: whatever the proc
 from then on fails, or returns what is wrong, until the process has ended (CUDA Runtime API,
 cudaError: "the process must be terminated and relaunched"). An error is told by its type or its
 code where it has one, as torch.AcceleratorError has since 2.8; else by its message, and only where
-it is of a kind that libraries raise: RuntimeError, or a type of onnxruntime's. It is looked for
+it is of a kind that libraries raise: RuntimeError, or a type of a library's own. It is looked for
 behind the exception, too: kernels run later than they are launched, and user code wraps what it
 catches.
 """
@@ -39,33 +39,57 @@ class Diagnosis(NamedTuple):
     text: str
 
 
-# cudaError: what its text says, for messages without a number.
+class Wording(NamedTuple):
+    """How messages without a number say it: CUDA_ERROR_ and a name, or a text."""
+
+    name: str
+    text: str
+
+
+# By the number that CUresult, cudaError and hipError have in common.
 FATAL = {
-    46: "busy or unavailable",
-    214: "uncorrectable ECC error",
-    220: "uncorrectable NVLink error",
-    700: "illegal memory access",
-    702: "launch timed out",
-    710: "device-side assert",
-    714: "hardware stack error",
-    715: "illegal instruction",
-    716: "misaligned address",
-    717: "not supported on global/shared address space",
-    718: "invalid program counter",
-    719: "unspecified launch failure",
-    999: "unknown error",
+    46: Wording("DEVICE_UNAVAILABLE", "busy or unavailable"),
+    214: Wording("ECC_UNCORRECTABLE", "uncorrectable ECC error"),
+    220: Wording("NVLINK_UNCORRECTABLE", "uncorrectable NVLink error"),
+    700: Wording("ILLEGAL_ADDRESS", "illegal memory access"),
+    702: Wording("LAUNCH_TIMEOUT", "launch timed out"),
+    710: Wording("ASSERT", "device-side assert"),
+    714: Wording("HARDWARE_STACK_ERROR", "hardware stack error"),
+    715: Wording("ILLEGAL_INSTRUCTION", "illegal instruction"),
+    716: Wording("MISALIGNED_ADDRESS", "misaligned address"),
+    717: Wording("INVALID_ADDRESS_SPACE", "not supported on global/shared address space"),
+    718: Wording("INVALID_PC", "invalid program counter"),
+    719: Wording("LAUNCH_FAILED", "unspecified launch failure"),
+    999: Wording("UNKNOWN", "unknown error"),
 }
 OUT_OF_MEMORY = 2
 
+# By the type that has it, the attribute that holds the number: torch's, CuPy's, Numba's.
+CODES = {
+    "AcceleratorError": "error_code",
+    "CUDARuntimeError": "status",
+    "CUDADriverError": "status",
+    "CudaAPIError": "code",
+}
+# torch's and CuPy's, cuda.core's.
+OUT_OF_MEMORY_TYPES = {"OutOfMemoryError", "CUDAOutOfMemoryError"}
+# Packages with exceptions that are no RuntimeError. JAX's is one.
+LIBRARIES = {"cuda", "onnxruntime", "pycuda", "tensorflow"}
+
 _NUMBER = re.compile(r"\b(?:CUDA|HIP) (?:failure|error) (\d+)\b")
-_SAID_BY_A_DRIVER = re.compile(r"\b(?:CUDA|HIP)(?: driver)? error\b|\[CUDA\]", re.IGNORECASE)
-_FATAL_TEXT = re.compile("|".join(map(re.escape, FATAL.values())), re.IGNORECASE)
+_SAID_BY_A_DRIVER = re.compile(
+    r"\b(CUDA|HIP)( driver)? error\b|\[CUDA\]|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
+    re.IGNORECASE,
+)
+_FATAL_TEXT = re.compile("|".join(re.escape(error.text) for error in FATAL.values()), re.IGNORECASE)
+_FATAL_NAME = re.compile(rf"\bCUDA_ERROR_({'|'.join(error.name for error in FATAL.values())})\b")
 # Libraries that run on a dead context often hide its error behind their own.
 _FATAL_STATUS = re.compile(
-    r"CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUBLAS_STATUS_EXECUTION"
+    r"CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUBLAS_STATUS_EXECUTION|\bGPU sync failed"
 )
 _NO_MEMORY = re.compile(
     r"\b(CUDA|HIP)( (error|failure \d+):)? out of memory|STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED"
+    r"|CUDA_ERROR_OUT_OF_MEMORY|\bcu\w+ failed: out of memory|OOM when allocating"
     r"|Failed to allocate memory for requested buffer|is smaller than requested bytes"
     r"|can't allocate memory|bad.alloc",
     re.IGNORECASE,
@@ -105,23 +129,25 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
 
 
 def _judge(error: BaseException) -> Fault | None:
-    code = getattr(error, "error_code", None)
-    if isinstance(code, int) and _has_type(error, "AcceleratorError"):
+    types = {kind.__name__ for kind in type(error).__mro__}  # of any library that calls them so
+    code = _code_of(error, types)
+    if code is not None:
         return _judge_code(code)
-    if _has_type(error, "OutOfMemoryError"):
+    if types & OUT_OF_MEMORY_TYPES:
         return _judge_size(str(error))
     if isinstance(error, MemoryError):
         return Fault.TOO_LARGE
     return _judge_text(str(error)) if _is_by_a_library(error) else None
 
 
-def _has_type(error: BaseException, name: str) -> bool:
-    """Whether it is of that type of any library: torch's, or that of one like it."""
-    return any(kind.__name__ == name for kind in type(error).__mro__)
+def _code_of(error: BaseException, types: set[str]) -> int | None:
+    codes = (getattr(error, CODES[name], None) for name in CODES.keys() & types)
+    return next((code for code in codes if isinstance(code, int)), None)
 
 
 def _is_by_a_library(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, RuntimeError) or package in LIBRARIES
 
 
 def _judge_code(code: int) -> Fault | None:
@@ -150,7 +176,8 @@ def _judge_text(text: str) -> Fault | None:
     if _NO_MEMORY.search(text):
         return _judge_size(text)
     by_driver = _SAID_BY_A_DRIVER.search(text) and _FATAL_TEXT.search(text)
-    return Fault.DEVICE_LOST if by_driver or _FATAL_STATUS.search(text) else None
+    is_fatal = by_driver or _FATAL_NAME.search(text) or _FATAL_STATUS.search(text)
+    return Fault.DEVICE_LOST if is_fatal else None
 
 
 def _say(error: BaseException) -> str:

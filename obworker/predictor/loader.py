@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from obworker.errors import LoadError, ObworkerError, did_you_mean
+from obworker.errors import LoadError, ObworkerError, UsageError, did_you_mean
 from obworker.predictor.faults import kind_of
 from obworker.predictor.injection import has_method
 from obworker.predictor.traces import locate, summarise, user_traceback
@@ -69,6 +69,22 @@ def find(path: Path) -> Path:
     except PermissionError as error:
         raise unreadable(error.filename, error) from error
     return file.absolute()
+
+
+def find_model_path(model_path: str | None, directory: Path) -> Path | None:
+    """Return the absolute path that ``--model-path`` means, from here or from `directory`.
+
+    It must be there whether or not the predictor asks for what it names.
+    """
+    if model_path is None:
+        return None
+    try:
+        for path in (Path(model_path).absolute(), directory / model_path):
+            if path.exists():
+                return path
+    except PermissionError as error:
+        raise unreadable(model_path, error) from error
+    raise UsageError(f"--model-path {model_path}: no such file or directory")
 
 
 def unreadable(path: object, error: PermissionError) -> LoadError:

@@ -42,19 +42,10 @@ log = logging.getLogger("obworker.predictor")
 
 
 def find_model(directory: Path, model_path: Path | None) -> Path:
-    """Return the one .onnx file that is meant: `model_path`, or what `directory` holds.
-
-    `model_path` is a file or a directory, absolute or relative to the working directory or to
-    `directory`.
-    """
+    """Return the one .onnx file that is meant: `model_path`, or what that or `directory` holds."""
     if model_path is None:
         return _only_model(directory, directory)
-    for path in (model_path.absolute(), directory / model_path):
-        if path.is_dir():
-            return _only_model(path, directory)
-        if path.exists():
-            return path
-    raise LoadError(f"--model-path {model_path}: no such file or directory")
+    return _only_model(model_path, directory) if model_path.is_dir() else model_path
 
 
 @dataclass(frozen=True)
@@ -217,7 +208,8 @@ def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
 
 
 def _only_model(searched: Path, directory: Path) -> Path:
-    models = sorted(searched.glob("*.onnx"))
+    # A dot hides a file from this, as from a shell: macOS puts a ._model.onnx beside a model.onnx.
+    models = sorted(searched.glob("[!.]*.onnx"))
     if len(models) == 1:
         return models[0]
     if models:

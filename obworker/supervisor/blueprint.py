@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from obworker.errors import ObworkerError
@@ -75,6 +75,10 @@ class Blueprint(Protocol):
     @property
     def description(self) -> Sequence[Sequence[str]]:
         """Label and text of each line of the start-up report."""
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """What options need of a predictor and it has not got, and how that is."""
 
     @property
     def body_kind(self) -> str:

@@ -44,9 +44,9 @@ class Devices:
         is_beside = seat.ready_at is None and self._table.slots[seat.slot].serving is not None
         return bool(device.token) and not is_beside
 
-    def failed(self, device: Device, reason: str, now: float) -> None:
-        """Account for a device that failed."""
-        hold = self._quarantine.failed(device.label, reason, now)
+    def failed(self, device: Device, seat: Seat, reason: str, now: float) -> None:
+        """Account for a device that failed to the worker of a seat."""
+        hold = self._quarantine.failed(device.label, reason, now, since=seat.spawned_at)
         if hold is None:
             return
         self._table.quarantine(self._is_held)

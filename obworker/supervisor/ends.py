@@ -75,10 +75,10 @@ class Ends:
         that.
         """
         now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
+        was_asked_for = seat.expected or self._table.stopping
         is_oom = not was_killed and self._was_killed_for_memory(code)
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
         told = f"{how} {self._when(seat, now)}"
-        was_asked_for = seat.expected or self._table.stopping
         was_ready = seat.ready_at is not None
         cause = exits.cause(code, was_ready=was_ready, known=cause, is_oom=is_oom)
         self._board.seat(seat.slot, seat.number).clear()

@@ -7,7 +7,7 @@ the event loop has a thread of its own.
 from __future__ import annotations
 
 import logging
-import sys
+from collections.abc import Collection
 
 from obworker import log
 from obworker.errors import ObworkerError
@@ -15,7 +15,8 @@ from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
-from obworker.settings import Settings
+from obworker.settings import Settings, without_effect
+from obworker.supervisor import linux
 from obworker.supervisor.blueprint import Blueprint, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.listeners import Listeners, claim
@@ -26,8 +27,16 @@ logger = logging.getLogger("obworker.worker")
 EXIT_INTERRUPTED = 130
 
 
-def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, threads: int) -> int:
+def serve(
+    blueprint: Blueprint,
+    listeners: Listeners,
+    settings: Settings,
+    given: Collection[str],
+    threads: int,
+) -> int:
     """Serve until Ctrl-C, the predictor with so many native threads; return the exit code.
+
+    `given` are the keys of the settings that somebody gave.
 
     Raises:
         UsageError: the API keys or the certificate cannot be had.
@@ -35,6 +44,8 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, thread
     api_keys, tls = ApiKeys.of(settings), tls_context(settings)
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
+    if idle := without_effect(given, blueprint.lacks):
+        logger.warning("%-10s %s", "no effect", idle)
     application = blueprint.boot(threads, _report_fatal)
     server = Server(
         application,
@@ -59,7 +70,7 @@ def serve(blueprint: Blueprint, listeners: Listeners, settings: Settings, thread
         listeners.refuse_new_connections()
         logger.info("stopped")
     server.close()
-    sys.stdout.flush()
+    linux.flush_output()
     return EXIT_INTERRUPTED
 
 

@@ -26,6 +26,9 @@ PR_SET_CHILD_SUBREAPER = 36
 # What makes a worker show its stacks. No library and no predictor is likely to use it.
 DUMP_SIGNAL = signal.SIGRTMIN
 
+# The descriptor: what sys.stderr is, the user's code may choose.
+STANDARD_ERROR = 2
+
 KILL_TIMEOUT = 2.0
 KILL_INTERVAL = 0.005
 
@@ -121,8 +124,8 @@ def show_stacks_on_demand() -> None:
 
     At C level: it works while a C extension holds the interpreter's lock, or none ever gives it up.
     """
-    faulthandler.enable()
-    faulthandler.register(DUMP_SIGNAL)
+    faulthandler.enable(STANDARD_ERROR)
+    faulthandler.register(DUMP_SIGNAL, STANDARD_ERROR)
 
 
 def has_terminal() -> bool:
@@ -169,11 +172,16 @@ def signal_process(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def flush_output() -> None:
+    """Write what was printed, where the user's code has not closed or replaced the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
 def leave(code: int) -> NoReturn:
     """End this process without running any finaliser."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    flush_output()
     os._exit(code)
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
+from obworker.settings import without_effect
 from obworker.supervisor import exits, linux
 from obworker.supervisor.alarm import TICK, Alarm
 from obworker.supervisor.commands import Commands
@@ -219,6 +220,8 @@ class Master:
             for label, text in loaded.description:
                 logger.info("%-10s %s", label, text)
             self._tell_shares()
+        if idle := without_effect(self._plan.given, loaded.lacks):
+            logger.warning("%-10s %s", "no effect", idle)
         logger.info("%-10s in %.2f s", "imported", loaded.seconds)
         self._body_kind = loaded.body_kind
 

@@ -49,12 +49,14 @@ class Load:
 class Loaded:
     """The import is done; `description` is for the start-up report.
 
-    `unsafe` says why this process must not be forked, if so. `fingerprint` tells the code apart
-    from code that has changed since.
+    `lacks` says what options need of a predictor and this one has not got. `unsafe` says why this
+    process must not be forked, if so. `fingerprint` tells the code apart from code that has changed
+    since.
     """
 
     seconds: float
     description: list[list[str]]
+    lacks: dict[str, str]
     body_kind: str
     unsafe: list[str]
     fingerprint: str

@@ -33,6 +33,7 @@ from obworker.http.exchange import Exchange
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.forks import one_process
 from obworker.supervisor.messages import (
     Channel,
     Load,
@@ -161,7 +162,8 @@ def _load(
     unsafe: list[str] = []
     try:
         tls = tls_context(settings)
-        blueprint = _import(order)
+        with one_process("the import of predictor.py"):
+            blueprint = _import(order)
         code = fingerprint(list(sys.modules.values()), Path.cwd())
         if is_mold:
             blueprint, unsafe = _preload(blueprint, is_forced=settings.preload == "on")
@@ -173,6 +175,7 @@ def _load(
         Loaded(
             seconds=time.monotonic() - started,
             description=[list(line) for line in blueprint.description],
+            lacks=dict(blueprint.lacks),
             body_kind=blueprint.body_kind,
             unsafe=unsafe,
             fingerprint=code,
@@ -199,7 +202,8 @@ def _preload(blueprint: Blueprint, *, is_forced: bool) -> tuple[Blueprint, list[
     unsafe = fork_safety.problems()
     if unsafe and not is_forced:
         return blueprint, unsafe
-    preloaded = blueprint.preload()
+    with one_process("preload()"):
+        preloaded = blueprint.preload()
     # Frozen objects are left alone by the workers' collections, so their pages stay shared.
     gc.collect()
     gc.freeze()
@@ -215,7 +219,7 @@ def _fail(channel: Channel, error: ObworkerError, text: str) -> None:
 def _fork(message: Message, end: Channel | None, channel: Channel, context: Context) -> None:
     assert isinstance(message, Spawn)
     assert end is not None
-    sys.stdout.flush()
+    linux.flush_output()
     # Before the fork: hooks of os.register_at_fork run in the child before any line of ours. Every
     # order sets the same variables, so nothing of one slot's is left for the next.
     os.environ.update(message.environment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Plan:
 
     `devices` has one entry for each of the slots there are at the start. `environ` is what every
     process finds. `budget` shares out native threads, and `placement` cores. `api_keys` are packed.
+    `given` are the keys of the options that somebody gave.
     """
 
     label: str
@@ -42,9 +43,16 @@ class Plan:
     budget: Budget
     placement: Placement
     api_keys: list[str]
+    given: frozenset[str] = frozenset()
 
     @classmethod
-    def make(cls, settings: Settings, environ: Mapping[str, str], factory: str) -> Plan:
+    def make(
+        cls,
+        settings: Settings,
+        environ: Mapping[str, str],
+        factory: str,
+        given: Collection[str] = (),
+    ) -> Plan:
         """Work out what the settings come to on this machine, with `environ` as environment.
 
         Raises:
@@ -78,6 +86,7 @@ class Plan:
             budget=budget,
             placement=_placement(settings.cpu_affinity, ours.allowed, devices),
             api_keys=[] if keys is None else keys.pack(),
+            given=frozenset(given),
         )
 
     def needs_restart_for(self, other: Plan) -> list[str]:

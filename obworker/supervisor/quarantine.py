@@ -2,6 +2,11 @@
 
 Three failures within ten minutes are no accident. Most are the fault of the device; a few may be
 that of a request that a kernel cannot bear, so no quarantine is for ever.
+
+A fault of the hardware ends the contexts of all processes on the device. Each notices when it next
+uses it: under load within a second, without any by its health check. So what fails soon after
+another and was there before that is one failure with it. A process that was made since has tried
+the device anew: if it fails, too, that is another failure, however soon.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ from dataclasses import dataclass
 MOST_FAILURES = 3
 WINDOW = 600.0
 DURATION = 600.0
+# Three health checks at their default interval.
+NOTICED_WITHIN = 30.0
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,14 @@ class Quarantine:
         """Return why a device is in quarantine, if it is."""
         return self._holds.get(device)
 
-    def failed(self, device: str, reason: str, now: float) -> Hold | None:
-        """Count a failure; return the hold that it leads to."""
+    def failed(self, device: str, reason: str, now: float, *, since: float) -> Hold | None:
+        """Count a failure, unless it is part of the last; return the hold that it leads to.
+
+        The process to which it failed is there `since`.
+        """
         recent = [then for then in self._failures.get(device, ()) if then > now - WINDOW]
+        if recent and since < recent[-1] and now < recent[-1] + NOTICED_WITHIN:
+            return None
         self._failures[device] = recent = [*recent, now]
         if len(recent) < MOST_FAILURES or device in self._holds:
             return None

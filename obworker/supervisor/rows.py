@@ -9,12 +9,10 @@ a deadline is there only while its request is.
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from typing import TYPE_CHECKING
 
-from obworker.supervisor import linux
+from obworker.supervisor.forks import Origin
 from obworker.supervisor.scoreboard import ID_BYTES, SeatRow
 
 if TYPE_CHECKING:
@@ -23,15 +21,6 @@ if TYPE_CHECKING:
 
     from obworker.http.cycle import Cycle
     from obworker.http.tally import Tally
-
-logger = logging.getLogger("obworker.worker")
-
-EXIT_CAME_BACK = 1
-
-# One entry for each fork by which this process came about. It tells a process from the one that
-# forked it, as their ids would, but to ask for those is a system call for each request.
-_forks: list[None] = []
-os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
 
 class RowMonitor:
@@ -42,7 +31,7 @@ class RowMonitor:
 
     def __init__(self, row: SeatRow) -> None:
         self._row = row
-        self._forks = len(_forks)
+        self._origin = Origin("predict")
         self._cycles: set[Cycle] = set()
         self._shown: Cycle | None = None
         self._line = ""
@@ -74,9 +63,7 @@ class RowMonitor:
         A child that predict forked may come back here, by an exception or sys.exit(): with the
         worker's sockets and its epoll it would answer the client, too, and serve others.
         """
-        if len(_forks) != self._forks:
-            logger.error("a process that predict forked came back from it: it must use os._exit()")
-            linux.leave(EXIT_CAME_BACK)
+        self._origin.end_others()
         row, cycles = self._row, self._cycles
         cycles.discard(cycle)
         row.in_flight = len(cycles)

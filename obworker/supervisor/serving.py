@@ -41,6 +41,7 @@ from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, probes
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
+from obworker.supervisor.forks import one_process
 from obworker.supervisor.health_checks import HealthChecks
 from obworker.supervisor.messages import Channel, Drain, Leaving, Ready, Recycle, Serve, Spawn
 from obworker.supervisor.recycling import Recycling
@@ -102,7 +103,8 @@ class Serving:
     def boot(self) -> Predictions:
         """Build the predictor."""
         context = self._context
-        application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
+        with one_process("__init__"):
+            application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
         linux.trim_heap()  # a model is loaded in pieces that are not all kept
         return probes.Probes(application, context.board)
 
@@ -259,7 +261,7 @@ class Serving:
 
         Without another, what is queued has nobody to wait for.
         """
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(linux.STANDARD_ERROR, all_threads=True)
         self._stuck += 1
         if self._stuck >= self._server.executors.threads:
             self._server.refuse_queued()

@@ -354,7 +354,7 @@ class Workers:
             self._descriptors.exchange.release()  # what waited within it has gone with it
         if link.lost_device and self.devices.is_to_blame(link.device, seat):
             link.cause = Cause.DEVICE
-            self.devices.failed(link.device, link.lost_device, time.monotonic())
+            self.devices.failed(link.device, seat, link.lost_device, time.monotonic())
         self.ends.exited(
             seat,
             code,

@@ -300,10 +300,21 @@ LOADING = {
         predictor=PRELOADS.format("pass").replace("def preload", "async def preload"),
     ),
     "a model path that is not there": Case(
-        LOAD,
-        r"--model-path \S*c\.onnx: no such file or directory",
+        USAGE,
+        r"--model-path c\.onnx: no such file or directory",
         predictor=NEEDS_ONNX,
         files={"a.onnx": ""},
+        argv=("--model-path", "c.onnx"),
+    ),
+    "a model path that is not there, and nobody asks for": Case(
+        USAGE,
+        r"--model-path c\.onnx: no such file or directory",
+        argv=("--model-path", "c.onnx"),
+    ),
+    "a model path that is not there, beside a start.sh": Case(
+        USAGE,
+        r"--model-path c\.onnx: no such file or directory",
+        files={"start.sh": "exec sleep 60"},
         argv=("--model-path", "c.onnx"),
     ),
 }

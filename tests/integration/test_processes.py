@@ -337,6 +337,63 @@ def test_a_process_that_predict_forked_answers_nobody(
     assert server.stop() == 0
 
 
+FORKS = """
+import os, sys
+
+def fork(where):
+    if os.environ["WHERE"] == where:
+        if child := os.fork():
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            open("status", "a").write(f"{status}\\n")
+        elif os.environ["ENDING"] == "exit":
+            sys.exit()
+        elif os.environ["ENDING"] == "raise":
+            raise ValueError
+
+fork("the import of predictor.py")
+
+class Predictor:
+    @classmethod
+    def preload(cls):
+        fork("preload()")
+
+    def __init__(self):
+        fork("__init__")
+
+    def predict(self):
+        return os.getpid()
+"""
+
+
+@pytest.mark.parametrize("ending", ["exit", "raise", "return"])
+@pytest.mark.parametrize("where", ["the import of predictor.py", "preload()", "__init__"])
+def test_a_process_that_is_forked_before_a_predictor_is_built_tells_nobody(
+    serve: Serve, model: Path, where: str, ending: str
+) -> None:
+    (model / "predictor.py").write_text(FORKS)
+    server = serve(str(model), environ={"WHERE": where, "ENDING": ending}).wait_until_ready()
+    server.wait_for_log(re.escape(f"a process that {where} forked came back from it: it must use"))
+    (worker,) = server.workers().values()
+    assert Client(server.port, keep=False).post("/").json == worker.pid
+    assert (model / "status").read_text() == "1\n"
+    assert server.log().count("imported ") == 1
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("closing", ["sys.{0}.close()", "sys.{0} = None", "sys.__{0}__.close()"])
+def test_a_service_does_not_need_the_streams_of_its_predictor(
+    serve: Serve, model: Path, closing: str, stream: str
+) -> None:
+    source = f"import sys\n{closing.format(stream)}\n{GOOD}".replace("return 1", "1 / 0")
+    (model / "predictor.py").write_text(source)
+    server = serve(str(model), "--workers", "2").wait_until_ready(2)
+    assert server.request("POST").status == 500
+    server.wait_for_log("ZeroDivisionError")
+    assert "mold" not in server.log()
+    assert server.stop() == 0
+
+
 # the mold ends
 
 

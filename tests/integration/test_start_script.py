@@ -94,6 +94,13 @@ def wait_until_ready(server: Server, times: int = 1) -> None:
 # how it is run
 
 
+def test_options_that_a_script_does_not_go_by_are_said(script: StartScript) -> None:
+    server = script("exit 0", "--workers", "2", "--boot-timeout", "9", "--max-batch-size", "8")
+    assert server.wait() == 0
+    said = "no effect  --workers, --max-batch-size: a start.sh serves by itself"
+    assert [line for line in server.log().splitlines() if line.endswith(said)]
+
+
 def test_it_is_run_by_bash_in_its_directory_and_in_a_session_of_its_own(
     script: StartScript, model: Path
 ) -> None:

@@ -617,6 +617,46 @@ def test_the_kind_of_body_a_request_should_carry(model: Model, parameters: str, 
     assert application.load(str(model(returning("1", parameters)))).body_kind == kind
 
 
+PLAIN = "class Predictor:\n def predict(self): 0\n"
+ASYNC = "class Predictor:\n async def predict(self): 0\n"
+ALL = (
+    "class Predictor:\n def __init__(self, onnx): 0\n def predict(self): 0\n def health(self): 0\n"
+)
+BATCH = " def predict_batch(self, json): 0\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "lacking"),
+    [
+        (PLAIN, {"onnx", "predict_batch", "health", "async def predict"}),
+        (ASYNC, {"onnx", "predict_batch", "health", "def predict"}),
+        (ASYNC + BATCH, {"onnx", "health"}),  # in batches by --threads, else by the other
+        (ALL + BATCH, {"async def predict"}),
+        (
+            PLAIN + " def predict_batch(self, own): 0",
+            {"onnx", "predict_batch", "health", "async def predict"},
+        ),
+        ("class Predictor:\n" + BATCH, {"onnx", "health", "async def predict"}),
+    ],
+)
+def test_what_options_need_and_is_not_there_is_known(
+    model: Model, source: str, lacking: set[str]
+) -> None:
+    assert set(application.load(str(model(source, net__onnx=""))).lacks) == lacking
+
+
+def test_what_is_not_there_is_said_in_words(model: Model) -> None:
+    assert application.load(str(model(PLAIN))).lacks == {
+        "onnx": "Predictor.__init__ asks for no onnx",
+        "predict_batch": "Predictor has no predict_batch",
+        "health": "Predictor has no health()",
+        "async def predict": "Predictor.predict is not async def",
+    }
+    lacks = application.load(str(model(ASYNC + " def predict_batch(self, own): 0"))).lacks
+    assert lacks["predict_batch"].startswith("Predictor.predict_batch: unknown parameter 'own'")
+    assert lacks["def predict"] == "Predictor.predict is async def"
+
+
 def test_mistakes_are_known_before_anything_is_built(model: Model) -> None:
     with pytest.raises(InjectionError, match="jsno"):
         application.load(str(model(returning("1", "jsno"))))

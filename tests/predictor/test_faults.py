@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
@@ -26,6 +28,65 @@ class ArrayMemoryError(MemoryError):
     """numpy's."""
 
 
+class CUDARuntimeError(RuntimeError):
+    """CuPy's; it asks the runtime for the text."""
+
+    def __init__(self, status: int, message: str = "cudaErrorSomething: something") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class CUDADriverError(RuntimeError):
+    """CuPy's since 14: it may be made of a text alone."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class CupyOutOfMemoryError(MemoryError):
+    """CuPy's, in substance."""
+
+
+CupyOutOfMemoryError.__name__ = "OutOfMemoryError"
+
+
+class CUresult(enum.IntEnum):
+    """cuda.bindings': what Numba gets, where it does not call the driver itself."""
+
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+
+
+class CudaAPIError(Exception):
+    """Numba's."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+
+    def __str__(self) -> str:
+        code, message = self.args
+        return f"[{code}] {message}"
+
+
+class XlaRuntimeError(RuntimeError):
+    """JAX's; newer ones call it JaxRuntimeError."""
+
+
+def made_by(module: str, name: str, message: str) -> Exception:
+    """Return an exception of a library whose exceptions are no RuntimeError."""
+    kind: type[Exception] = type(name, (Exception,), {"__module__": module})
+    return kind(message)
+
+
+def pycuda(name: str, message: str) -> Exception:
+    return made_by("pycuda._driver", name, message)
+
+
+def tensorflow(name: str, message: str) -> Exception:
+    return made_by("tensorflow.python.framework.errors_impl", name, message)
+
+
 class Elsewhere(Exception):
     """The user's own."""
 
@@ -47,6 +108,9 @@ def torch_tried(amount: str) -> OutOfMemoryError:
 def test_a_code_after_which_the_context_is_dead(code: int) -> None:
     for error in (
         AcceleratorError(code),
+        CUDARuntimeError(code),
+        CUDADriverError("CUDA_ERROR_SOMETHING: something", code),
+        CudaAPIError(code, "Call to cuMemcpyDtoH results in UNKNOWN_CUDA_ERROR"),
         RuntimeError(f"CUDA failure {code}: whatever"),
         Fail(f"[ONNXRuntimeError] : 1 : FAIL : CUDA failure {code}: x ; GPU=0 ; hostname=h"),
     ):
@@ -75,9 +139,64 @@ def test_a_code_after_which_the_context_is_dead(code: int) -> None:
 )
 def test_a_text_after_which_the_context_is_dead(text: str) -> None:
     later = "\nCUDA kernel errors might be asynchronously reported at some other API call."
-    for driver in ("CUDA error", "HIP error", "CUDA driver error", "Triton Error [CUDA]"):
+    for driver in (
+        *("CUDA error", "HIP error", "CUDA driver error", "Triton Error [CUDA]"),
+        *("cudaErrorSomething", "hipErrorSomething", "cuMemcpyDtoH failed"),
+    ):
         diagnosis = diagnose(RuntimeError(f"{driver}: {text}{later}"))
         assert diagnosis == (LOST, f"{driver}: {text}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("DEVICE_UNAVAILABLE", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "ILLEGAL_ADDRESS"),
+        *("LAUNCH_TIMEOUT", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION"),
+        *("MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "LAUNCH_FAILED", "UNKNOWN"),
+    ],
+)
+def test_a_name_after_which_the_context_is_dead(name: str) -> None:
+    for error in (
+        XlaRuntimeError(f"INTERNAL: Failed to execute XLA Runtime executable: CUDA_ERROR_{name}."),
+        tensorflow("InternalError", f"Could not synchronize CUDA stream: CUDA_ERROR_{name}: x"),
+        made_by("cuda.core._utils.cuda_utils", "CUDAError", f"CUDA_ERROR_{name}: x"),
+    ):
+        diagnosis = diagnose(error)
+        assert diagnosis == (LOST, str(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (CudaAPIError(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS, "Call to cuX results in Y"), LOST),
+        (CUDADriverError("CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure"), LOST),
+        (pycuda("LogicError", "cuMemcpyDtoH failed: an illegal memory access was"), LOST),
+        (pycuda("LaunchError", "cuCtxSynchronize failed: unspecified launch failure"), LOST),
+        (pycuda("Error", "cuMemFree failed: unknown error"), LOST),
+        (tensorflow("InternalError", "GPU sync failed"), LOST),
+        (tensorflow("InternalError", "CUDNN_STATUS_EXECUTION_FAILED in stream 0x1"), LOST),
+        # memory
+        (CUDARuntimeError(2, "cudaErrorMemoryAllocation: out of memory"), NO_MEMORY),
+        (CupyOutOfMemoryError("Out of memory allocating 8 bytes (allocated so far: 0)"), NO_MEMORY),
+        (pycuda("MemoryError", "cuMemAlloc failed: out of memory"), NO_MEMORY),
+        (CudaAPIError(2, "Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"), NO_MEMORY),
+        (XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"), NO_MEMORY),
+        (XlaRuntimeError("INTERNAL: x: CUDA_ERROR_OUT_OF_MEMORY: out of memory"), NO_MEMORY),
+        (tensorflow("ResourceExhaustedError", "OOM when allocating tensor with shape"), NO_MEMORY),
+        # what is neither
+        (CUDARuntimeError(1, "cudaErrorInvalidValue: unknown error"), None),
+        (CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument"), None),
+        (CudaAPIError(1, "Call to cuX results in CUDA_ERROR_INVALID_VALUE"), None),
+        (pycuda("LogicError", "cuMemcpyHtoDAsync failed: invalid argument"), None),
+        (XlaRuntimeError("INVALID_ARGUMENT: a device-side assert is no argument"), None),
+        (XlaRuntimeError("INTERNAL: x: CUDA_ERROR_INVALID_HANDLE: invalid resource handle"), None),
+        (tensorflow("InvalidArgumentError", "logits and labels must have the same shape"), None),
+        (RuntimeError("customs failed: unknown error"), None),
+    ],
+)
+def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> None:
+    diagnosis = diagnose(error)
+    assert (diagnosis and diagnosis.fault) == fault
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from obworker.errors import LoadError
+from obworker.errors import LoadError, UsageError
 from obworker.predictor import loader
 from obworker.predictor.traces import user_traceback
 
@@ -33,6 +33,23 @@ def test_a_relative_path_becomes_absolute(model: Model, monkeypatch: pytest.Monk
     directory = model("")
     monkeypatch.chdir(directory)
     assert loader.find(Path()) == directory / "predictor.py"
+
+
+def test_a_model_path_is_meant_from_here_or_else_from_the_directory(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = model("", net__onnx="", only__onnx="")
+    (tmp_path / "net.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    assert loader.find_model_path("net.onnx", directory) == tmp_path / "net.onnx"
+    assert loader.find_model_path("only.onnx", directory) == directory / "only.onnx"
+    assert loader.find_model_path(str(directory), tmp_path) == directory
+    assert loader.find_model_path(None, directory) is None
+
+
+def test_a_model_path_that_is_not_there_is_refused(model: Model) -> None:
+    with pytest.raises(UsageError, match="--model-path x: no such file or directory"):
+        loader.find_model_path("x", model(""))
 
 
 def test_a_directory_without_predictor_says_what_is_there(model: Model) -> None:

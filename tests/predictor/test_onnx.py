@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from obworker.errors import BootError, LoadError
-from obworker.onnx_options import ATTRIBUTES, LEVELS
+from obworker.onnx_options import ATTRIBUTES, LEVELS, PROVIDERS, short_name
 from obworker.predictor import onnx
 from obworker.predictor.onnx import (
     SessionPlan,
@@ -53,6 +53,11 @@ def test_the_one_model_beside_the_predictor_is_found(directory: Path) -> None:
     assert find_model(directory, None) == directory / "digits.onnx"
 
 
+def test_a_hidden_file_is_not_meant(directory: Path) -> None:
+    (directory / "._digits.onnx").touch()
+    assert find_model(directory, None) == directory / "digits.onnx"
+
+
 def test_none_found_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
     with pytest.raises(LoadError, match=r"no \.onnx file .* there is weights\.pt"):
@@ -64,25 +69,14 @@ def test_several_are_named_and_one_must_be_chosen(directory: Path) -> None:
     with pytest.raises(LoadError, match=r"several \.onnx files: b\.onnx, digits\.onnx") as got:
         find_model(directory, None)
     assert got.value.hint == "choose one: --model-path b.onnx"
-    assert find_model(directory, Path("digits.onnx")) == directory / "digits.onnx"
+    assert find_model(directory, directory / "digits.onnx") == directory / "digits.onnx"
 
 
 def test_model_path_may_be_a_directory(directory: Path) -> None:
-    (directory / "exported").mkdir()
-    (directory / "exported" / "net.onnx").touch()
-    assert find_model(directory, Path("exported")) == directory / "exported" / "net.onnx"
-
-
-def test_model_path_may_be_relative_to_the_working_directory(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(directory)
-    assert find_model(directory / "elsewhere", Path("digits.onnx")) == directory / "digits.onnx"
-
-
-def test_a_model_path_that_is_not_there(directory: Path) -> None:
-    with pytest.raises(LoadError, match="--model-path x: no such file"):
-        find_model(directory, Path("x"))
+    exported = directory / "exported"
+    exported.mkdir()
+    (exported / "net.onnx").touch()
+    assert find_model(directory, exported) == exported / "net.onnx"
 
 
 def test_a_session_runs_with_the_threads_given(directory: Path) -> None:
@@ -172,6 +166,12 @@ def test_a_worker_without_a_device_runs_on_the_cpu(
 
 def test_providers_are_found_by_their_short_names_in_the_order_given() -> None:
     assert find_providers(["cpu", "tensorrt"], OFFERED) == [CPU, "TensorrtExecutionProvider"]
+
+
+def test_every_provider_that_onnxruntime_may_have_is_known() -> None:
+    names = map(short_name, onnx.import_onnxruntime().get_all_providers())
+    assert set(names) <= set(PROVIDERS)
+    assert set(map(short_name, onnx.ACCELERATORS)) <= set(PROVIDERS)
 
 
 def test_a_provider_that_is_not_offered_is_an_error_that_names_those_that_are(

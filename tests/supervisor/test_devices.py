@@ -39,6 +39,7 @@ class Case:
     """Three slots on two devices."""
 
     def __init__(self, board: Scoreboard) -> None:
+        self.now = NOW
         self.board = board
         self.table = Table(3, Timeouts(), lambda: 0.5)
         self.generations = Generations()
@@ -47,9 +48,10 @@ class Case:
         self.devices = Devices(self.table, made, board, on_fatal=self.fatal.append)
 
     def fail(self, slot: int, times: int = 3) -> None:
-        device = self.generations.plan(1).device(slot)
+        device, seat = self.generations.plan(1).device(slot), self.table.slots[slot].seats[0]
         for _ in range(times):
-            self.devices.failed(device, "CUDA error", NOW)
+            seat.spawned_at = self.now = self.now + 1
+            self.devices.failed(device, seat, "CUDA error", self.now)
         self.devices.publish()
 
     @property
@@ -71,9 +73,17 @@ def test_all_slots_of_a_device_are_held_for_a_while(case: Case) -> None:
     assert case.held == [False, False, False]
     case.fail(2, times=1)
     assert case.held == [True, False, True]
-    case.devices.tend(NOW + DURATION - 1)
+    case.devices.tend(case.now + DURATION - 1)
     assert case.held == [True, False, True]
-    case.devices.tend(NOW + DURATION)
+    case.devices.tend(case.now + DURATION)
+    case.devices.publish()
+    assert case.held == [False, False, False]
+
+
+def test_workers_that_lose_a_device_at_once_are_one_failure_of_it(case: Case) -> None:
+    for slot in (0, 2, 0):
+        seat = case.table.slots[slot].seats[0]
+        case.devices.failed(case.generations.plan(1).device(slot), seat, "CUDA error", NOW)
     case.devices.publish()
     assert case.held == [False, False, False]
 

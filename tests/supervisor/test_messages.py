@@ -31,7 +31,14 @@ MESSAGES: list[Message] = [
     Load(
         3, "module:function", {"path": "/m", "n": None}, {"timeout": 1.5}, "./model", ["0f", "1a"]
     ),
-    Loaded(0.25, [["predictor", "Predictor()"], ["onnx", "a.onnx"]], "json", ["a thread"], "f00"),
+    Loaded(
+        0.25,
+        [["predictor", "Predictor()"], ["onnx", "a.onnx"]],
+        {"health": "Predictor has no health()"},
+        "json",
+        ["a thread"],
+        "f00",
+    ),
     LoadFailed("message", "hint", 4, "trace\nback"),
     LoadFailed("message", None, 4, ""),
     Spawn(2, 1, {"CUDA_VISIBLE_DEVICES": ""}, {"openmp": 4}, [0, 2], "worker 2"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from table_play import Play
 
-from obworker.supervisor.quarantine import DURATION, WINDOW, Hold, Quarantine
+from obworker.supervisor.quarantine import DURATION, NOTICED_WITHIN, WINDOW, Hold, Quarantine
 from obworker.supervisor.scoreboard import State
 
 NOW = 5000.0
@@ -25,20 +25,47 @@ NOW = 5000.0
 def test_three_failures_in_ten_minutes_are_too_many(failures: list[float], held: bool) -> None:
     quarantine = Quarantine()
     for after in failures:
-        quarantine.failed("gpu 0", "bad", NOW + after)
+        quarantine.failed("gpu 0", "bad", NOW + after, since=NOW + after)
     assert (quarantine.hold("gpu 0") is not None) is held
+
+
+@pytest.mark.parametrize(
+    ("failures", "held"),
+    [
+        # each is when it failed, and from when on the process was there
+        ([(0.0, -9.0), (0.1, -9.0), (0.9, -9.0), (1.0, -9.0)], False),  # three workers and a fourth
+        ([(0.0, -9.0), (0.5, 0.1), (1.5, 1.1)], True),  # one worker, whose replacements fail
+        ([(0.0, -9.0), (0.1, -9.0), (0.5, 0.2), (0.6, 0.3)], False),  # two, and so theirs
+        ([(0.0, -9.0), (0.1, -9.0), (0.5, 0.2), (0.6, 0.3), (1.5, 0.8)], True),  # and theirs again
+        ([(0.0, -9.0), (0.5, 0.1), (0.9, -9.0), (1.0, -9.0)], False),  # a replacement fails first
+        ([(0.0, -9.0), (NOTICED_WITHIN - 1, -9.0), (NOTICED_WITHIN + 1, 10.0)], False),
+        ([(0.0, -9.0), (NOTICED_WITHIN, -9.0), (2 * NOTICED_WITHIN, -9.0)], True),
+    ],
+)
+def test_what_a_fault_does_to_all_processes_that_were_there_is_one_failure(
+    failures: list[tuple[float, float]], held: bool
+) -> None:
+    quarantine = Quarantine()
+    for after, since in failures:
+        quarantine.failed("gpu 0", "bad", NOW + after, since=NOW + since)
+    assert (quarantine.hold("gpu 0") is not None) is held
+
+
+def fail(quarantine: Quarantine, device: str, reason: str, now: float) -> Hold | None:
+    """Have a process fail that was just made."""
+    return quarantine.failed(device, reason, now, since=now)
 
 
 def held() -> Quarantine:
     quarantine = Quarantine()
-    holds = [quarantine.failed("gpu 0", f"failure {n}", NOW + n) for n in range(4)]
+    holds = [fail(quarantine, "gpu 0", f"failure {n}", NOW + n) for n in range(4)]
     assert holds == [None, None, Hold("failure 2", NOW + 2 + DURATION), None]
     return quarantine
 
 
 def test_devices_are_counted_apart() -> None:
     quarantine = held()
-    quarantine.failed("gpu 1", "bad", NOW)
+    fail(quarantine, "gpu 1", "bad", NOW)
     assert quarantine.hold("gpu 1") is None
 
 
@@ -47,7 +74,7 @@ def test_a_device_is_given_back_when_its_time_is_over_and_starts_anew() -> None:
     assert quarantine.release_due(NOW + 1.9 + DURATION) == []
     assert quarantine.release_due(NOW + 2 + DURATION) == ["gpu 0"]
     assert quarantine.hold("gpu 0") is None
-    assert quarantine.failed("gpu 0", "again", NOW + 3 + DURATION) is None
+    assert fail(quarantine, "gpu 0", "again", NOW + 3 + DURATION) is None
     assert quarantine.release_due(NOW + 9 * DURATION) == []
 
 
@@ -55,7 +82,7 @@ def test_all_can_be_given_back_before() -> None:
     quarantine = held()
     assert quarantine.release_all() == ["gpu 0"]
     assert quarantine.hold("gpu 0") is None
-    assert quarantine.failed("gpu 0", "again", NOW + 5) is None
+    assert fail(quarantine, "gpu 0", "again", NOW + 5) is None
 
 
 STORIES = {
