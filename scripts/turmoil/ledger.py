@@ -1,0 +1,90 @@
+"""What became of all requests, as their clients saw it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Answered(NamedTuple):
+    """A request that got its answer, from that process, at that monotonic time."""
+
+    id: str
+    worker: int
+    at: float
+
+
+class Loss(NamedTuple):
+    """A request that got none, or a wrong one.
+
+    `port` is the client's end of the connection, which was opened at `opened`; None where there was
+    none. `may_be_unread` tells that the client must reckon with a server that has never read it: it
+    was sent over a kept connection that then ended without a word, `idle` seconds after the answer
+    before, or behind an answer that was to be the last.
+    """
+
+    id: str
+    at: float
+    how: str
+    port: int | None = None
+    opened: float = 0.0
+    is_cut: bool = False
+    may_be_unread: bool = False
+    idle: float = 0.0
+
+    def __str__(self) -> str:
+        """Say what happened to whom, and when."""
+        return f"{self.at:.3f} {self.id} (port {self.port}, idle {self.idle:.2f} s): {self.how}"
+
+
+class Kill(NamedTuple):
+    """A process that was killed, and the clients' ends of the connections that it then held."""
+
+    pid: int
+    at: float
+    ports: frozenset[int]
+
+
+@dataclass
+class Ledger:
+    """All of it, written to by many threads."""
+
+    sent: set[str] = field(default_factory=set)
+    answered: list[Answered] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    requests: Counter[str] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
+    probes: Counter[str] = field(default_factory=Counter)
+    closed_idle: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, kind: str, id: str) -> None:
+        """Note a request that is about to be sent."""
+        with self._lock:
+            self.sent.add(id)
+            self.requests[kind] += 1
+
+    def probe(self, kind: str) -> None:
+        """Note a question to the admin process."""
+        with self._lock:
+            self.probes[kind] += 1
+
+    def operate(self, name: str) -> None:
+        """Note something that is done to the server."""
+        with self._lock:
+            self.operations[name] += 1
+
+    def fail(self, what: str) -> None:
+        """Note what is wrong beside lost requests."""
+        with self._lock:
+            self.faults.append(f"{time.monotonic():.3f} {what}")
+
+    def find_closed(self) -> None:
+        """Note a kept connection that was closed while nothing was asked over it."""
+        with self._lock:
+            self.closed_idle += 1

@@ -1,0 +1,37 @@
+"""What a run has come to, in words: pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from turmoil.footprint import Footprint
+from turmoil.ledger import Ledger
+from turmoil.verdict import Sorted, by_kind
+
+
+def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterator[str]:
+    """Say what was done, what came of it, and what was excused."""
+    yield f"{ledger.operations.total()} operations: {_counts(ledger.operations)}"
+    yield f"{ledger.requests.total()} requests: {_counts(ledger.requests)}"
+    yield f"{len(ledger.answered)} answered, {ledger.closed_idle} idle connections closed"
+    yield f"{ledger.probes.total()} probes: {_counts(ledger.probes)}"
+    kills = f"{len(ledger.kills)} killed processes"
+    yield f"{len(losses.killed)} lost with {kills}: {_counts(by_kind(losses.killed))}"
+    yield f"{len(losses.crossed)} crossed a close: {_counts(by_kind(losses.crossed))}"
+    for when, one in zip(("warm", "at the end"), footprints, strict=False):
+        memory = {role: f"{size >> 10} KiB" for role, size in one.memory.items()}
+        yield f"{when}: descriptors: {_pairs(one.descriptors)}; memory: {_pairs(memory)}"
+
+
+def failures(ledger: Ledger, losses: Sorted) -> list[str]:
+    """Say what went wrong, requests first."""
+    return [*map(str, losses.unexcused), *ledger.faults]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return _pairs(dict(counter.most_common())) or "-"
+
+
+def _pairs(named: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in named.items())

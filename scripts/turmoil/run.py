@@ -1,0 +1,101 @@
+"""A run: clients and an operator at work, first to warm up, then in earnest, then the stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from random import Random
+from subprocess import TimeoutExpired
+
+from scorecards.servers import Ended
+from scorecards.waiting import Late, eventually
+
+from turmoil import access_lines, footprint, log, verdict
+from turmoil.absences import Absences
+from turmoil.clients import CROWD, STREAMED, Kind, Place
+from turmoil.crowd import Crowd, at_work
+from turmoil.footprint import Footprint
+from turmoil.ledger import Ledger
+from turmoil.modes import Mode
+from turmoil.operations import Operator
+from turmoil.probes import probing
+from turmoil.scene import Scene
+from turmoil.served import Served
+from turmoil.verdict import Sorted, Span
+
+WARM_UP_PART = 0.25
+LAST_SECONDS = 1.0
+# Slots of workers that were killed again and again stay empty for up to 36 s (docs/signals.md).
+SETTLE_SECONDS = 60.0
+START_SECONDS = 20.0
+STOP_SECONDS = 60.0
+END_SECONDS = 5.0
+
+
+class Run:
+    """What happens, in order; the ledger has what came of it."""
+
+    def __init__(self, server: Served, mode: Mode, seed: int, *, kills: bool) -> None:
+        self.ledger = Ledger()
+        self.footprints: list[Footprint] = []
+        self._server = server
+        self._seed = seed
+        self._kinds: Sequence[Kind] = (*CROWD, STREAMED) if mode.streams else CROWD
+        self._scene = Scene(server, mode, Absences(), self.ledger, Random(seed))
+        self._operator = Operator(self._scene, kills=kills)
+        self._stopped_at = float("inf")
+
+    def go(self, seconds: float) -> Sorted:
+        """Do it all, and judge; after what nothing can follow there is only the verdict."""
+        try:
+            eventually(self._server.is_whole, START_SECONDS, "readiness")
+            for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
+                self._storm(name, part * seconds)
+                self._settle()
+                self.footprints.append(footprint.least(self._server))
+            self._stop()
+        except (Late, Ended, TimeoutExpired, OSError) as error:
+            self.ledger.fail(f"{type(error).__name__}: {error}")
+        return self._judge()
+
+    def _storm(self, name: str, seconds: float) -> None:
+        chance = Random(f"{self._seed}-{name}")
+        with at_work(self._crowd(name)), probing(self._scene, self._server.admin_port, chance):
+            self._operator.work(seconds)
+
+    def _settle(self) -> None:
+        """Wait for the rest that follows, with all slots ready and no process too many."""
+        if self._server.has_ended:
+            raise Ended(f"it ended with {self._server.wait(0)}")
+        self._scene.command("scale", str(self._server.options.workers))
+        eventually(self._server.is_whole, SETTLE_SECONDS, "rest")
+
+    def _stop(self) -> None:
+        """Stop it under load: what it has accepted is answered, and nobody else let in."""
+        with at_work(self._crowd("last")) as crowd:
+            time.sleep(LAST_SECONDS)
+            crowd.expect_refusal()
+            self._stopped_at = time.monotonic()
+            self._server.signal(signal.SIGTERM)
+        if code := self._server.wait(STOP_SECONDS):
+            self.ledger.fail(f"exit code {code}")
+        eventually(lambda: self._server.is_gone, END_SECONDS, "end of all processes")
+
+    def _crowd(self, name: str) -> Crowd:
+        place = Place(self._server.port, self._server.tls)
+        return Crowd(self._kinds, place, self.ledger, f"{self._seed}.{name}")
+
+    def _judge(self) -> Sorted:
+        ledger, lines = self.ledger, access_lines.read(self._server.access_log)
+        ledger.faults += [f"access log: torn: {line!r}" for line in lines.torn]
+        ledger.faults += verdict.log_faults(lines.ids, ledger.answered, ledger.sent, ledger.kills)
+        ledger.faults += log.faults(self._server.log())
+        if len(self.footprints) > 1:
+            ledger.faults += footprint.growth(*self.footprints)
+        return verdict.sort(ledger.losses, ledger.kills, self._closings(), lines.ids)
+
+    def _closings(self) -> list[Span]:
+        """Return when idle connections may be closed: encrypted ones in any drain."""
+        always = [Span(0, float("inf"))] if self._server.tls else []
+        return [*always, *self._operator.pauses, Span(self._stopped_at, float("inf"))]

@@ -1,0 +1,55 @@
+"""More workers, fewer, and none for a while."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from scorecards.waiting import eventually
+
+from turmoil.scene import Scene
+from turmoil.verdict import Span
+
+MOST_WORKERS = 4
+PAUSE_SECONDS = 40.0
+LONGEST_PAUSE = 1.5
+# What was closed for a pause, a client may see a little later.
+AFTER_PAUSE_SECONDS = 2.0
+
+
+class Sizes:
+    """What who scales does; `pauses` are the times with no worker to take idle connections."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._workers = scene.server.options.workers
+        self.pauses: list[Span] = []
+
+    def one_more(self) -> None:
+        """Send TTIN."""
+        if self._workers < MOST_WORKERS:
+            self._workers += 1
+            self._scene.server.signal(signal.SIGTTIN)
+
+    def one_fewer(self) -> None:
+        """Send TTOU."""
+        self._workers = max(self._workers - 1, 1)
+        self._scene.server.signal(signal.SIGTTOU)
+
+    def scale(self) -> None:
+        """Say how many."""
+        self._workers = self._scene.random.randint(1, MOST_WORKERS)
+        self._scene.command("scale", str(self._workers))
+
+    def pause(self) -> None:
+        """Send all workers away, and call them back when the server says that it has none."""
+        server, absences = self._scene.server, self._scene.absences
+        began = time.monotonic()
+        absences.begin((worker.pid for worker in server.processes("worker")), paused=True)
+        server.signal(signal.SIGWINCH)
+        eventually(lambda: not server.is_ready(), PAUSE_SECONDS, "unreadiness in a pause")
+        time.sleep(self._scene.random.uniform(0, LONGEST_PAUSE))
+        absences.end_pause()
+        server.signal(self._scene.random.choice([signal.SIGHUP, signal.SIGTTIN]))
+        eventually(server.is_ready, PAUSE_SECONDS, "readiness after a pause")
+        self.pauses.append(Span(began, time.monotonic() + AFTER_PAUSE_SECONDS))

@@ -1,0 +1,92 @@
+"""Which of the requests that got no answer a server is to blame for: pure.
+
+Theory of operation. A request may be lost with the very worker that held it, and with no other. So
+before a worker is killed it is frozen, and the connections that it holds are read from the kernel;
+a loss is excused by a kill if it was over one of these, and the connection there before and
+broken after. There is no "about that time" in it.
+
+The other excuse is HTTP's own (RFC 9112 9.3.1, 9.6): over a kept connection a request may cross the
+server's end of it. That is one only where docs/timeouts.md has a server that closes idle
+connections: encrypted ones, and all while no worker stays to take them. It is none for a request
+that the server has read, and its access log names those.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from turmoil.ledger import Answered, Kill, Loss
+
+# The access log is written within some 20 ms (docs/logging.md), on a machine that has the time.
+UNWRITTEN_SECONDS = 1.0
+
+
+class Span(NamedTuple):
+    """Some time, by the monotonic clock."""
+
+    start: float
+    end: float
+
+
+class Sorted(NamedTuple):
+    """Losses by whose fault they are."""
+
+    killed: list[Loss]
+    crossed: list[Loss]
+    unexcused: list[Loss]
+
+
+def sort(
+    losses: Iterable[Loss],
+    kills: Collection[Kill],
+    closings: Collection[Span],
+    read: Collection[str],
+) -> Sorted:
+    """Sort losses; `closings` is when idle connections may be closed, `read` what the log names."""
+    outcome = Sorted([], [], [])
+    for loss in losses:
+        if any(_held(kill, loss) for kill in kills):
+            outcome.killed.append(loss)
+        elif loss.id not in read and any(_crossed(span, loss) for span in closings):
+            outcome.crossed.append(loss)
+        else:
+            outcome.unexcused.append(loss)
+    return outcome
+
+
+def _held(kill: Kill, loss: Loss) -> bool:
+    return loss.is_cut and loss.port in kill.ports and loss.opened <= kill.at <= loss.at
+
+
+def _crossed(closing: Span, loss: Loss) -> bool:
+    return loss.is_cut and loss.may_be_unread and closing.start <= loss.at <= closing.end
+
+
+def log_faults(
+    lines: Mapping[str, int],
+    answered: Iterable[Answered],
+    sent: Collection[str],
+    kills: Iterable[Kill],
+) -> Iterator[str]:
+    """Say what is wrong with an access log that names requests so many times."""
+    killed = {kill.pid: kill.at for kill in kills}
+    for request_id, count in lines.items():
+        if count > 1:
+            yield f"access log: {count} lines of {request_id}"
+        if request_id not in sent:
+            yield f"access log: a line of {request_id!r}, which nobody sent"
+    for answer in answered:
+        if answer.id not in lines and not _taken_along(answer, killed):
+            yield f"access log: no line of {answer.id}, answered by {answer.worker}"
+
+
+def _taken_along(answer: Answered, killed: Mapping[int, float]) -> bool:
+    """Tell whether who answered was killed before it could write so."""
+    return answer.at >= killed.get(answer.worker, float("inf")) - UNWRITTEN_SECONDS
+
+
+def by_kind(losses: Iterable[Loss]) -> Counter[str]:
+    """Count losses by the kind of client."""
+    return Counter(loss.id.partition("-")[0] for loss in losses)
