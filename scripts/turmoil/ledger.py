@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from turmoil.moments import time_of_day
+
 
 class Answered(NamedTuple):
     """A request that got its answer, from that process, at that monotonic time."""
@@ -37,7 +39,15 @@ class Loss(NamedTuple):
 
     def __str__(self) -> str:
         """Say what happened to whom, and when."""
-        return f"{self.at:.3f} {self.id} (port {self.port}, idle {self.idle:.2f} s): {self.how}"
+        where = f"port {self.port}, idle {self.idle:.2f} s"
+        return f"{time_of_day(self.at)} {self.id} ({where}): {self.how}"
+
+
+class Operation(NamedTuple):
+    """Something that was done to the server, and when that began."""
+
+    name: str
+    at: float
 
 
 class Kill(NamedTuple):
@@ -58,7 +68,7 @@ class Ledger:
     kills: list[Kill] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
-    operations: Counter[str] = field(default_factory=Counter)
+    operations: list[Operation] = field(default_factory=list)
     probes: Counter[str] = field(default_factory=Counter)
     closed_idle: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -77,12 +87,12 @@ class Ledger:
     def operate(self, name: str) -> None:
         """Note something that is done to the server."""
         with self._lock:
-            self.operations[name] += 1
+            self.operations.append(Operation(name, time.monotonic()))
 
     def fail(self, what: str) -> None:
         """Note what is wrong beside lost requests."""
         with self._lock:
-            self.faults.append(f"{time.monotonic():.3f} {what}")
+            self.faults.append(f"{time_of_day(time.monotonic())} {what}")
 
     def find_closed(self) -> None:
         """Note a kept connection that was closed while nothing was asked over it."""

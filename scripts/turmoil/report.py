@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from turmoil.footprint import Footprint
-from turmoil.ledger import Ledger
+from turmoil.ledger import Ledger, Loss
 from turmoil.verdict import Sorted, by_kind
+
+RECENT_SECONDS = 3.0
 
 
 def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterator[str]:
     """Say what was done, what came of it, and what was excused."""
-    yield f"{ledger.operations.total()} operations: {_counts(ledger.operations)}"
+    done = Counter(operation.name for operation in ledger.operations)
+    yield f"{done.total()} operations: {_counts(done)}"
     yield f"{ledger.requests.total()} requests: {_counts(ledger.requests)}"
     yield f"{len(ledger.answered)} answered, {ledger.closed_idle} idle connections closed"
     yield f"{ledger.probes.total()} probes: {_counts(ledger.probes)}"
@@ -26,7 +29,18 @@ def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterat
 
 def failures(ledger: Ledger, losses: Sorted) -> list[str]:
     """Say what went wrong, requests first."""
-    return [*map(str, losses.unexcused), *ledger.faults]
+    lost = [f"{loss}{_before(loss, ledger)}" for loss in losses.unexcused]
+    return [*lost, *ledger.faults]
+
+
+def _before(loss: Loss, ledger: Ledger) -> str:
+    """Say what was done right before."""
+    recent = [
+        f"{one.name} {one.at - loss.at:+.2f} s"
+        for one in ledger.operations
+        if 0 <= loss.at - one.at <= RECENT_SECONDS
+    ]
+    return f"\n    after {', '.join(recent) or 'nothing'}"
 
 
 def _counts(counter: Counter[str]) -> str:

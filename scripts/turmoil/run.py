@@ -93,7 +93,9 @@ class Run:
         ledger.faults += log.faults(self._server.log())
         if len(self.footprints) > 1:
             ledger.faults += footprint.growth(*self.footprints)
-        return verdict.sort(ledger.losses, ledger.kills, self._closings(), lines.ids)
+        losses = verdict.sort(ledger.losses, ledger.kills, self._closings(), lines.ids)
+        ledger.faults += verdict.crossing_faults(losses.crossed, ledger.requests["idle"])
+        return losses
 
     def _closings(self) -> list[Span]:
         """Return when idle connections may be closed: encrypted ones in any drain."""

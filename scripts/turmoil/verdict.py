@@ -21,6 +21,8 @@ from turmoil.ledger import Answered, Kill, Loss
 
 # The access log is written within some 20 ms (docs/logging.md), on a machine that has the time.
 UNWRITTEN_SECONDS = 1.0
+# A client looks at its connection right before it sends: what can cross is what ends in between.
+LARGEST_CROSSED_PART = 0.01
 
 
 class Span(NamedTuple):
@@ -62,6 +64,13 @@ def _held(kill: Kill, loss: Loss) -> bool:
 
 def _crossed(closing: Span, loss: Loss) -> bool:
     return loss.is_cut and loss.may_be_unread and closing.start <= loss.at <= closing.end
+
+
+def crossing_faults(crossed: Iterable[Loss], requests: int) -> Iterator[str]:
+    """Say so if more requests crossed the end of an idle connection than chance lets cross."""
+    count = sum(1 for loss in crossed if loss.idle)
+    if count > 1 + requests * LARGEST_CROSSED_PART:
+        yield f"{count} of {requests} requests crossed the end of an idle connection"
 
 
 def log_faults(
