@@ -49,14 +49,19 @@ class Operator:
 
     def _all_acts(self, kills: bool) -> list[Callable[[], None]]:
         deployments, sizes, victims = Deployments(self._scene), self._sizes, self._victims
-        return [
+        usual = [
             *(deployments.hup, deployments.hup, deployments.hup_twice, deployments.hup_slow),
             *(deployments.reload, deployments.reload_broken),
             *(sizes.one_more, sizes.one_fewer, sizes.scale, sizes.pause),
-            *(victims.kill_mold, victims.kill_admin, victims.end_worker, victims.freeze_worker),
-            *([victims.kill_worker] * 3 if kills else []),
-            self.rotate_log,
+            *(victims.end_worker, victims.freeze_worker, self.rotate_log),
         ]
+        # What is killed too often comes again late (docs/signals.md), and little happens meanwhile.
+        rare = [
+            victims.kill_mold,
+            victims.kill_admin,
+            *([victims.kill_worker] * 3 if kills else []),
+        ]
+        return [*usual, *usual, *rare]
 
     def rotate_log(self) -> None:
         """Rename the access log and have it opened again."""

@@ -25,6 +25,8 @@ from turmoil.links import Link
 
 COMMAND_SECONDS = 120.0
 FREEZE_SECONDS = 10.0
+# More than rude clients can leave behind while there is no worker.
+MOST_WAITING = 2000
 TITLE = re.compile(r"obworker: (\w+)")
 
 
@@ -44,7 +46,8 @@ class Served(Obworker):
     def command(self) -> list[str]:
         """Return the module to run and its arguments."""
         log = ("--access-log", "--access-log-file", str(self.directory / "access"))
-        return [*super().command(), *log, "--access-log-format", "json", *self._more]
+        more = ("--access-log-format", "json", "--max-queue", str(MOST_WAITING), *self._more)
+        return [*super().command(), *log, *more]
 
     @classmethod
     def start(
