@@ -85,7 +85,7 @@ def test_what_is_lost_is_a_failure_and_named() -> None:
     assert "kept-1" in str(LOST)
 
 
-ANSWERED = Answered("kept-1", worker=7, at=50.0)
+ANSWERED = Answered("kept-1", worker=7, at=50.0, seconds=0.1)
 
 
 @pytest.mark.parametrize(

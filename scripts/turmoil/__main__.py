@@ -31,16 +31,17 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     # Not where pytest would have it: the path of a unix socket holds 107 bytes (unix(7)).
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    server = _start(directory, options, seed)
+    failures: list[str] = []
     try:
-        failures = _run(server, options, seed)
+        failures = _run(directory, options, seed)
+    except KeyboardInterrupt:
+        return 130
     finally:
-        server.family.kill()
+        if not failures:
+            shutil.rmtree(directory)
     if failures:
         print(f"the log is {directory / 'log'}", file=sys.stderr)
-        return 1
-    shutil.rmtree(directory)
-    return 0
+    return 1 if failures else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,17 +72,21 @@ def _start(directory: Path, options: argparse.Namespace, seed: int) -> Served:
     return server
 
 
-def _run(server: Served, options: argparse.Namespace, seed: int) -> int:
-    """Return how many failures there were."""
-    run = Run(server, MODES[options.mode], seed, kills=options.kills)
-    losses = run.go(options.seconds)
+def _run(directory: Path, options: argparse.Namespace, seed: int) -> list[str]:
+    """Print what came of it, and return what went wrong."""
+    server = _start(directory, options, seed)
+    try:
+        run = Run(server, MODES[options.mode], seed, kills=options.kills)
+        losses = run.go(options.seconds)
+    finally:
+        server.family.kill()
     for line in report.lines(run.ledger, losses, run.footprints):
         print(line)
     failures = report.failures(run.ledger, losses)
     for failure in failures[:SHOWN_FAILURES]:
         print(failure, file=sys.stderr)
     print(f"{len(failures)} failures")
-    return len(failures)
+    return failures
 
 
 if __name__ == "__main__":

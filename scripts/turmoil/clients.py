@@ -55,6 +55,8 @@ class Place:
 
     port: int
     tls: ssl.SSLContext | None
+    is_closing: threading.Event
+    """Set once it is right to be refused."""
 
 
 class Client:
@@ -69,13 +71,13 @@ class Client:
         self._number = 0
         self._link: Link | None = None
 
-    def run(self, over: threading.Event, may_be_refused: threading.Event) -> None:
+    def run(self, over: threading.Event) -> None:
         """Go on until it is over, or until nobody is there any more and that is as it should be."""
         while not over.is_set():
             try:
                 self._ask()
             except OSError as error:  # no connection was to be had
-                if may_be_refused.is_set():
+                if self._place.is_closing.is_set():
                     break
                 self._ledger.fail(f"{self._name}: {error}")
             over.wait(self._random.uniform(0, self._kind.longest_rest))
@@ -88,11 +90,12 @@ class Client:
         for order in orders:
             self._ledger.send(self._kind.name, order.id)
         unanswered = deque(orders)
+        sent = time.monotonic()
         try:
             link.secure()
             self._kind.send(link, orders, self._random)
             if self._kind.stays:
-                self._hear(link, unanswered)
+                self._hear(link, unanswered, sent)
             else:
                 self._go_rudely(link)
         except (OSError, ValueError, Wrong) as error:
@@ -112,12 +115,13 @@ class Client:
             self._link = Link(self._place.port, self._place.tls)
         return self._link
 
-    def _hear(self, link: Link, unanswered: deque[Order]) -> None:
+    def _hear(self, link: Link, unanswered: deque[Order], sent: float) -> None:
         while unanswered:
             answer = link.hear()
             worker = unanswered[0].worker(answer)
-            self._ledger.answered.append(Answered(unanswered[0].id, worker, time.monotonic()))
-            unanswered.popleft()
+            now = time.monotonic()
+            order = unanswered.popleft()
+            self._ledger.answered.append(Answered(order.id, worker, now, now - sent))
             if answer.is_last:
                 break
         if answer.is_last or not self._kind.keeps:

@@ -17,6 +17,7 @@ class Answered(NamedTuple):
     id: str
     worker: int
     at: float
+    seconds: float
 
 
 class Loss(NamedTuple):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from random import Random
 
 from turmoil.answers import Answer
@@ -78,16 +76,3 @@ def fault_of(method: str, path: str, answer: Answer, *, may_be_unready: bool) ->
         if report["ready"] != is_ready or (report["reason"] is None) != is_ready:
             return f"{answer.status} and {report}"
     return None
-
-
-@contextmanager
-def probing(scene: Scene, port: int, random: Random) -> Iterator[None]:
-    """Ask meanwhile, in a thread."""
-    over = threading.Event()
-    thread = threading.Thread(target=Prober(scene, port, random).run, args=(over,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

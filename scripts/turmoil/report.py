@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from turmoil.footprint import Footprint
-from turmoil.ledger import Ledger, Loss
+from turmoil.ledger import Answered, Ledger, Loss
 from turmoil.verdict import Sorted, by_kind
 
 RECENT_SECONDS = 3.0
@@ -17,7 +17,8 @@ def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterat
     done = Counter(operation.name for operation in ledger.operations)
     yield f"{done.total()} operations: {_counts(done)}"
     yield f"{ledger.requests.total()} requests: {_counts(ledger.requests)}"
-    yield f"{len(ledger.answered)} answered, {ledger.closed_idle} idle connections closed"
+    yield f"{len(ledger.answered)} answered, the slowest {_slowest(ledger.answered)}"
+    yield f"{ledger.closed_idle} idle connections closed"
     yield f"{ledger.probes.total()} probes: {_counts(ledger.probes)}"
     kills = f"{len(ledger.kills)} killed processes"
     yield f"{len(losses.killed)} lost with {kills}: {_counts(by_kind(losses.killed))}"
@@ -31,6 +32,11 @@ def failures(ledger: Ledger, losses: Sorted) -> list[str]:
     """Say what went wrong, requests first."""
     lost = [f"{loss}{_before(loss, ledger)}" for loss in losses.unexcused]
     return [*lost, *ledger.faults]
+
+
+def _slowest(answered: Sequence[Answered]) -> str:
+    slowest = max(answered, key=lambda one: one.seconds, default=None)
+    return f"{slowest.id} after {slowest.seconds:.1f} s" if slowest else "-"
 
 
 def _before(loss: Loss, ledger: Ledger) -> str:

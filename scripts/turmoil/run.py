@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from subprocess import TimeoutExpired
 
@@ -13,16 +14,16 @@ from scorecards.waiting import Late, eventually
 
 from turmoil import access_lines, footprint, log, verdict
 from turmoil.absences import Absences
-from turmoil.clients import CROWD, STREAMED, Kind, Place
-from turmoil.crowd import Crowd, at_work
+from turmoil.clients import CROWD, STREAMED, Client, Kind, Place
 from turmoil.footprint import Footprint
 from turmoil.ledger import Ledger
 from turmoil.modes import Mode
 from turmoil.operations import Operator
-from turmoil.probes import probing
+from turmoil.probes import Prober
 from turmoil.scene import Scene
 from turmoil.served import Served
 from turmoil.verdict import Sorted, Span
+from turmoil.work import at_work
 
 WARM_UP_PART = 0.25
 LAST_SECONDS = 1.0
@@ -44,6 +45,7 @@ class Run:
         self._kinds: Sequence[Kind] = (*CROWD, STREAMED) if mode.streams else CROWD
         self._scene = Scene(server, mode, Absences(), self.ledger, Random(seed))
         self._operator = Operator(self._scene, kills=kills)
+        self._is_closing = threading.Event()
         self._stopped_at = float("inf")
 
     def go(self, seconds: float) -> Sorted:
@@ -61,7 +63,8 @@ class Run:
 
     def _storm(self, name: str, seconds: float) -> None:
         chance = Random(f"{self._seed}-{name}")
-        with at_work(self._crowd(name)), probing(self._scene, self._server.admin_port, chance):
+        prober = Prober(self._scene, self._server.admin_port, chance)
+        with at_work([*self._crowd(name), prober.run]):
             self._operator.work(seconds)
 
     def _settle(self) -> None:
@@ -73,18 +76,23 @@ class Run:
 
     def _stop(self) -> None:
         """Stop it under load: what it has accepted is answered, and nobody else let in."""
-        with at_work(self._crowd("last")) as crowd:
+        with at_work(self._crowd("last")):
             time.sleep(LAST_SECONDS)
-            crowd.expect_refusal()
+            self._is_closing.set()
             self._stopped_at = time.monotonic()
             self._server.signal(signal.SIGTERM)
         if code := self._server.wait(STOP_SECONDS):
             self.ledger.fail(f"exit code {code}")
         eventually(lambda: self._server.is_gone, END_SECONDS, "end of all processes")
 
-    def _crowd(self, name: str) -> Crowd:
-        place = Place(self._server.port, self._server.tls)
-        return Crowd(self._kinds, place, self.ledger, f"{self._seed}.{name}")
+    def _crowd(self, during: str) -> list[Callable[[threading.Event], None]]:
+        """Return what all clients do."""
+        place = Place(self._server.port, self._server.tls, self._is_closing)
+        names = [
+            (kind, f"{kind.name}-{self._seed}.{during}-{number}")
+            for number, kind in enumerate(self._kinds)
+        ]
+        return [Client(kind, name, place, self.ledger, Random(name)).run for kind, name in names]
 
     def _judge(self) -> Sorted:
         ledger, lines = self.ledger, access_lines.read(self._server.access_log)

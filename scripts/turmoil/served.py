@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -85,16 +86,17 @@ class Served(Obworker):
             check=False,
         )
 
+    @cached_property
+    def _asked_port(self) -> int:
+        return self.admin_port
+
     def is_ready(self) -> bool:
-        """Return whether it says so; a killed admin process says nothing."""
-        try:
-            return self.ask("/readyz").status == 200
-        except OSError:
-            return False
+        """Return whether it says so."""
+        return self.ask("/readyz").status == 200
 
     def ask(self, path: str) -> Answer:
         """Ask its admin process."""
-        link = Link(self.admin_port)
+        link = Link(self._asked_port)
         try:
             link.send(question("GET", path))
             return link.hear()
