@@ -320,7 +320,7 @@ class Master:
         served = self._generations.plan(self._table.rollout.current)
         if self._plan is served or self._generations.reloading is not None:
             return
-        if self._table.wanted == len(self._plan.devices):  # nobody has scaled it since
+        if self._table.wanted:  # nobody has paused it since
             self._table.resize(self._served_size)
         self._go_by(served)
 
@@ -343,6 +343,7 @@ class Master:
         if not self._table.stopping:
             logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
             self._table.resize(size)
+            self._served_size = size
             self._tell_shares()
         return ""
 

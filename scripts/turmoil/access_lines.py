@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,13 @@ class Lines(NamedTuple):
 
 
 def rotate(path: Path) -> None:
-    """Rename a log, as logrotate does; whoever writes it has to be told."""
+    """Rename a log, as logrotate does; whoever writes it has to be told.
+
+    It is missing where no worker has opened it again since the last time.
+    """
     number = sum(1 for _ in path.parent.glob(f"{path.name}.*"))
-    path.rename(path.with_name(f"{path.name}.{number:05}"))
+    with suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.{number:05}"))
 
 
 def read(path: Path) -> Lines:

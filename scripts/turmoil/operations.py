@@ -40,6 +40,7 @@ class Operator:
             self._act(self._scene.random.choice(self._acts))
             time.sleep(self._scene.random.choice(RESTS))
         self._victims.thaw_all()
+        self._sizes.check()
 
     def _act(self, act: Callable[[], None]) -> None:
         self._scene.ledger.operate(act.__name__)

@@ -49,17 +49,23 @@ class Run:
         self._stopped_at = float("inf")
 
     def go(self, seconds: float) -> Sorted:
-        """Do it all, and judge; after what nothing can follow there is only the verdict."""
+        """Do it all, and judge."""
+        self._try(lambda: self._disturb(seconds))
+        self._try(self._stop)
+        return self._judge()
+
+    def _try(self, step: Callable[[], None]) -> None:
         try:
-            eventually(self._server.is_whole, START_SECONDS, "readiness")
-            for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
-                self._storm(name, part * seconds)
-                self._settle()
-                self.footprints.append(footprint.least(self._server))
-            self._stop()
+            step()
         except (Late, Ended, TimeoutExpired, OSError) as error:
             self.ledger.fail(f"{type(error).__name__}: {error}")
-        return self._judge()
+
+    def _disturb(self, seconds: float) -> None:
+        eventually(self._server.is_whole, START_SECONDS, "readiness")
+        for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
+            self._storm(name, part * seconds)
+            self._settle()
+            self.footprints.append(footprint.least(self._server))
 
     def _storm(self, name: str, seconds: float) -> None:
         chance = Random(f"{self._seed}-{name}")
@@ -69,13 +75,13 @@ class Run:
 
     def _settle(self) -> None:
         """Wait for the rest that follows, with all slots ready and no process too many."""
-        if self._server.has_ended:
-            raise Ended(f"it ended with {self._server.wait(0)}")
         self._scene.command("scale", str(self._server.options.workers))
         eventually(self._server.is_whole, SETTLE_SECONDS, "rest")
 
     def _stop(self) -> None:
         """Stop it under load: what it has accepted is answered, and nobody else let in."""
+        if self._server.has_ended:
+            raise Ended(f"it ended with {self._server.wait(0)}")
         with at_work(self._crowd("last")):
             time.sleep(LAST_SECONDS)
             self._is_closing.set()

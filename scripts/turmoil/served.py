@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -85,6 +86,15 @@ class Served(Obworker):
             timeout=COMMAND_SECONDS,
             check=False,
         )
+
+    def wanted(self) -> int:
+        """Return how many workers it wants, as its control socket tells (docs/control.md)."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(COMMAND_SECONDS)
+            client.connect(str(self._control_socket))
+            client.sendall(b'{"command": "status"}\n')
+            with client.makefile("rb") as answer:
+                return int(json.load(answer)["result"]["workers"]["wanted"])
 
     @cached_property
     def _asked_port(self) -> int:

@@ -13,6 +13,7 @@ from turmoil.verdict import Span
 MOST_WORKERS = 4
 PAUSE_SECONDS = 40.0
 LONGEST_PAUSE = 1.5
+WANTED_SECONDS = 10.0
 # What was closed for a pause, a client may see a little later.
 AFTER_PAUSE_SECONDS = 2.0
 
@@ -28,18 +29,19 @@ class Sizes:
     def one_more(self) -> None:
         """Send TTIN."""
         if self._workers < MOST_WORKERS:
-            self._workers += 1
             self._scene.server.signal(signal.SIGTTIN)
+            self._expect(self._workers + 1)
 
     def one_fewer(self) -> None:
-        """Send TTOU."""
-        self._workers = max(self._workers - 1, 1)
+        """Send TTOU; the last one stays."""
         self._scene.server.signal(signal.SIGTTOU)
+        self._expect(max(self._workers - 1, 1))
 
     def scale(self) -> None:
         """Say how many."""
-        self._workers = self._scene.random.randint(1, MOST_WORKERS)
-        self._scene.command("scale", str(self._workers))
+        wanted = self._scene.random.randint(1, MOST_WORKERS)
+        self._scene.command("scale", str(wanted))
+        self._expect(wanted)
 
     def pause(self) -> None:
         """Send all workers away, and call them back when the server says that it has none."""
@@ -50,6 +52,25 @@ class Sizes:
         eventually(lambda: not server.is_ready(), PAUSE_SECONDS, "unreadiness in a pause")
         time.sleep(self._scene.random.uniform(0, LONGEST_PAUSE))
         absences.end_pause()
-        server.signal(self._scene.random.choice([signal.SIGHUP, signal.SIGTTIN]))
+        self._resume()
         eventually(server.is_ready, PAUSE_SECONDS, "readiness after a pause")
         self.pauses.append(Span(began, time.monotonic() + AFTER_PAUSE_SECONDS))
+
+    def _resume(self) -> None:
+        """Call all workers back, or a single one."""
+        if self._scene.random.random() < 0.5:
+            self._scene.server.signal(signal.SIGHUP)
+            self._expect(self._workers)
+        else:
+            self._scene.server.signal(signal.SIGTTIN)
+            self._expect(1)
+
+    def check(self) -> None:
+        """See that there are to be as many workers as were asked for last."""
+        self._expect(self._workers)
+
+    def _expect(self, workers: int) -> None:
+        """Wait until so many are wanted: a signal may take a moment, and two at once be one."""
+        self._workers = workers
+        what = f"{workers} workers wanted"
+        eventually(lambda: self._scene.server.wanted() == workers, WANTED_SECONDS, what)
