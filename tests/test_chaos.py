@@ -147,14 +147,14 @@ def test_a_probe_has_to_be_answered_truly(
 
 def test_unreadiness_is_explained_until_the_service_was_seen_whole() -> None:
     absences = Absences()
-    absences.begin([], paused=True)
-    assert absences.before_asking() is None
-    absences.end_pause()
-    before = absences.before_asking()
-    absences.begin([])
-    absences.seen_whole(before)
+    assert not absences.explain_unreadiness()
+    absences.begin([7], paused=True)
+    absences.see([8])
     assert absences.explain_unreadiness()
-    absences.seen_whole(absences.before_asking())
+    absences.end_pause()
+    absences.see([7, 8])
+    assert absences.explain_unreadiness()
+    absences.see([8, 9])
     assert not absences.explain_unreadiness()
 
 

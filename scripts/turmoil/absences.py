@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-
-from scorecards.processes import is_running
+from collections.abc import Collection, Iterable
 
 
 class Absences:
@@ -13,7 +11,6 @@ class Absences:
 
     def __init__(self) -> None:
         self._leaving: set[int] = set()
-        self._count = 0
         self._is_whole = True
         self._is_paused = False
         self._lock = threading.Lock()
@@ -24,7 +21,6 @@ class Absences:
             self._leaving.update(workers)
             self._is_paused |= paused
             self._is_whole = False
-            self._count += 1
 
     def end_pause(self) -> None:
         """Note that workers come again."""
@@ -36,15 +32,12 @@ class Absences:
         with self._lock:
             return not self._is_whole
 
-    def before_asking(self) -> int | None:
-        """Return what `seen_whole` wants, taken before the service is asked; None: ask later."""
-        with self._lock:
-            is_over = not self._is_paused and not any(map(is_running, self._leaving))
-            return self._count if is_over else None
+    def see(self, serving: Collection[int]) -> None:
+        """Note that the service is whole with these workers, by its own account.
 
-    def seen_whole(self, count: int | None) -> None:
-        """Note that the service said that every worker serves."""
+        It may not know yet that one of them has gone.
+        """
         with self._lock:
-            if count == self._count:
+            if not self._is_paused and self._leaving.isdisjoint(serving):
                 self._leaving.clear()
                 self._is_whole = True

@@ -34,13 +34,14 @@ class Operator:
         return self._sizes.pauses
 
     def work(self, seconds: float) -> None:
-        """Act for so long; nothing is stopped or paused at the end."""
+        """Act for so long; then none is stopped, and there are to be as many as there were first."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._scene.server.has_ended:
             self._act(self._scene.random.choice(self._acts))
             time.sleep(self._scene.random.choice(RESTS))
         self._victims.thaw_all()
         self._sizes.check()
+        self._sizes.scale_to(self._scene.server.options.workers)
 
     def _act(self, act: Callable[[], None]) -> None:
         self._scene.ledger.operate(act.__name__)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from random import Random
+from typing import Any
 
 from turmoil.answers import Answer
 from turmoil.ledger import Loss
@@ -35,15 +36,18 @@ class Prober:
     def _ask(self, method: str, path: str) -> None:
         self._ledger.probe(f"{method} {path}")
         may_be_unready = self._absences.explain_unreadiness()
-        count = self._absences.before_asking()
         answer = self._answer(method, path)
         if answer is None:
             return
         may_be_unready |= self._absences.explain_unreadiness()
         if fault := fault_of(method, path, answer, may_be_unready=may_be_unready):
             self._ledger.fail(f"{method} {path}: {fault}")
-        if method == "GET" and path == "/readyz" and json.loads(answer.body)["status"] == "ok":
-            self._absences.seen_whole(count)
+        if (method, path) == ("GET", "/healthz"):
+            self._look(json.loads(answer.body))
+
+    def _look(self, report: dict[str, Any]) -> None:
+        if report["status"] == "ok":
+            self._absences.see({slot["pid"] for slot in report["slots"]})
 
     def _answer(self, method: str, path: str) -> Answer | None:
         """Return the answer; none is a loss, which the admin process's death may excuse."""

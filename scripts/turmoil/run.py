@@ -61,10 +61,11 @@ class Run:
             self.ledger.fail(f"{type(error).__name__}: {error}")
 
     def _disturb(self, seconds: float) -> None:
+        self._server.wait_for_log(self._server.listening)
         eventually(self._server.is_whole, START_SECONDS, "readiness")
         for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
             self._storm(name, part * seconds)
-            self._settle()
+            eventually(self._server.is_whole, SETTLE_SECONDS, "rest")
             self.footprints.append(footprint.least(self._server))
 
     def _storm(self, name: str, seconds: float) -> None:
@@ -72,11 +73,6 @@ class Run:
         prober = Prober(self._scene, self._server.admin_port, chance)
         with at_work([*self._crowd(name), prober.run]):
             self._operator.work(seconds)
-
-    def _settle(self) -> None:
-        """Wait for the rest that follows, with all slots ready and no process too many."""
-        self._scene.command("scale", str(self._server.options.workers))
-        eventually(self._server.is_whole, SETTLE_SECONDS, "rest")
 
     def _stop(self) -> None:
         """Stop it under load: what it has accepted is answered, and nobody else let in."""

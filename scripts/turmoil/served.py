@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import psutil
 from scorecards import models
@@ -87,22 +88,19 @@ class Served(Obworker):
             check=False,
         )
 
-    def wanted(self) -> int:
-        """Return how many workers it wants, as its control socket tells (docs/control.md)."""
+    def report(self) -> dict[str, Any]:
+        """Return what it tells of itself by its control socket (docs/control.md)."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(COMMAND_SECONDS)
             client.connect(str(self._control_socket))
             client.sendall(b'{"command": "status"}\n')
             with client.makefile("rb") as answer:
-                return int(json.load(answer)["result"]["workers"]["wanted"])
+                report: dict[str, Any] = json.load(answer)["result"]
+        return report
 
     @cached_property
     def _asked_port(self) -> int:
         return self.admin_port
-
-    def is_ready(self) -> bool:
-        """Return whether it says so."""
-        return self.ask("/readyz").status == 200
 
     def ask(self, path: str) -> Answer:
         """Ask its admin process."""
@@ -116,7 +114,7 @@ class Served(Obworker):
     def is_whole(self) -> bool:
         """Return whether it is at rest: as many processes as there should be, and no request."""
         wanted = self.options.workers
-        report = json.loads(self.ask("/healthz").body)
+        report = self.report()
         slots = report["slots"]
         return bool(
             report["status"] == "ok"

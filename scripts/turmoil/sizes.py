@@ -39,9 +39,12 @@ class Sizes:
 
     def scale(self) -> None:
         """Say how many."""
-        wanted = self._scene.random.randint(1, MOST_WORKERS)
-        self._scene.command("scale", str(wanted))
-        self._expect(wanted)
+        self.scale_to(self._scene.random.randint(1, MOST_WORKERS))
+
+    def scale_to(self, workers: int) -> None:
+        """Say that there are to be so many."""
+        self._scene.command("scale", str(workers))
+        self._expect(workers)
 
     def pause(self) -> None:
         """Send all workers away, and call them back when the server says that it has none."""
@@ -49,11 +52,11 @@ class Sizes:
         began = time.monotonic()
         absences.begin((worker.pid for worker in server.processes("worker")), paused=True)
         server.signal(signal.SIGWINCH)
-        eventually(lambda: not server.is_ready(), PAUSE_SECONDS, "unreadiness in a pause")
+        eventually(lambda: not server.report()["ready"], PAUSE_SECONDS, "unreadiness in a pause")
         time.sleep(self._scene.random.uniform(0, LONGEST_PAUSE))
         absences.end_pause()
         self._resume()
-        eventually(server.is_ready, PAUSE_SECONDS, "readiness after a pause")
+        eventually(lambda: server.report()["ready"], PAUSE_SECONDS, "readiness after a pause")
         self.pauses.append(Span(began, time.monotonic() + AFTER_PAUSE_SECONDS))
 
     def _resume(self) -> None:
@@ -73,4 +76,8 @@ class Sizes:
         """Wait until so many are wanted: a signal may take a moment, and two at once be one."""
         self._workers = workers
         what = f"{workers} workers wanted"
-        eventually(lambda: self._scene.server.wanted() == workers, WANTED_SECONDS, what)
+        eventually(
+            lambda: self._scene.server.report()["workers"]["wanted"] == workers,
+            WANTED_SECONDS,
+            what,
+        )
