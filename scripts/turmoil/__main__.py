@@ -82,7 +82,7 @@ def _run(directory: Path, options: argparse.Namespace, seed: int) -> list[str]:
         server.family.kill()
     for line in report.lines(run.ledger, losses, run.footprints):
         print(line)
-    failures = report.failures(run.ledger, losses)
+    failures = [*report.failures(run.ledger, losses), *run.findings]
     for failure in failures[:SHOWN_FAILURES]:
         print(failure, file=sys.stderr)
     print(f"{len(failures)} failures")

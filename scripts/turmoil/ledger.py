@@ -51,6 +51,17 @@ class Operation(NamedTuple):
     at: float
 
 
+class Fault(NamedTuple):
+    """Something else that went wrong, and when."""
+
+    what: str
+    at: float
+
+    def __str__(self) -> str:
+        """Say what happened, and when."""
+        return f"{time_of_day(self.at)} {self.what}"
+
+
 class Kill(NamedTuple):
     """A process that was killed, and the clients' ends of the connections that it then held."""
 
@@ -67,7 +78,7 @@ class Ledger:
     answered: list[Answered] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
     operations: list[Operation] = field(default_factory=list)
     probes: Counter[str] = field(default_factory=Counter)
@@ -93,7 +104,7 @@ class Ledger:
     def fail(self, what: str) -> None:
         """Note what is wrong beside lost requests."""
         with self._lock:
-            self.faults.append(f"{time_of_day(time.monotonic())} {what}")
+            self.faults.append(Fault(what, time.monotonic()))
 
     def find_closed(self) -> None:
         """Note a kept connection that was closed while nothing was asked over it."""

@@ -13,7 +13,6 @@ from turmoil import access_lines
 from turmoil.deployments import Deployments
 from turmoil.scene import Scene
 from turmoil.sizes import Sizes
-from turmoil.verdict import Span
 from turmoil.victims import Victims
 
 RESTS = (0.01, 0.05, 0.2, 0.5, 1.0)
@@ -28,13 +27,8 @@ class Operator:
         self._victims = Victims(scene)
         self._acts = self._all_acts(kills)
 
-    @property
-    def pauses(self) -> list[Span]:
-        """When there was no worker."""
-        return self._sizes.pauses
-
     def work(self, seconds: float) -> None:
-        """Act for so long; then none is stopped, and there are to be as many as there were first."""
+        """Act for so long; then no worker is stopped, and as many are wanted as were at first."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._scene.server.has_ended:
             self._act(self._scene.random.choice(self._acts))

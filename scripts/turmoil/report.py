@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from turmoil.footprint import Footprint
-from turmoil.ledger import Answered, Ledger, Loss
+from turmoil.ledger import Answered, Fault, Ledger, Loss, Operation
 from turmoil.verdict import Sorted, by_kind
 
-RECENT_SECONDS = 3.0
+RECENT_SECONDS = 12.0
 
 
 def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterator[str]:
@@ -29,24 +29,19 @@ def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterat
 
 
 def failures(ledger: Ledger, losses: Sorted) -> list[str]:
-    """Say what went wrong, requests first."""
-    lost = [f"{loss}{_before(loss, ledger)}" for loss in losses.unexcused]
-    return [*lost, *ledger.faults]
+    """Say what went wrong, requests first, and what was done right before."""
+    wrong: list[Loss | Fault] = [*losses.unexcused, *ledger.faults]
+    return [f"{one}\n    after {_before(one.at, ledger.operations)}" for one in wrong]
+
+
+def _before(at: float, operations: Sequence[Operation]) -> str:
+    recent = (one for one in operations if 0 <= at - one.at <= RECENT_SECONDS)
+    return ", ".join(f"{one.name} {one.at - at:+.2f} s" for one in recent) or "nothing"
 
 
 def _slowest(answered: Sequence[Answered]) -> str:
     slowest = max(answered, key=lambda one: one.seconds, default=None)
     return f"{slowest.id} after {slowest.seconds:.1f} s" if slowest else "-"
-
-
-def _before(loss: Loss, ledger: Ledger) -> str:
-    """Say what was done right before."""
-    recent = [
-        f"{one.name} {one.at - loss.at:+.2f} s"
-        for one in ledger.operations
-        if 0 <= loss.at - one.at <= RECENT_SECONDS
-    ]
-    return f"\n    after {', '.join(recent) or 'nothing'}"
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -22,7 +22,7 @@ from turmoil.operations import Operator
 from turmoil.probes import Prober
 from turmoil.scene import Scene
 from turmoil.served import Served
-from turmoil.verdict import Sorted, Span
+from turmoil.verdict import Sorted
 from turmoil.work import at_work
 
 WARM_UP_PART = 0.25
@@ -35,11 +35,12 @@ END_SECONDS = 5.0
 
 
 class Run:
-    """What happens, in order; the ledger has what came of it."""
+    """What happens, in order; the ledger has what came of it, `findings` what was found then."""
 
     def __init__(self, server: Served, mode: Mode, seed: int, *, kills: bool) -> None:
         self.ledger = Ledger()
         self.footprints: list[Footprint] = []
+        self.findings: list[str] = []
         self._server = server
         self._seed = seed
         self._kinds: Sequence[Kind] = (*CROWD, STREAMED) if mode.streams else CROWD
@@ -98,16 +99,14 @@ class Run:
 
     def _judge(self) -> Sorted:
         ledger, lines = self.ledger, access_lines.read(self._server.access_log)
-        ledger.faults += [f"access log: torn: {line!r}" for line in lines.torn]
-        ledger.faults += verdict.log_faults(lines.ids, ledger.answered, ledger.sent, ledger.kills)
-        ledger.faults += log.faults(self._server.log())
+        found = self.findings
+        found += [f"access log: torn: {line!r}" for line in lines.torn]
+        found += verdict.log_faults(lines.ids, ledger.answered, ledger.sent, ledger.kills)
+        found += log.faults(self._server.log())
         if len(self.footprints) > 1:
-            ledger.faults += footprint.growth(*self.footprints)
-        losses = verdict.sort(ledger.losses, ledger.kills, self._closings(), lines.ids)
-        ledger.faults += verdict.crossing_faults(losses.crossed, ledger.requests["idle"])
+            found += footprint.growth(*self.footprints)
+        # What cannot move to another worker is closed (docs/timeouts.md).
+        closes_from = 0.0 if self._server.tls else self._stopped_at
+        losses = verdict.sort(ledger.losses, ledger.kills, closes_from, lines.ids)
+        found += verdict.crossing_faults(losses.crossed, ledger.requests["idle"])
         return losses
-
-    def _closings(self) -> list[Span]:
-        """Return when idle connections may be closed: encrypted ones in any drain."""
-        always = [Span(0, float("inf"))] if self._server.tls else []
-        return [*always, *self._operator.pauses, Span(self._stopped_at, float("inf"))]

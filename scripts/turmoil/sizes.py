@@ -8,23 +8,19 @@ import time
 from scorecards.waiting import eventually
 
 from turmoil.scene import Scene
-from turmoil.verdict import Span
 
 MOST_WORKERS = 4
 PAUSE_SECONDS = 40.0
 LONGEST_PAUSE = 1.5
 WANTED_SECONDS = 10.0
-# What was closed for a pause, a client may see a little later.
-AFTER_PAUSE_SECONDS = 2.0
 
 
 class Sizes:
-    """What who scales does; `pauses` are the times with no worker to take idle connections."""
+    """What who scales does."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._workers = scene.server.options.workers
-        self.pauses: list[Span] = []
 
     def one_more(self) -> None:
         """Send TTIN."""
@@ -49,7 +45,6 @@ class Sizes:
     def pause(self) -> None:
         """Send all workers away, and call them back when the server says that it has none."""
         server, absences = self._scene.server, self._scene.absences
-        began = time.monotonic()
         absences.begin((worker.pid for worker in server.processes("worker")), paused=True)
         server.signal(signal.SIGWINCH)
         eventually(lambda: not server.report()["ready"], PAUSE_SECONDS, "unreadiness in a pause")
@@ -57,7 +52,6 @@ class Sizes:
         absences.end_pause()
         self._resume()
         eventually(lambda: server.report()["ready"], PAUSE_SECONDS, "readiness after a pause")
-        self.pauses.append(Span(began, time.monotonic() + AFTER_PAUSE_SECONDS))
 
     def _resume(self) -> None:
         """Call all workers back, or a single one."""

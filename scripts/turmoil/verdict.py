@@ -6,9 +6,9 @@ a loss is excused by a kill if it was over one of these, and the connection ther
 broken after. There is no "about that time" in it.
 
 The other excuse is HTTP's own (RFC 9112 9.3.1, 9.6): over a kept connection a request may cross the
-server's end of it. That is one only where docs/timeouts.md has a server that closes idle
-connections: encrypted ones, and all while no worker stays to take them. It is none for a request
-that the server has read, and its access log names those.
+server's end of it. That is one only where idle connections are closed and not handed on to another
+worker (docs/timeouts.md): encrypted ones, and all in a stop. It is none for a request that the
+server has read, and its access log names those.
 """
 
 from __future__ import annotations
@@ -25,13 +25,6 @@ UNWRITTEN_SECONDS = 1.0
 LARGEST_CROSSED_PART = 0.01
 
 
-class Span(NamedTuple):
-    """Some time, by the monotonic clock."""
-
-    start: float
-    end: float
-
-
 class Sorted(NamedTuple):
     """Losses by whose fault they are."""
 
@@ -43,15 +36,15 @@ class Sorted(NamedTuple):
 def sort(
     losses: Iterable[Loss],
     kills: Collection[Kill],
-    closings: Collection[Span],
+    closes_from: float,
     read: Collection[str],
 ) -> Sorted:
-    """Sort losses; `closings` is when idle connections may be closed, `read` what the log names."""
+    """Sort losses; idle ones may be closed after `closes_from`, and the log has what was `read`."""
     outcome = Sorted([], [], [])
     for loss in losses:
         if any(_held(kill, loss) for kill in kills):
             outcome.killed.append(loss)
-        elif loss.id not in read and any(_crossed(span, loss) for span in closings):
+        elif loss.id not in read and _crossed(loss, closes_from):
             outcome.crossed.append(loss)
         else:
             outcome.unexcused.append(loss)
@@ -62,8 +55,8 @@ def _held(kill: Kill, loss: Loss) -> bool:
     return loss.is_cut and loss.port in kill.ports and loss.opened <= kill.at <= loss.at
 
 
-def _crossed(closing: Span, loss: Loss) -> bool:
-    return loss.is_cut and loss.may_be_unread and closing.start <= loss.at <= closing.end
+def _crossed(loss: Loss, closes_from: float) -> bool:
+    return loss.is_cut and loss.may_be_unread and loss.at >= closes_from
 
 
 def crossing_faults(crossed: Iterable[Loss], requests: int) -> Iterator[str]:
