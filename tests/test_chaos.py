@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from turmoil.footprint import Footprint
 from turmoil.ledger import Answered, Kill, Ledger, Loss, Operation
 from turmoil.orders import Order, Wrong
 from turmoil.probes import fault_of
+from turmoil.sockets import clients_ports
 
 KILL = Kill(pid=7, at=100.0, ports=frozenset({4000}))
 LOST = Loss("kept-1", at=100.2, how="cut", port=4000, opened=90.0, is_cut=True)
@@ -196,6 +199,19 @@ def test_a_stream_is_right_only_if_it_is_whole_and_of_one_worker(
     else:
         with pytest.raises(Wrong):
             order.worker(answer)
+
+
+def test_the_kernel_tells_which_connections_a_process_holds() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        port = client.getsockname()[1]
+        assert port not in clients_ports(os.getpid())  # nobody has accepted it
+        accepted, _ = listener.accept()
+        assert port in clients_ports(os.getpid())
+        accepted.close()
+        assert port not in clients_ports(os.getpid())
 
 
 def test_growth_is_more_descriptors_or_much_more_memory() -> None:

@@ -25,6 +25,7 @@ from scorecards.waiting import eventually
 from turmoil.answers import Answer
 from turmoil.ledger import Kill
 from turmoil.links import Link
+from turmoil.sockets import clients_ports
 
 COMMAND_SECONDS = 120.0
 FREEZE_SECONDS = 10.0
@@ -73,15 +74,9 @@ class Served(Obworker):
 
     def order(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one of obworker's commands."""
+        address = ("--control-socket", str(self._control_socket))
         return subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "obworker",
-                *words,
-                "--control-socket",
-                str(self._control_socket),
-            ],
+            [sys.executable, "-m", "obworker", *words, *address],
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,
@@ -137,7 +132,7 @@ class Served(Obworker):
         process.send_signal(signal.SIGSTOP)
         eventually(lambda: _is_stopped(process), FREEZE_SECONDS, "a stopped process")
         # Twice, for the kernel's table of sockets changes between two reads of it.
-        ports = frozenset(_clients_ports(process) | _clients_ports(process))
+        ports = frozenset(clients_ports(process.pid) | clients_ports(process.pid))
         at = time.monotonic()
         process.kill()
         return Kill(process.pid, at, ports)
@@ -161,8 +156,3 @@ def _is_stopped(process: psutil.Process) -> bool:
     if status == psutil.STATUS_ZOMBIE:
         raise psutil.NoSuchProcess(process.pid)
     return bool(status == psutil.STATUS_STOPPED)
-
-
-def _clients_ports(process: psutil.Process) -> set[int]:
-    connections = process.net_connections("tcp4")
-    return {connection.raddr.port for connection in connections if connection.raddr}
