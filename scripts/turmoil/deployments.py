@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from turmoil.modes import SLOW_IMPORT
+from turmoil.modes import FAILURE, SLOW_IMPORT
 from turmoil.scene import Scene
 
 RELOAD_FAILED = 4
@@ -34,6 +34,13 @@ class Deployments:
         self._put(at_import=SLOW_IMPORT)
         self._server.signal(signal.SIGHUP)
         time.sleep(self._scene.random.uniform(0, 1))
+        self._put()
+
+    def hup_broken(self) -> None:
+        """Have code loaded that takes a while to fail, and repair it meanwhile."""
+        self._put(at_import=f"{SLOW_IMPORT}\n{FAILURE}")
+        self._server.signal(signal.SIGHUP)
+        time.sleep(self._scene.random.uniform(0, 0.5))
         self._put()
 
     def reload(self) -> None:

@@ -53,7 +53,8 @@ class Predictor:
 """
 
 SLOW_IMPORT = "time.sleep(0.7)"
-DAMAGES = ("this is no Python", 'raise RuntimeError("no luck")')
+FAILURE = 'raise RuntimeError("no luck")'
+DAMAGES = ("this is no Python", FAILURE)
 
 _numbers = itertools.count()
 

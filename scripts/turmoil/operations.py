@@ -47,7 +47,7 @@ class Operator:
         deployments, sizes, victims = Deployments(self._scene), self._sizes, self._victims
         usual = [
             *(deployments.hup, deployments.hup, deployments.hup_twice, deployments.hup_slow),
-            *(deployments.reload, deployments.reload_broken),
+            *(deployments.hup_broken, deployments.reload, deployments.reload_broken),
             *(sizes.one_more, sizes.one_fewer, sizes.scale, sizes.pause),
             *(victims.end_worker, victims.freeze_worker, self.rotate_log),
         ]
