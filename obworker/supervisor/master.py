@@ -309,7 +309,7 @@ class Master:
         served = self._generations.plan(self._table.rollout.current)
         if self._plan is served or self._generations.reloading is not None:
             return
-        if self._table.wanted == len(self._plan.devices):  # nobody has scaled it since
+        if self._table.wanted:  # nobody has paused it since
             self._table.resize(self._served_size)
         self._go_by(served)
 
@@ -335,6 +335,7 @@ class Master:
             return f"with {size} nobody would serve: every GPU that is left is in quarantine"
         logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
         self._table.resize(size)
+        self._served_size = size
         self._tell_shares()
         return ""
 

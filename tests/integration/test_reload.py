@@ -250,6 +250,25 @@ def test_a_reload_that_fails_leaves_as_many_workers_as_there_were(
     assert server.stop() == 0
 
 
+def test_a_reload_that_fails_leaves_a_scaling_that_came_meanwhile(
+    serve: Serve, model: Path, write: Write, tmp_path: Path
+) -> None:
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    server.signal(signal.SIGTTOU)
+    eventually(lambda: sorted(server.workers()) == [0], what="one worker fewer")
+    go_on = tmp_path / "go-on"
+    write(2, at_import=f"while not os.path.exists({str(go_on)!r}): time.sleep(0.01)\n1 / 0")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reloading: ")
+    server.signal(signal.SIGTTIN)
+    eventually(lambda: sorted(server.workers()) == [0, 1], what="one worker more")
+    go_on.touch()
+    server.wait_for_log("reload failed: ")
+    write(3)
+    reload(server, 3)
+    assert sorted(server.workers()) == [0, 1]
+
+
 def kill_mold(server: Server) -> None:
     for process in psutil.Process(server.pid).children():
         with suppress(psutil.Error):

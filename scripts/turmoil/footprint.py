@@ -1,0 +1,60 @@
+"""What a server costs while nothing is asked of it, and whether that grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import psutil
+
+from turmoil.served import Served
+
+# Descriptors of clients that left may be read to their end for 2 s (docs/timeouts.md).
+WATCH_SECONDS = 4.0
+MOST_GROWTH = 2 << 20
+ROLES = ("admin", "mold", "worker")
+WEIGHED = ("master", "admin")
+
+
+class Footprint(NamedTuple):
+    """The most descriptors that a process of each role has, and bytes of memory of some."""
+
+    descriptors: Mapping[str, int]
+    memory: Mapping[str, int]
+
+
+def least(server: Served) -> Footprint:
+    """Return the least that it has within some seconds."""
+    end = time.monotonic() + WATCH_SECONDS
+    found = [_now(server)]
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        found.append(_now(server))
+    return Footprint(
+        {role: min(one.descriptors[role] for one in found) for role in found[0].descriptors},
+        {role: min(one.memory[role] for one in found) for role in found[0].memory},
+    )
+
+
+def growth(before: Footprint, after: Footprint) -> Iterator[str]:
+    """Say what has grown."""
+    for role, count in after.descriptors.items():
+        if count > before.descriptors[role]:
+            yield f"{role}: {before.descriptors[role]} descriptors, {count} at the end"
+    for role, size in after.memory.items():
+        if size > before.memory[role] + MOST_GROWTH:
+            yield f"{role}: {before.memory[role] >> 10} KiB, {size >> 10} KiB at the end"
+
+
+def _now(server: Served) -> Footprint:
+    server.ask("/metrics")  # a new admin process imports what that needs
+    family = {"master": [server.master], **{role: server.processes(role) for role in ROLES}}
+    return Footprint(
+        {role: max(one.num_fds() for one in processes) for role, processes in family.items()},
+        {role: _memory(family[role]) for role in WEIGHED},
+    )
+
+
+def _memory(processes: list[psutil.Process]) -> int:
+    return max(int(one.memory_info().rss) for one in processes)

@@ -1,0 +1,29 @@
+"""What all that happens in a run has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from turmoil.absences import Absences
+from turmoil.ledger import Ledger
+from turmoil.modes import Mode
+from turmoil.served import Served
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The server, what it serves, and what is known of its state and of its requests."""
+
+    server: Served
+    mode: Mode
+    absences: Absences
+    ledger: Ledger
+    random: Random
+
+    def command(self, *words: str, code: int = 0) -> None:
+        """Run one of obworker's commands, which has to exit with that code."""
+        ended = self.server.order(*words)
+        if ended.returncode != code:
+            said = ended.stderr.strip()
+            self.ledger.fail(f"obworker {' '.join(words)}: {ended.returncode}, not {code}: {said}")

@@ -1,0 +1,29 @@
+"""Which connections a process holds, as the kernel tells (proc(5))."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def clients_ports(pid: int) -> set[int]:
+    """Return the other ends' ports of its TCP connections over IPv4."""
+    held = _sockets(pid)
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    # sl, local address, remote address, …; both in hexadecimal, and the inode is the tenth
+    return {int(_port(line), 16) for line in lines if line.split()[9] in held} - {0}
+
+
+def _port(line: str) -> str:
+    return line.split()[2].partition(":")[2]
+
+
+def _sockets(pid: int) -> set[str]:
+    """Return the inodes of its sockets."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            kind, _, inode = str(descriptor.readlink()).partition(":")
+            if kind == "socket":
+                found.add(inode.strip("[]"))
+    return found

@@ -1,0 +1,83 @@
+"""A server stands anything in any order, and scripts/chaos would tell."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import ROOT, eventually
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@contextmanager
+def chaos(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "turmoil", *argv],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def workers_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(running.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if re.match(r"obworker: worker ", " ".join(process.cmdline())):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--mode", "plain", "--kills"),
+        pytest.param(
+            ("--mode", "async", "--tls"),
+            marks=pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is missing"),
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_server_stands_anything_in_any_order(argv: tuple[str, ...]) -> None:
+    with chaos("--seconds", "5", *argv) as running:
+        output, errors = running.communicate(timeout=200)
+    assert running.returncode == 0, output + errors
+    assert errors == ""
+    assert int(re.findall(r"(\d+) answered", output)[0]) > 50
+    assert "\n0 failures" in output
+
+
+def test_a_request_that_is_lost_with_a_worker_that_nobody_meant_to_kill_is_a_failure() -> None:
+    with chaos("--seconds", "5", "--seed", "1") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "seed 1\n"
+        directory = Path(re.findall(r"--control-socket (\S+)/", running.stdout.readline())[0])
+        eventually(lambda: has_lines(directory / "access"), 60, "answered requests")
+        for worker in eventually(lambda: workers_of(running), 30, "workers"):
+            worker.kill()
+        output, errors = running.communicate(timeout=200)
+    assert running.returncode == 1, output
+    assert re.search(r"ConnectionResetError|Cut", errors)
+    assert f"the log is {directory / 'log'}" in errors
+    assert (directory / "log").exists()
+    shutil.rmtree(directory)
+
+
+def has_lines(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 2000

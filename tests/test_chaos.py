@@ -1,0 +1,236 @@
+"""What scripts/chaos makes of what it saw: who is to blame for a lost request, a log, an answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from turmoil import access_lines, footprint, log, report, verdict
+from turmoil.absences import Absences
+from turmoil.answers import Answer
+from turmoil.footprint import Footprint
+from turmoil.ledger import Answered, Kill, Ledger, Loss, Operation
+from turmoil.orders import Order, Wrong
+from turmoil.probes import fault_of
+from turmoil.sockets import clients_ports
+
+KILL = Kill(pid=7, at=100.0, ports=frozenset({4000}))
+LOST = Loss("kept-1", at=100.2, how="cut", port=4000, opened=90.0, is_cut=True)
+CROSSED = LOST._replace(port=4001, may_be_unread=True, idle=0.7)
+
+
+def blamed(loss: Loss, *, closes_from: float = math.inf, read: str = "") -> bool:
+    found = verdict.sort([loss], [KILL], closes_from, {read})
+    return found.unexcused == [loss]
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_blamed"),
+    [
+        (LOST, False),
+        (LOST._replace(at=190.0), False),
+        (LOST._replace(port=4001), True),
+        (LOST._replace(port=None), True),
+        (LOST._replace(opened=100.1), True),
+        (LOST._replace(at=99.9), True),
+        (LOST._replace(is_cut=False), True),
+    ],
+    ids=[
+        "held by the killed worker",
+        "found out late",
+        "held by another",
+        "never connected",
+        "over a later connection from the same port",
+        "lost before the kill",
+        "a wrong answer",
+    ],
+)
+def test_a_kill_excuses_what_that_worker_held_and_nothing_else(loss: Loss, is_blamed: bool) -> None:
+    assert blamed(loss) is is_blamed
+
+
+@pytest.mark.parametrize(
+    ("loss", "closes_from", "read", "is_blamed"),
+    [
+        (CROSSED, 100.0, "", False),
+        (CROSSED, 101.0, "", True),
+        (CROSSED, 100.0, "kept-1", True),
+        (CROSSED._replace(may_be_unread=False), 100.0, "", True),
+        (CROSSED._replace(is_cut=False), 100.0, "", True),
+    ],
+    ids=["crossed", "nothing is closed yet", "was read", "was busy", "a wrong answer"],
+)
+def test_an_unread_request_may_cross_the_end_of_its_connection(
+    loss: Loss, closes_from: float, read: str, is_blamed: bool
+) -> None:
+    assert blamed(loss, closes_from=closes_from, read=read) is is_blamed
+
+
+def test_crossing_is_rare_or_no_excuse() -> None:
+    losses = [CROSSED._replace(id=f"idle-{number}") for number in range(5)]
+    assert list(verdict.crossing_faults(losses, requests=500)) == []
+    assert list(verdict.crossing_faults(losses, requests=100)) == [
+        "5 of 100 requests crossed the end of an idle connection"
+    ]
+
+
+def test_what_is_lost_is_a_failure_and_named() -> None:
+    done = [Operation("scale", at=80.0), Operation("hup", at=99.0)]
+    ledger = Ledger(losses=[LOST], operations=done)
+    losses = verdict.sort(ledger.losses, [], math.inf, {})
+    assert report.failures(ledger, losses) == [f"{LOST}\n    after hup -1.20 s"]
+    assert "kept-1" in str(LOST)
+
+
+ANSWERED = Answered("kept-1", worker=7, at=50.0, seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "answered", "faults"),
+    [
+        ({"kept-1": 1}, [ANSWERED], []),
+        ({}, [ANSWERED._replace(at=99.5)], []),
+        ({}, [ANSWERED], ["access log: no line of kept-1, answered by 7"]),
+        (
+            {},
+            [ANSWERED._replace(worker=8, at=99.5)],
+            ["access log: no line of kept-1, answered by 8"],
+        ),
+        ({"kept-1": 2}, [ANSWERED], ["access log: 2 lines of kept-1"]),
+        ({"kept-2": 1}, [], ["access log: a line of 'kept-2', which nobody sent"]),
+    ],
+    ids=["all well", "killed just then", "killed much later", "not killed", "twice", "a stranger"],
+)
+def test_an_access_log_names_each_answered_request_once(
+    lines: dict[str, int], answered: list[Answered], faults: list[str]
+) -> None:
+    assert list(verdict.log_faults(lines, answered, {"kept-1"}, [KILL])) == faults
+
+
+def test_an_access_log_is_read_in_all_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    for name in ("a", "b"):
+        path.write_text(json.dumps({"request_id": name}) + "\n")
+        access_lines.rotate(path)
+    path.write_text('{"request_id": "c"}\n{"request_id": "d\n')
+    found = access_lines.read(path)
+    assert found.ids == {"a": 1, "b": 1, "c": 1}
+    assert found.torn == ['{"request_id": "d\n']
+
+
+READY = b'{"status": "ok", "ready": true, "reason": null}'
+UNREADY = b'{"status": "unready", "ready": false, "reason": "0 of 3 workers ready"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "may_be_unready", "is_fault"),
+    [
+        ("/livez", 200, b"", False, False),
+        ("/livez", 503, b"", True, True),
+        ("/readyz", 200, READY, False, False),
+        ("/readyz", 200, UNREADY, True, True),
+        ("/readyz", 503, READY, True, True),
+        ("/readyz", 503, UNREADY, True, False),
+        ("/readyz", 503, UNREADY, False, True),
+        ("/healthz", 500, b"", True, True),
+    ],
+)
+def test_a_probe_has_to_be_answered_truly(
+    path: str, status: int, body: bytes, may_be_unready: bool, is_fault: bool
+) -> None:
+    fault = fault_of("GET", path, Answer(status, {}, body), may_be_unready=may_be_unready)
+    assert (fault is not None) is is_fault
+
+
+def test_unreadiness_is_explained_until_the_service_was_seen_whole() -> None:
+    absences = Absences()
+    assert not absences.explain_unreadiness()
+    absences.begin([7], paused=True)
+    absences.see([8])
+    assert absences.explain_unreadiness()
+    absences.end_pause()
+    absences.see([7, 8])
+    assert absences.explain_unreadiness()
+    absences.see([8, 9])
+    assert not absences.explain_unreadiness()
+
+
+ID = {"x-request-id": "kept-1"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_right"),
+    [
+        (Answer(200, ID, b'{"id": "kept-1", "size": 3, "pid": 7}'), True),
+        (Answer(200, ID, b'{"id": "kept-2", "size": 3, "pid": 7}'), False),
+        (Answer(200, ID, b'{"id": "kept-1", "size": 2, "pid": 7}'), False),
+        (Answer(200, {}, b'{"id": "kept-1", "size": 3, "pid": 7}'), False),
+        (Answer(503, ID, b'{"error": "the queue is full"}'), False),
+    ],
+)
+def test_an_answer_is_right_only_if_it_is_to_that_request(answer: Answer, is_right: bool) -> None:
+    order = Order("kept-1", padding="zzz")
+    if is_right:
+        assert order.worker(answer) == 7
+    else:
+        with pytest.raises(Wrong, match=str(answer.status)):
+            order.worker(answer)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_right"),
+    [
+        (b"s-1 0 7\ns-1 1 7\n", True),
+        (b"s-1 0 7\n", False),
+        (b"s-1 0 7\ns-1 1 8\n", False),
+        (b"", False),
+    ],
+)
+def test_a_stream_is_right_only_if_it_is_whole_and_of_one_worker(
+    body: bytes, is_right: bool
+) -> None:
+    order, answer = Order("s-1", parts=2), Answer(200, {"x-request-id": "s-1"}, body)
+    if is_right:
+        assert order.worker(answer) == 7
+    else:
+        with pytest.raises(Wrong):
+            order.worker(answer)
+
+
+def test_the_kernel_tells_which_connections_a_process_holds() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        port = client.getsockname()[1]
+        assert port not in clients_ports(os.getpid())  # nobody has accepted it
+        accepted, _ = listener.accept()
+        assert port in clients_ports(os.getpid())
+        accepted.close()
+        assert port not in clients_ports(os.getpid())
+
+
+def test_growth_is_more_descriptors_or_much_more_memory() -> None:
+    before = Footprint({"master": 20, "mold": 10}, {"master": 30 << 20})
+    assert list(footprint.growth(before, before)) == []
+    after = Footprint({"master": 21, "mold": 9}, {"master": 33 << 20})
+    assert list(footprint.growth(before, after)) == [
+        "master: 20 descriptors, 21 at the end",
+        "master: 30720 KiB, 33792 KiB at the end",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_fault"),
+    [
+        ('  File "/srv/obworker/supervisor/master.py", line 7, in run', True),
+        ("ERROR: this is a bug in obworker", True),
+        ('  File "/srv/model/predictor.py", line 7, in <module>', False),
+    ],
+)
+def test_a_log_has_no_traceback_of_ours(line: str, is_fault: bool) -> None:
+    assert bool(list(log.faults(f"first\n{line}\n"))) is is_fault
