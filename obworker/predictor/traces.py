@@ -27,7 +27,7 @@ def locate(error: BaseException, directory: Path) -> str | None:
 
 def summarise(error: BaseException) -> str:
     """Return the type and the message of `error` in one line."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = (error.msg or "") if isinstance(error, SyntaxError) else _message(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if len(line) > LONGEST_MESSAGE:
         line = line[:LONGEST_MESSAGE] + "…"
@@ -63,6 +63,11 @@ def _steps(step: TracebackType | None) -> Iterator[TracebackType]:
     while step is not None:
         yield step
         step = step.tb_next
+
+
+def _message(error: BaseException) -> str:
+    """Return what str() gives, and something where it raises: the class is of the user's."""
+    return str(traceback.TracebackException(type(error), error, None))
 
 
 def _place(filename: str, line: int, directory: Path) -> str:

@@ -505,6 +505,8 @@ class Predictor:
         ("raise ValueError('no weights')", "raised ValueError: no weights"),
         ("open('absent.txt')", "raised FileNotFoundError"),
         ("raise SystemExit(2)", "called sys.exit(2)"),
+        ("raise SyntaxError", "raised SyntaxError"),
+        ("raise type('Own', (Exception,), {'__str__': lambda _: 1 / 0})", "raised Own: <"),
     ],
 )
 def test_a_failing_init_is_one_line(serve: Serve, statement: str, message: str) -> None:
