@@ -39,7 +39,11 @@ class TestNeverFail:
 
     def test_what_cannot_be_encoded_is_escaped(self) -> None:
         code = "import sys; sys.stdout.reconfigure(encoding='ascii'); " + PROTECT
-        assert run(code + "print('好', '\\ud800')", "", "-X", "utf8") == (0, "\\u597d \\ud800\n", "")
+        assert run(code + "print('好', '\\ud800')", "", "-X", "utf8") == (
+            0,
+            "\\u597d \\ud800\n",
+            "",
+        )
 
     def test_without_a_buffer_it_has_none(self) -> None:
         assert run(PROTECT + "print('x', end=''); os._exit(0)", "", "-u") == (0, "x", "")
