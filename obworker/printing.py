@@ -1,8 +1,9 @@
 """Standard output and standard error as they should be in a server: nothing fails by them.
 
-A print raises where the disk is full, or where who read the output has gone. What predict prints
-would then fail the request, and what __init__ prints would keep a crashed worker from coming back.
-So what cannot be written is lost.
+A print raises where the disk is full, where who read the output has gone, or where the encoding has
+no place for a character. What predict prints would then fail the request, and what __init__ prints
+would keep a crashed worker from coming back. So what cannot be written is lost, and what cannot be
+encoded is escaped.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _lossy(stream: io.TextIOWrapper) -> TextIO:
     return _Kept(
         file if stream.write_through else io.BufferedWriter(file),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors="backslashreplace",  # as standard error has it (sys.stderr)
         newline="\n",
         line_buffering=True,
         write_through=stream.write_through,

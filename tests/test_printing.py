@@ -37,6 +37,14 @@ class TestNeverFail:
         code = PROTECT + "print('好', end=''); print(1); sys.stderr.write('e\\n'); os._exit(0)"
         assert run(code, "", "-X", "utf8") == (0, "好1\n", "e\n")
 
+    def test_what_cannot_be_encoded_is_escaped(self) -> None:
+        code = "import sys; sys.stdout.reconfigure(encoding='ascii'); " + PROTECT
+        assert run(code + "print('好', '\\ud800')", "", "-X", "utf8") == (
+            0,
+            "\\u597d \\ud800\n",
+            "",
+        )
+
     def test_without_a_buffer_it_has_none(self) -> None:
         assert run(PROTECT + "print('x', end=''); os._exit(0)", "", "-u") == (0, "x", "")
 

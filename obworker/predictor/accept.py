@@ -15,7 +15,7 @@ NO_PREFERENCE = frozenset({"", "*/*", JSON})
 
 def choose(accept: str) -> str:
     """Return the offered media type that the client likes best; NotAcceptable if it wants none."""
-    if accept in NO_PREFERENCE:
+    if accept in NO_PREFERENCE or not accept.strip(", \t"):  # a list may have empty elements
         return JSON
     chosen = _best(accept)
     if chosen is None:
@@ -60,7 +60,8 @@ def _weight(parameters: list[str]) -> float:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                return min(max(float(value), 0.0), 1.0)
+                weight = float(value)
             except ValueError:
-                return 0.0  # what cannot be understood is not asked for
+                weight = 0.0
+            return min(weight, 1.0) if weight > 0 else 0.0  # NaN is no more than what is no number
     return 1.0

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qsl
 
@@ -19,10 +21,9 @@ from werkzeug.wrappers import Request
 
 from obworker.errors import BadRequest
 from obworker.predictor import payload
+from obworker.predictor.traces import is_inside
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from _typeshed.wsgi import WSGIEnvironment
     from flask import Flask
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("obworker.predictor")
+
+_IMPORTS_FLASK = re.compile(rb"^[ \t]*(from|import)\b[^#\n]*\bflask\b", re.MULTILINE)
 
 
 class Call:
@@ -114,6 +117,18 @@ class Headers(dict[str, str]):
         """Return the value of `name`, which is `default` from now on if it had none."""
         return super().setdefault(canonical(name), default)
 
+    def update(self, *others: Any, **more: str) -> None:
+        """Set what a dict made of the arguments has."""
+        super().update({canonical(name): value for name, value in dict(*others, **more).items()})
+
+    def __ior__(self, other: Any) -> Headers:  # type: ignore[override,misc]  # noqa: PYI034
+        self.update(other)
+        return self
+
+    def copy(self) -> Headers:
+        """Return another with the same fields."""
+        return Headers(self)
+
 
 @functools.lru_cache(maxsize=1024)  # bounded: a client chooses what is in here
 def canonical(name: str) -> str:
@@ -167,14 +182,25 @@ def _headers(call: Call) -> Headers:
 
 
 def imports_flask(predictor: type) -> bool:
-    """Whether the module of `predictor` has flask or anything of it: jsonify needs a context."""
-    values = vars(sys.modules[predictor.__module__]).values()
-    return any(_home(value).partition(".")[0] == "flask" for value in values)
+    """Whether predictor.py, or a module beside it, imports flask: jsonify needs a context.
+
+    Their text tells. The import may stand in a function, and what was imported does not always say
+    where it is from: ``flask.request`` does not.
+    """
+    directory = Path(_file(sys.modules[predictor.__module__])).parent
+    files = {_file(module) for module in list(sys.modules.values())}
+    return any(_IMPORTS_FLASK.search(_text(file)) for file in files if is_inside(file, directory))
 
 
-def _home(value: object) -> str:
-    """Return the name of the module that a value is from, or is."""
-    return str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
+def _file(module: object) -> str:
+    return getattr(module, "__dict__", {}).get("__file__") or ""
+
+
+def _text(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError:  # in an archive, or not there any more
+        return b""
 
 
 def plain_request(call: Call) -> object:

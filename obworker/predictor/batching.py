@@ -27,7 +27,7 @@ from obworker.predictor import reply
 from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
 from obworker.predictor.encoding import ReplyError
-from obworker.predictor.errands import Abandoned, is_async_iterable
+from obworker.predictor.errands import Abandoned, Errand, is_async_iterable
 from obworker.predictor.traces import summarise
 
 if TYPE_CHECKING:
@@ -253,6 +253,8 @@ class Batcher:
         with self._gate, self._surroundings():
             results = self._predict_batch(items)
             results = self._loop.settle(results, partial(_when_all_are_lost, items))
+            if isinstance(results, Errand):  # its task would wait for ever to be asked
+                results.close()
         return align(results, len(items))
 
 
@@ -276,7 +278,7 @@ def parted(items: Iterable[Item]) -> list[list[Item]]:
 def align(results: object, count: int) -> Sequence[object]:
     """Return what predict_batch gave, for each of `count` requests; else the error for each."""
     if not isinstance(results, list | tuple):
-        kind = type(results).__name__
+        kind = "stream" if isinstance(results, Errand) else type(results).__name__
         problem = f"a {kind} from predict_batch; it must be a list of {count}, one for each request"
     elif len(results) != count:
         problem = f"a list of {len(results)} from predict_batch for {count} requests"

@@ -169,7 +169,8 @@ class Application:
             value = predict(call)
             body = self._reply(value, context, call, start_response)
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
-            body = self._failures.answer(error, call.environ, start_response)
+            answer = self._failures.answer(error, call.environ, start_response)
+            body = self._pass_on(answer, context, call)
         finally:
             if call.releases and type(body) not in UNFINISHED:
                 call.release()
@@ -203,11 +204,14 @@ class Application:
             start_response("200 OK", stream.headers)
             return stream
         if reply.is_wsgi(value):
-            passed = value(environ, start_response)
-            if isinstance(passed, list):
-                return passed
-            return Continued(passed, context, self._failures.examine, call.release)
+            return self._pass_on(value(environ, start_response), context, call)
         return _send(value, call, start_response)
+
+    def _pass_on(self, body: Iterable[bytes], context: Context, call: Call) -> Iterable[bytes]:
+        """Return the body that a WSGI callable made, produced in the request's context."""
+        if isinstance(body, list):
+            return body
+        return Continued(body, context, self._failures.examine, call.release)
 
 
 def introduce(environ: WSGIEnvironment) -> None:

@@ -13,13 +13,18 @@ import json
 import math
 import sys
 import uuid
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
-JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+# A dict of another class has items of its own: what orjson finds inside a MultiDict is lists.
+JSON_OPTIONS = (
+    orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 ALLOWED = "dict, list, tuple, str, bytes, int, float, bool, None, numpy arrays and numbers"
-_MSGPACK_KINDS = (bool, int, float, str, bytes, list, dict, type(None))
+_MSGPACK_KINDS = (bool, int, float, str, bytes, bytearray, list, tuple, dict, type(None))
+_SUBCLASSED: tuple[type[Any], ...] = (tuple, list, int, float)
 _OTHERS_AS_TEXT = (datetime.date, datetime.time, uuid.UUID)
 
 
@@ -39,18 +44,21 @@ def to_msgpack(value: object) -> bytes:
     """Encode `value` as MessagePack, bytes in it as they are."""
     try:
         packed: bytes = msgpack.packb(value, use_bin_type=True, default=_msgpack_default)
-    except (OverflowError, RecursionError, ValueError) as error:
+    except (BufferError, OverflowError, RecursionError, ValueError) as error:
         raise ReplyError(f"the value does not fit in MessagePack: {error}") from error
     return packed
 
 
 def _json_default(value: object) -> object:
     if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, tuple):
-        return tuple(value)
-    if isinstance(value, float):
-        return float(value)
+        return base64.b64encode(bytes(value)).decode("ascii")
+    if isinstance(value, dict):
+        return dict(value.items())
+    if isinstance(value, str):
+        return str.__str__(value)
+    for kind in _SUBCLASSED:
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, _OTHERS_AS_TEXT):
         return _as_text(value)
     return _from_numpy(value)
@@ -72,6 +80,8 @@ def _msgpack_default(value: object) -> object:
 def _simplify(value: object) -> object:
     if isinstance(value, int):
         raise ReplyError("an integer over 64 bits does not fit in MessagePack")
+    if isinstance(value, memoryview):
+        return bytes(value)
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -84,10 +94,16 @@ def _simplify(value: object) -> object:
 def _from_numpy(value: object) -> object:
     numpy = sys.modules.get("numpy")  # a value of numpy's exists only where it is imported
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
-        plain = value.tolist()
+        plain = _to_list(value)
         if not isinstance(plain, numpy.generic):  # a longdouble stays what it is
             return plain
     raise ReplyError(f"a {_name(value)} cannot be sent; allowed are {ALLOWED}")
+
+
+def _to_list(value: Any) -> object:
+    if value.dtype.kind == "M":  # of nanoseconds tolist makes integers
+        value = value.astype("datetime64[us]")
+    return value.tolist()
 
 
 def _to_json_slowly(value: object) -> bytes:

@@ -71,7 +71,7 @@ class Recorder:
             return
         try:
             message = _pack(number, name, data)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever a value of the user's raises
             log.warning("event %s not sent: %s", name, error)
             return
         self._sender(self._url).put(name, message)
@@ -109,8 +109,15 @@ class _Sender:
             return
         with self._lock:
             if not self._is_started:
-                threading.Thread(target=self._send_all, name="events", daemon=True).start()
-                self._is_started = True
+                self._is_started = self._start()
+
+    def _start(self) -> bool:
+        try:
+            threading.Thread(target=self._send_all, name="events", daemon=True).start()
+        except RuntimeError as error:  # the limit on threads; the next event tries again
+            log.warning("events wait to be sent: %s", error)
+            return False
+        return True
 
     def flush(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout

@@ -15,19 +15,19 @@ LONGEST_MESSAGE = 300
 
 def locate(error: BaseException, directory: Path) -> str | None:
     """Return ``file:line`` of the innermost place in `directory` that `error` passed through."""
-    if isinstance(error, SyntaxError) and _is_inside(error.filename, directory):
+    if isinstance(error, SyntaxError) and is_inside(error.filename, directory):
         return _place(str(error.filename), error.lineno or 0, directory)
     places = [
         _place(step.tb_frame.f_code.co_filename, step.tb_lineno, directory)
         for step in _steps(error.__traceback__)
-        if _is_inside(step.tb_frame.f_code.co_filename, directory)
+        if is_inside(step.tb_frame.f_code.co_filename, directory)
     ]
     return places[-1] if places else None
 
 
 def summarise(error: BaseException) -> str:
     """Return the type and the message of `error` in one line."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = (error.msg or "") if isinstance(error, SyntaxError) else _message(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if len(line) > LONGEST_MESSAGE:
         line = line[:LONGEST_MESSAGE] + "…"
@@ -40,7 +40,7 @@ def trim(error: BaseException, directory: Path) -> TracebackType | None:
     All of it where no frame is inside; nothing for a syntax error, which shows its own line.
     """
     for step in _steps(error.__traceback__):
-        if _is_inside(step.tb_frame.f_code.co_filename, directory):
+        if is_inside(step.tb_frame.f_code.co_filename, directory):
             return step
     return None if isinstance(error, SyntaxError) else error.__traceback__
 
@@ -50,18 +50,24 @@ def user_traceback(error: BaseException, directory: Path) -> str:
     return "".join(traceback.format_exception(type(error), error, trim(error, directory)))
 
 
+def is_inside(filename: str | None, directory: Path) -> bool:
+    """Whether a file belongs to the model in `directory`."""
+    if not filename:
+        return False
+    path = Path(filename)
+    # a virtual environment is often kept inside the model directory
+    return path.is_relative_to(directory) and "site-packages" not in path.parts
+
+
 def _steps(step: TracebackType | None) -> Iterator[TracebackType]:
     while step is not None:
         yield step
         step = step.tb_next
 
 
-def _is_inside(filename: str | None, directory: Path) -> bool:
-    if not filename:
-        return False
-    path = Path(filename)
-    # a virtual environment is often kept inside the model directory
-    return path.is_relative_to(directory) and "site-packages" not in path.parts
+def _message(error: BaseException) -> str:
+    """Return what str() gives, and something where it raises: the class is of the user's."""
+    return str(traceback.TracebackException(type(error), error, None))
 
 
 def _place(filename: str, line: int, directory: Path) -> str:

@@ -10,6 +10,7 @@ from obworker.predictor.accept import asks_for_events, choose
     ("accept", "chosen"),
     [
         ("", "application/json"),
+        (" , ", "application/json"),
         ("*/*", "application/json"),
         ("application/*", "application/json"),
         ("application/json", "application/json"),
@@ -28,6 +29,7 @@ from obworker.predictor.accept import asks_for_events, choose
         ("text/html,application/xhtml+xml,*/*;q=0.8", "application/json"),
         ("text/event-stream, */*", "application/json"),
         ("application/json;q=7", "application/json"),
+        ("application/json;q=nan, application/msgpack", "application/msgpack"),
     ],
 )
 def test_the_best_offer_is_chosen(accept: str, chosen: str) -> None:
@@ -36,7 +38,14 @@ def test_the_best_offer_is_chosen(accept: str, chosen: str) -> None:
 
 @pytest.mark.parametrize(
     "accept",
-    ["text/html", "application/json;q=0", "*/*;q=0", "image/*", "application/json;q=x", ","],
+    [
+        "text/html",
+        "application/json;q=0",
+        "*/*;q=0",
+        "image/*",
+        "application/json;q=x",
+        ", text/html",
+    ],
 )
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="application/json, application/msgpack"):

@@ -125,6 +125,10 @@ def test_arguments(serve: Serve, parameters: str, expression: str, result: objec
         ("h.setdefault('content-type', 'y')", "text/x"),
         ("[h.__setitem__('a-b', 'c'), h['A-B']][1]", "c"),
         ("[h.__delitem__('content-type'), 'Content-Type' in h][1]", False),
+        ("[h.update({'a-b': 'c'}, d='e'), h['A-B'] + h['d']][1]", "ce"),
+        ("[h.update([('content-type', 'c')]), h['Content-Type']][1]", "c"),
+        ("h.__ior__({'a-b': 'c'})['a-b']", "c"),
+        ("h.copy()['content-type']", "text/x"),
         ("dict(h)['Content-Type']", "text/x"),
     ],
 )
@@ -526,6 +530,8 @@ class Predictor:
         ("raise ValueError('no weights')", "raised ValueError: no weights"),
         ("open('absent.txt')", "raised FileNotFoundError"),
         ("raise SystemExit(2)", "called sys.exit(2)"),
+        ("raise SyntaxError", "raised SyntaxError"),
+        ("raise type('Own', (Exception,), {'__str__': lambda _: 1 / 0})", "raised Own: <"),
     ],
 )
 def test_a_failing_init_is_one_line(serve: Serve, statement: str, message: str) -> None:

@@ -316,6 +316,29 @@ class TestWhatBecomesOfItsList:
         assert made.steps == [[0, 1, 2]]
         assert all(problem in messages_of(f"id-{n}")[0] for n in range(3))
 
+    @pytest.mark.parametrize("method", ["async def predict_batch", "def items"])
+    def test_a_stream_is_none_and_is_closed(
+        self, batches: Any, messages_of: MessagesOf, method: str
+    ) -> None:
+        made = batches(f"""
+            import asyncio
+
+            class Predictor:
+                async def predict_batch(self, json):
+                    return self.items(json)
+
+                async {method.removeprefix("async ")}(self, json):
+                    for x in json:
+                        yield x
+
+                async def health(self):
+                    assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
+        """)
+        environs = [environ(n, HTTP_X_REQUEST_ID=f"id-{n}") for n in range(2)]
+        assert [reply.status for reply in made.answer_all(environs)] == [500] * 2
+        assert "a stream from predict_batch; it must be a list of 2" in messages_of("id-0")[0]
+        made.app.check_health()
+
     def test_one_that_cannot_be_sent_is_one_requests_error(self, batches: Any) -> None:
         made = batches("""
             class Predictor:
@@ -361,6 +384,21 @@ class TestACallThatFails:
         assert [r.status for r in made.answer_all(environs)] == [200, 499, 200]
         assert made.steps == [[], [0], [1], [2]]
         assert made.answer(3)[0].json == [[0, 1, 2], [0], [2], [3]]
+
+    @pytest.mark.parametrize("error", ["SyntaxError", "Wordless"])
+    def test_one_that_says_nothing_is_no_worse(self, batches: Any, error: str) -> None:
+        made = batches(f"""
+            class Wordless(Exception):
+                def __str__(self):
+                    return self.args[0]
+
+            class Predictor:
+                def predict_batch(self, json):
+                    if len(json) > 1:
+                        raise {error}
+                    return json
+        """)
+        assert [reply.json for reply in made.answer(1, 2)] == [1, 2]
 
     def test_one_alone_is_not_tried_again(self, batches: Any) -> None:
         made = batches(FRAGILE)

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from werkzeug.datastructures import MultiDict
 
 from obworker.predictor.encoding import ReplyError, to_json, to_msgpack
 
@@ -25,8 +26,20 @@ class Listy(list[Any]):
     pass
 
 
+class Worded(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "in other words"
+
+
 class Color(enum.Enum):
     RED = "red"
+
+
+class Shade(enum.Enum):
+    GREY = (128, b"grey")
+    BLACK = memoryview(b"black")
 
 
 class Level(enum.IntEnum):
@@ -42,6 +55,9 @@ class Box:
 BIG = 2**70
 A_DAY = datetime.date(2026, 1, 2)
 AN_ID = uuid.UUID(int=1)
+MOMENTS = np.array(["2026-01-02T03:04:05.123456789", "2026-01-02"], dtype="datetime64[ns]")
+SAME_MOMENTS = ["2026-01-02T03:04:05.123456", "2026-01-02T00:00:00"]
+A_RECORD = np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f4")])[0]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +85,13 @@ AN_ID = uuid.UUID(int=1)
         ([math.nan, math.inf, np.float32("nan")], "[null,null,null]"),
         (Box("cat", np.float64(0.5)), '{"label":"cat","score":0.5}'),
         ([A_DAY, AN_ID, Color.RED, Level.LOW], f'["2026-01-02","{AN_ID}","red",1]'),
+        (MultiDict([("a", "1"), ("a", "2")]), '{"a":"1"}'),
+        ({Worded("k"): Worded("v")}, '{"k":"v"}'),
+        ([memoryview(b"axbx")[::2]], '["YWI="]'),
+        (MOMENTS, '["{}","{}"]'.format(*SAME_MOMENTS)),
+        (MOMENTS.repeat(2)[::2], '["{}","{}"]'.format(*SAME_MOMENTS)),
+        (A_RECORD, "[1,2.5]"),
+        ([Shade.GREY, Shade.BLACK], '[[128,"Z3JleQ=="],"YmxhY2s="]'),
         # what orjson refuses
         (BIG, str(BIG)),
         ({"n": [-BIG, math.nan, b"x", "图", True]}, f'{{"n":[-{BIG},null,"eA==","图",true]}}'),
@@ -106,6 +129,11 @@ def test_json_nests_deeper_than_orjson_goes() -> None:
         ([np.float32(1.5), np.int8(1), np.bool_(False)], [1.5, 1, False]),
         (Box("cat", np.float64(0.5)), {"label": "cat", "score": 0.5}),
         ([A_DAY, AN_ID, Color.RED, Level.LOW], ["2026-01-02", str(AN_ID), "red", 1]),
+        (MultiDict([("a", "1"), ("a", "2")]), {"a": "1"}),
+        (MOMENTS, SAME_MOMENTS),
+        ([*MOMENTS, np.datetime64("NaT")], [*SAME_MOMENTS, None]),
+        (A_RECORD, [1, 2.5]),
+        ([Shade.GREY, Shade.BLACK], [[128, b"grey"], b"black"]),
     ],
 )
 def test_messagepack(value: object, back: object) -> None:
@@ -151,7 +179,7 @@ def test_what_json_has_no_place_for(value: object, message: str) -> None:
         to_json(value)
 
 
-@pytest.mark.parametrize("value", [BIG, "\ud800"])
+@pytest.mark.parametrize("value", [BIG, "\ud800", [memoryview(b"axbx")[::2]]])
 def test_what_messagepack_has_no_place_for(value: object) -> None:
     with pytest.raises(ReplyError, match="does not fit in MessagePack"):
         to_msgpack(value)

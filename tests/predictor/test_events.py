@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import logging
 import os
@@ -121,6 +122,33 @@ def test_data_that_cannot_be_sent_is_logged(
 ) -> None:
     emit_event("score", {1, 2}, id=1)
     assert "event score not sent: a set cannot be sent" in caplog.text
+
+
+@dataclasses.dataclass
+class Unfilled:
+    score: float = dataclasses.field(init=False)
+    more: int = 2**70  # past what the fast encoder takes
+
+
+def test_data_that_is_not_what_it_seems_is_logged(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    emit_event("score", [Unfilled()], id=1)
+    assert "event score not sent: 'Unfilled' object has no attribute 'score'" in caplog.text
+
+
+def test_where_no_thread_can_be_had_events_wait_for_one(
+    platform: Platform, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # what Python says at RLIMIT_NPROC
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        emit_event("score", "1", id=1)
+    assert "events wait to be sent: can't start new thread" in caplog.text
+    emit_event("score", "2", id=2)
+    assert [platform.next()["data"] for _ in range(2)] == [b"1", b"2"]
 
 
 def test_an_unreachable_recorder_is_logged(caplog: pytest.LogCaptureFixture) -> None:

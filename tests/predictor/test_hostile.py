@@ -77,17 +77,57 @@ def test_a_flask_response_is_produced_in_the_context_of_its_request(serve: Serve
     assert client.post().body == b"///"
 
 
-def test_jsonify_works_where_predict_does_not_ask_for_the_request(serve: Serve) -> None:
+def test_the_body_of_a_response_given_to_abort_is_produced_in_the_context_of_its_request(
+    serve: Serve,
+) -> None:
     client = serve(
         """
-        from flask import jsonify
+        import flask
 
         class Predictor:
-            def predict(self, json):
-                return jsonify(json)
+            def predict(self, request):
+                flask.abort(flask.Response((flask.request.path for _ in range(3)), 418))
         """
     )
-    assert client.post_json({"a": 1}).json == {"a": 1}
+    answer = client.post()
+    assert (answer.status, answer.body) == (418, b"///")
+
+
+@pytest.mark.parametrize(
+    ("at_module_level", "in_predict", "reply"),
+    [
+        ("from flask import jsonify", "", "jsonify({'method': 'POST'})"),
+        ("from flask import request as r", "", "{'method': r.method}"),
+        ("", "import json, flask.json", "flask.jsonify(method=flask.request.method)"),
+        ("", "from flask import request", "{'method': request.method}"),
+        ("import library", "", "library.reply()"),
+    ],
+)
+def test_flask_has_its_context_where_predict_does_not_ask_for_the_request(
+    model: Model,
+    client_of: Callable[[Any], Any],
+    at_module_level: str,
+    in_predict: str,
+    reply: str,
+) -> None:
+    directory = model(
+        f"""
+        {at_module_level}
+
+        class Predictor:
+            def predict(self, data):
+                {in_predict}
+                return {reply}
+        """,
+        library__py="""
+        import flask
+
+        def reply():
+            return flask.jsonify(method=flask.request.method)
+        """,
+    )
+    client = client_of(application.load(str(directory)).boot(1, lambda _: None))
+    assert client.post().json == {"method": "POST"}
 
 
 def test_a_request_id_of_thousands_of_digits_fails_no_request(serve: Serve) -> None:
