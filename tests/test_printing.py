@@ -56,9 +56,11 @@ class TestNeverFail:
 class TestOpenClosed:
     def test_closed_descriptors_are_taken_so_that_no_other_file_gets_them(self) -> None:
         code = (
-            "import os; from obworker.printing import *; open_closed(); print('nobody')\n"
+            "import os, sys; from obworker.printing import *; open_closed(); print('nobody')\n"
+            "for stream in (sys.stdout, sys.stderr): stream.write('nobody'); stream.flush()\n"
             "ours = [os.path.samefile(f'/proc/self/fd/{n}', os.devnull) for n in range(3)]\n"
-            "os._exit(7 if all(ours) and os.open('/', 0) > 2 else 1)"
+            "ours += map(os.get_inheritable, range(3))\n"
+            "os._exit(7 if all(ours) and os.open('/', 0) == 3 else 1)"
         )
         assert run(code, "<&- >&- 2>&-")[0] == 7
 

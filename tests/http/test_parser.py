@@ -277,6 +277,11 @@ class TestExpect:
         assert events[0] == CONTINUE
         assert "b'abc'" in events[1]
 
+    @pytest.mark.parametrize(("length", "told"), [(b"0", []), (b"1", [CONTINUE])])
+    def test_who_sends_nothing_waits_for_nothing(self, length: bytes, told: list[str]) -> None:
+        events, _ = outcome([post(b"", b"Expect: 100-continue", CL + length)])
+        assert [event for event in events if event == CONTINUE] == told
+
     def test_it_is_refused_before_leave_to_send_the_body_is_given(self) -> None:
         assert outcome([post(b"", b"Expect: 100-continue", b"Host: b")]) == ([], 400)
 

@@ -92,10 +92,12 @@ def test_what_predict_answers_is_timed_and_what_is_answered_at_once_is_not(
 ) -> None:
     told = Told()
     client = start(echo, monitor=told).connect()
+    began = time.monotonic()
     for path in ("/", AT_ONCE, "/"):
         client.get(path)
         assert client.read_reply().status == 200
     expect(told, [3, 0, 0, 0], timed=2)
+    assert 0 < told.seconds < time.monotonic() - began
 
 
 def test_what_is_no_request_is_a_response(start: StartServer) -> None:

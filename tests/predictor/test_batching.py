@@ -419,6 +419,16 @@ class TestACallThatFails:
         """)
         assert [reply.json for reply in made.answer(1, 2)] == [1, 2]
 
+    def test_what_has_no_memory_together_may_have_it_alone(self, batches: Any) -> None:
+        made = batches("""
+            class Predictor:
+                def predict_batch(self, json):
+                    if len(json) > 1:
+                        raise RuntimeError("CUDA error: out of memory")
+                    return json
+        """)
+        assert [reply.json for reply in made.answer(1, 2)] == [1, 2]
+
     def test_nothing_is_tried_again_on_a_gpu_that_is_lost(
         self, model: Model, messages_of: MessagesOf
     ) -> None:

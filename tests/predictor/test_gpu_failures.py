@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from obworker.errors import BootError, BrokenOff, DeviceError, ObworkerError, Unhealthy
+from obworker.errors import BootError, BrokenOff, DeviceError, ObworkerError, RunError, Unhealthy
 from obworker.predictor import application
 
 ASSERT = "CUDA error: device-side assert triggered"
@@ -144,6 +144,15 @@ def test_a_run_that_loses_the_gpu_is_fatal_everywhere(model: Model, environment:
         if thread.name == "run":
             thread.join(10)
     assert [type(error) for error in told.fatal] == [DeviceError]
+
+
+def test_in_production_so_is_one_for_which_memory_is_short(model: Model) -> None:
+    told = Told()
+    boot(model, told, run="raise OutOfMemoryError('CUDA out of memory.')")
+    for thread in threading.enumerate():
+        if thread.name == "run":
+            thread.join(10)
+    assert [type(error) for error in told.fatal] == [RunError]
 
 
 @pytest.mark.parametrize(
