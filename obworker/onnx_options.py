@@ -84,22 +84,30 @@ def short_name(provider: str) -> str:
 
 
 def providers(text: str) -> str:
-    """Check a list of execution providers; which of them are installed, only onnxruntime knows."""
-    names = [short_name(token.strip()) for token in text.split(",")]
-    if not all(re.fullmatch(r"\w+", name, re.ASCII) for name in names):
+    """Check a list of execution providers; which of them are installed, only onnxruntime knows.
+
+    One that is newer than this list has to be given by its full name.
+    """
+    tokens = [token.strip() for token in text.split(",")]
+    if not all(re.fullmatch(r"\w+", token, re.ASCII) for token in tokens):
         raise ValueError(f"{text!r} is not auto or a list of execution providers such as cuda,cpu")
-    for name in names:
-        if name not in (AUTO, *PROVIDERS):
-            near = did_you_mean(name, PROVIDERS)
-            raise ValueError(
-                f"onnxruntime has no execution provider {name!r}{near}; known are"
-                f" {', '.join(PROVIDERS)}"
-            )
+    names = [_provider(token) for token in tokens]
     if names != [AUTO] and AUTO in names:
         raise ValueError(f"{text!r}: auto stands alone")
     if len(set(names)) < len(names):
         raise ValueError(f"{text!r} has one of them twice")
     return ",".join(names)
+
+
+def _provider(token: str) -> str:
+    name = short_name(token)
+    if name in (AUTO, *PROVIDERS):
+        return name
+    if token.lower().endswith(SUFFIX):
+        return token
+    near = did_you_mean(name, PROVIDERS)
+    known = ", ".join(PROVIDERS)
+    raise ValueError(f"onnxruntime has no execution provider {name!r}{near}; known are {known}")
 
 
 def session_options(text: str) -> str:

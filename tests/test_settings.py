@@ -250,7 +250,6 @@ WRONG: dict[str, list[str]] = {
     "onnx_threads": ["0", "-1", "many"],
     "onnx_providers": [
         *("", "cuda,", "auto,cpu", "cpu,CPUExecutionProvider", "a b", "foo", "cuda,foo"),
-        "FooExecutionProvider",
     ],
     "onnx_option": [
         *("", "enable_mem_pattern", "x=", "=1", "enable_mem_pattern=maybe", "log_severity_level=5"),

@@ -129,19 +129,20 @@ def default_providers(offered: Sequence[str], environ: Mapping[str, str]) -> lis
 
 
 def find_providers(names: Sequence[str], offered: Sequence[str]) -> list[str]:
-    """Return the providers with these short names.
+    """Return the providers with these short names, or full ones.
 
     Raises:
         LoadError: one of them is not offered.
     """
     known = {short_name(provider): provider for provider in offered}
-    for name in names:
+    shorts = list(map(short_name, names))
+    for name in shorts:
         if name not in known:
             raise LoadError(
                 f"--onnx-providers: this onnxruntime has no {name!r}; it has {', '.join(known)}",
                 "pip install onnxruntime-gpu instead" if name in GPU_PACKAGES else None,
             )
-    return [known[name] for name in names]
+    return [known[name] for name in shorts]
 
 
 def open_session(plan: SessionPlan) -> InferenceSession:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from obworker.errors import BootError, LoadError
-from obworker.onnx_options import ATTRIBUTES, LEVELS, PROVIDERS, short_name
+from obworker.onnx_options import ATTRIBUTES, LEVELS, PROVIDERS, providers, short_name
 from obworker.predictor import onnx
 from obworker.predictor.onnx import (
     SessionPlan,
@@ -166,6 +166,13 @@ def test_a_worker_without_a_device_runs_on_the_cpu(
 
 def test_providers_are_found_by_their_short_names_in_the_order_given() -> None:
     assert find_providers(["cpu", "tensorrt"], OFFERED) == [CPU, "TensorrtExecutionProvider"]
+
+
+def test_a_provider_that_is_newer_than_obworker_is_found_by_its_full_name() -> None:
+    newer = "FooExecutionProvider"
+    assert providers(f"{newer},cpu") == f"{newer},cpu"
+    assert find_providers([newer, "cpu"], [newer, CPU]) == [newer, CPU]
+    assert find_providers(["fooexecutionprovider"], [newer, CPU]) == [newer]
 
 
 def test_every_provider_that_onnxruntime_may_have_is_known() -> None:
