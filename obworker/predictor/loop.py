@@ -47,9 +47,10 @@ class PredictorLoop:
     def _started(self) -> AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = uvloop.new_event_loop()
-                run = partial(_run_for_ever, self._loop)
+                loop = uvloop.new_event_loop()
+                run = partial(_run_for_ever, loop)
                 threading.Thread(target=run, name="predictor loop", daemon=True).start()
+                self._loop = loop  # not before: at the limit on threads there is none to run it
             return self._loop
 
 
