@@ -190,9 +190,16 @@ class AccessLog:
 
     def _start(self) -> None:
         with self._starting:
-            if not self._closing.is_set():
-                self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
-                self._thread.start()
+            if self._closing.is_set():
+                return
+            thread = threading.Thread(target=self._run, name="access log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the limit on threads; the next line tries again
+                self._sleeps = True
+                logger.warning("the access log waits: %s", error)
+            else:
+                self._thread = thread
 
     # the writer's thread
 

@@ -204,6 +204,21 @@ class TestWriter:
         assert threading.active_count() == before
         log.close()
 
+    def test_where_no_thread_can_be_had_lines_wait_for_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")  # what Python says at RLIMIT_NPROC
+
+        log = AccessLog(str(tmp_path / "log"), "text", None)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            log.write(record())
+        assert "the access log waits: can't start new thread" in caplog.text
+        log.write(record())
+        log.close()
+        assert len(lines(tmp_path / "log")) == 2
+
     def test_nothing_runs_while_no_requests_come(self, tmp_path: Path) -> None:
         log = AccessLog(str(tmp_path / "access"), "text", 0)
         log.write(record())

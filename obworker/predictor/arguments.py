@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("obworker.predictor")
 
-_IMPORTS_FLASK = re.compile(rb"^[ \t]*(from|import)\b[^#\n]*\bflask\b", re.MULTILINE)
+_IMPORTS_FLASK = re.compile(rb"^[^#\n]*\b(from|import)\b[^#\n]*\bflask", re.MULTILINE)
 
 
 class Call:

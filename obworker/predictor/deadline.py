@@ -33,7 +33,14 @@ def extend_deadline(seconds: float) -> None:
 def _checked(seconds: object) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, Real):
         raise TypeError(f"extend_deadline takes a number of seconds, not {seconds!r}")
-    number = float(seconds)
+    number = _float(seconds)
     if not 0 < number < math.inf:
-        raise ValueError(f"extend_deadline takes a positive, finite number, not {seconds}")
+        raise ValueError(f"extend_deadline takes a positive, finite number, not {number}")
     return number
+
+
+def _float(number: Real) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer past the largest float
+        return math.inf

@@ -18,10 +18,10 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
-# A dict of another class has items of its own: what orjson finds inside a MultiDict is lists.
-JSON_OPTIONS = (
-    orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
+# What orjson makes of these itself is not what they say: lists of a MultiDict, and of a dataclass
+# what is no field.
+PASSED_THROUGH = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
+JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | PASSED_THROUGH
 ALLOWED = "dict, list, tuple, str, bytes, int, float, bool, None, numpy arrays and numbers"
 _MSGPACK_KINDS = (bool, int, float, str, bytes, bytearray, list, tuple, dict, type(None))
 _SUBCLASSED: tuple[type[Any], ...] = (tuple, list, int, float)
@@ -59,6 +59,12 @@ def _json_default(value: object) -> object:
     for kind in _SUBCLASSED:
         if isinstance(value, kind):
             return kind(value)
+    return _simplify_other(value)
+
+
+def _simplify_other(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, _OTHERS_AS_TEXT):
         return _as_text(value)
     return _from_numpy(value)
@@ -84,11 +90,7 @@ def _simplify(value: object) -> object:
         return bytes(value)
     if isinstance(value, enum.Enum):
         return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
-    if isinstance(value, _OTHERS_AS_TEXT):
-        return _as_text(value)
-    return _from_numpy(value)
+    return _simplify_other(value)
 
 
 def _from_numpy(value: object) -> object:
@@ -133,10 +135,6 @@ def _plain(value: object) -> object:
         return {_plain_key(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(_fields(value))
-    if isinstance(value, _OTHERS_AS_TEXT):
-        return _as_text(value)
     return _plain(_json_default(value))
 
 
@@ -147,11 +145,6 @@ def _plain_key(key: object) -> str:
     if plain is None or isinstance(plain, int | float):
         return json.dumps(plain)
     raise ReplyError(f"a {_name(key)} cannot be a key in JSON; use str")
-
-
-def _fields(value: object) -> dict[str, object]:
-    fields = dataclasses.fields(value)  # type: ignore[arg-type]  # both callers have made sure
-    return {field.name: getattr(value, field.name) for field in fields}
 
 
 def _name(value: object) -> str:

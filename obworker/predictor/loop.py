@@ -2,15 +2,19 @@
 
 So what is bound to a loop can be kept between requests: a client's session, a lock. The application
 is called by threads, as in all of WSGI; they wait for the loop, which has a thread of its own.
+
+A process that a coroutine forks has this thread and no other, and the kernel's side of the loop in
+common with us: it would take what wakes us up. So it ends where it would go on with the loop.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
 
@@ -47,13 +51,36 @@ class PredictorLoop:
     def _started(self) -> AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = uvloop.new_event_loop()
-                run = partial(_run_for_ever, self._loop)
+                loop = uvloop.new_event_loop()
+                run = partial(_run_for_ever, loop)
                 threading.Thread(target=run, name="predictor loop", daemon=True).start()
+                self._loop = loop  # not before: at the limit on threads there is none to run it
             return self._loop
 
 
+EXIT_CAME_BACK = 1
+
+_here = threading.local()
+"""Has the `loop` that the thread runs."""
+
+
+def _leave_soon() -> None:
+    """Have a process that was forked on a loop's thread end at its next turn."""
+    loop = getattr(_here, "loop", None)
+    if loop is not None:
+        loop.call_soon(_leave)
+
+
+def _leave() -> NoReturn:
+    log.error("a process that predict forked came back from it: it must use os._exit()")
+    os._exit(EXIT_CAME_BACK)
+
+
+os.register_at_fork(after_in_child=_leave_soon)
+
+
 def _run_for_ever(loop: AbstractEventLoop) -> None:
+    _here.loop = loop
     while True:
         _run_until_exit(loop)
 

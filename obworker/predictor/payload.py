@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import sys
 from email.message import Message
 from encodings.aliases import aliases
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgpack  # type: ignore[import-untyped]
 import msgspec
+import orjson
 
 from obworker.errors import BadRequest
 
@@ -27,6 +29,9 @@ MSGPACK_TYPES = (
 UTF8 = {"utf-8", "utf8", ""}
 # Python's names of charsets, but for those that take time quadratic in the length of the body.
 KNOWN_CHARSETS = {*aliases, *aliases.values()} - {"idna", "punycode"}
+
+DEEPEST = 5_000
+"""How deep a value may be made on any thread's stack, at a few hundred bytes a level."""
 
 # As fast as orjson, which makes floats of integers over 64 bits.
 _decode = msgspec.json.Decoder().decode
@@ -88,9 +93,20 @@ def _parse_json(body: bytes) -> object:
     if body.startswith(codecs.BOM_UTF8):  # RFC 8259 8.1: a parser may ignore it
         body = body[3:]
     try:
+        if len(body) > DEEPEST and sys.getrecursionlimit() > DEEPEST:
+            _check_depth(body)
         return _decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
+
+
+def _check_depth(body: bytes) -> None:
+    """Raise ValueError where msgspec might overrun the stack: it nests as deep as Python may.
+
+    Code of the user's may have raised that limit; orjson has one of its own, of 1024.
+    """
+    if body.count(b"[") + body.count(b"{") > DEEPEST:
+        orjson.loads(body)
 
 
 def _checked_map(pairs: list[tuple[object, object]]) -> dict[object, object]:

@@ -1,4 +1,4 @@
-"""Where in the user's code an exception comes from; shows no frame of ours to the user."""
+"""Where in the user's code an exception comes from; shows no frame of ours before the user's."""
 
 from __future__ import annotations
 

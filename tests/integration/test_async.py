@@ -18,7 +18,7 @@ from wire import TIMEOUT
 from wire import Client as Wire
 
 PREDICTOR = """
-import asyncio, pathlib
+import asyncio, os, pathlib
 
 class Predictor:
     def __init__(self):
@@ -30,6 +30,8 @@ class Predictor:
             return self.items()
         if "stay" in params:
             return await self.stay()
+        if "fork" in params:
+            return await self.fork()
         self.inside += 1
         self.most = max(self.most, self.inside)
         if self.most == int(params["meet"]):
@@ -45,6 +47,15 @@ class Predictor:
             await asyncio.sleep(600)
         finally:
             pathlib.Path("ended").touch()
+
+    async def fork(self):
+        child = os.fork()
+        if not child:
+            await asyncio.sleep(0)
+            return "child"
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            await asyncio.sleep(0.01)
+        return "parent"
 
     async def items(self):
         try:
@@ -193,6 +204,18 @@ def test_what_is_awaited_past_its_deadline_is_cancelled_and_its_worker_serves_on
         (directory / "ended").unlink()
     assert max(meet(server.port, 2, 2)) == 2
     assert server.workers() == before
+
+
+def test_a_process_that_a_coroutine_forked_takes_nothing_from_the_loop(
+    serve: Serve, directory: Path
+) -> None:
+    server = serve(str(directory))
+    client = connect(server.port)
+    for _ in range(3):
+        client.post("/?fork=1", b"")
+        assert client.read_reply().body == b"parent"
+    server.wait_for_log("a process that predict forked came back from it")
+    client.close()
 
 
 def test_another_server_closes_the_generator_too(

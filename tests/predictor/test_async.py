@@ -166,6 +166,30 @@ def test_each_thread_gets_the_answer_to_its_own_request(serve: Serve) -> None:
         assert [reply.json for reply in pool.map(client.post_json, range(8))] == [*range(8)]
 
 
+def test_a_loop_for_which_there_was_no_thread_is_made_later(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # what Python says at RLIMIT_NPROC
+
+    client = serve(
+        """
+        class One:
+            def __await__(self):
+                return 1
+                yield
+
+        class Predictor:
+            def predict(self):
+                return One()
+        """
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert client.post().status == 500
+    assert client.post().json == 1
+
+
 def test_without_anything_to_await_there_is_no_loop(serve: Serve) -> None:
     before = threading.active_count()
     serve("class Predictor:\n def predict(self): return 1").post()

@@ -36,6 +36,7 @@ def test_any_number_of_seconds_reaches_the_server(seconds: Any) -> None:
         (0, ValueError, "positive, finite number, not 0"),
         (-1.5, ValueError, "not -1.5"),
         (math.inf, ValueError, "not inf"),
+        (10**400, ValueError, "not inf"),
         (math.nan, ValueError, "not nan"),
     ],
 )

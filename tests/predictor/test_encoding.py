@@ -52,6 +52,26 @@ class Box:
     score: Any
 
 
+@dataclasses.dataclass
+class Output(collections.OrderedDict[str, Any]):
+    """Holds what it was given, as those of Hugging Face's transformers do."""
+
+    logits: Any = None
+    loss: Any = None
+    _hidden: int = 1
+
+    def __post_init__(self) -> None:
+        self["logits"] = self.logits
+
+
+@dataclasses.dataclass
+class Secretive:
+    _seen: int
+
+    def __post_init__(self) -> None:
+        self.cache = object()
+
+
 BIG = 2**70
 A_DAY = datetime.date(2026, 1, 2)
 AN_ID = uuid.UUID(int=1)
@@ -87,6 +107,8 @@ A_RECORD = np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f4")])[0]
         ([A_DAY, AN_ID, Color.RED, Level.LOW], f'["2026-01-02","{AN_ID}","red",1]'),
         (MultiDict([("a", "1"), ("a", "2")]), '{"a":"1"}'),
         ({Worded("k"): Worded("v")}, '{"k":"v"}'),
+        ([Output([1]), Secretive(2)], '[{"logits":[1]},{"_seen":2}]'),
+        ([Output([1]), Secretive(2), BIG], f'[{{"logits":[1]}},{{"_seen":2}},{BIG}]'),
         ([memoryview(b"axbx")[::2]], '["YWI="]'),
         (MOMENTS, '["{}","{}"]'.format(*SAME_MOMENTS)),
         (MOMENTS.repeat(2)[::2], '["{}","{}"]'.format(*SAME_MOMENTS)),
@@ -130,6 +152,7 @@ def test_json_nests_deeper_than_orjson_goes() -> None:
         (Box("cat", np.float64(0.5)), {"label": "cat", "score": 0.5}),
         ([A_DAY, AN_ID, Color.RED, Level.LOW], ["2026-01-02", str(AN_ID), "red", 1]),
         (MultiDict([("a", "1"), ("a", "2")]), {"a": "1"}),
+        ([Output([1]), Secretive(2)], [{"logits": [1]}, {"_seen": 2}]),
         (MOMENTS, SAME_MOMENTS),
         ([*MOMENTS, np.datetime64("NaT")], [*SAME_MOMENTS, None]),
         (A_RECORD, [1, 2.5]),

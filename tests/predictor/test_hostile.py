@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import encodings
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,27 @@ def test_keys_that_are_made_to_collide_are_refused() -> None:
 @pytest.mark.parametrize("key", ["text", b"bytes", 1, 1.5, True, None])
 def test_keys_that_are_simple_are_kept(key: object) -> None:
     assert parse("application/msgpack", msgpack.packb({key: 1}, use_bin_type=True)) == {key: 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [('b"[" * 2_000_000', "refused"), ('b"[" + b"[1]," * 10_000 + b"2]"', "10001 items")],
+)
+def test_a_body_overruns_no_stack_where_the_user_has_raised_pythons_limit(
+    body: str, outcome: str
+) -> None:
+    code = f"""if 1:
+        import sys
+        from obworker.errors import BadRequest
+        from obworker.predictor.payload import parse
+        sys.setrecursionlimit(1_000_000)
+        try:
+            print(len(parse("application/json", {body})), "items")
+        except BadRequest:
+            print("refused")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{outcome}\n"
 
 
 def test_a_charset_that_nobody_knows_is_not_remembered() -> None:
