@@ -245,7 +245,9 @@ class Cycle:
         if close is not None:
             try:
                 close()
-            except Exception:
+            except BaseException as error:
+                if _is_ctrl_c(error):
+                    raise
                 with about_request(self.request_id):
                     logger.exception("closing the response to %s failed", self.request.head.line)
 

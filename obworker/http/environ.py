@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Environ = dict[str, Any]
 
+# As RFC 7239 6.2 calls it. Not empty, as the name of a client on a unix socket is, for that is
+# trusted to be a proxy.
+UNKNOWN = ("unknown", "")
+
 
 def base_environ(
     server: Sequence[Any] | str, client: Sequence[Any] | str, *, is_encrypted: bool = False
@@ -41,11 +45,15 @@ def base_environ(
 
 
 def ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
-    """Return the addresses of both sides; nothing for a client that has left already."""
+    """Return the addresses of both sides; UNKNOWN for a client that has reset the connection.
+
+    It is not known who that was; what has come from it can be read all the same.
+    """
+    ours = client.getsockname()
     try:
-        return client.getsockname(), client.getpeername()
+        return ours, client.getpeername()
     except OSError:
-        return "", ""
+        return ours, UNKNOWN
 
 
 def _host_and_port(address: Sequence[Any] | str) -> tuple[str, str]:

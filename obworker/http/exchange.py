@@ -147,7 +147,7 @@ class Exchange:
         return spool
 
     def _send_with_spool(self, header: bytes, head: bytes, spool: Spool, client: int) -> None:
-        os.pwrite(spool.descriptor, head, len(spool))
+        spool.write_after(head)
         self._send((header,), client, spool.descriptor)
         self.spools.give_away(spool)
 

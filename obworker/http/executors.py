@@ -135,8 +135,10 @@ class Executors:
     def run_now(self, job: Job, done: Done) -> None:
         """Run a job on the loop's thread, past the queue; one that takes no time."""
         self._unfinished += 1
-        done(job())
-        self._finished()
+        try:
+            done(job())
+        finally:
+            self._finished()
 
     def _finished(self) -> None:
         self._unfinished -= 1
@@ -182,8 +184,10 @@ class Executors:
             self._entered = 0.0
             self._count(time.monotonic() - begun)
             self._wheel.acquire()
-        done(result)
-        self._finished()
+        try:
+            done(result)
+        finally:  # whatever is wrong with one answer, the next call finds the executor free
+            self._finished()
 
     def _timed(self, job: Job) -> object:
         begun = time.monotonic()

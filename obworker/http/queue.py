@@ -277,7 +277,7 @@ class RequestQueue:
             return False
         if parcel.head:
             self._places.release()
-        self._accept(parcel)
+        self._reactor.call_safely(self._accept, parcel)  # else nobody would watch for the next
         return True
 
     def watch(self) -> None:

@@ -289,7 +289,8 @@ class Server:
 
     def _forget(self, connection: Connection) -> None:
         self._service.connections.discard(connection)
-        self._note_drained()
+        if self._service.draining:  # not at once: who let go of it may have to note that, too
+            self.reactor.post(self._note_drained)
 
     def _note_drained(self) -> None:
         service = self._service

@@ -55,13 +55,21 @@ class Spool:
         Raises:
             ServiceUnavailable: there is no memory for it.
         """
+        self.write_after(part)
+        self._size += len(part)
+
+    def write_after(self, part: bytes) -> None:
+        """Write what follows it in the file, and is none of it.
+
+        Raises:
+            ServiceUnavailable: there is no memory for that.
+        """
         try:
             written = os.pwrite(self.descriptor, part, self._size)
         except OSError as error:
             raise ServiceUnavailable(NO_MEMORY, why=WHY) from error
         if written < len(part):
             raise ServiceUnavailable(NO_MEMORY, why=WHY)
-        self._size += written
 
     def read(self) -> bytes:
         """Return all of it."""

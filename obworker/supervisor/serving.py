@@ -184,10 +184,11 @@ class Serving:
 
     def _look_out(self) -> None:
         """See now and then whether there are others, and whether it is time to leave."""
+        self._server.reactor.call_later(LOOK_INTERVAL, self._look_out)
         self._server.queue.has_peers = self._context.board.serves_beside(self._row)
         if not self._asks_to_leave:
-            self._ask_to_leave()
-        self._server.reactor.call_later(LOOK_INTERVAL, self._look_out)
+            with contextlib.suppress(OSError):  # without descriptors nobody can tell its memory
+                self._ask_to_leave()
 
     def _ask_to_leave(self) -> None:
         """Ask to be replaced when there is a reason to, and serve on until then."""

@@ -478,17 +478,20 @@ class TestClose:
         serve(make_cycle(answering(Watching(b"a")), outlet))
         assert finished_then == [0]
 
-    def test_one_that_fails_changes_nothing(self, errors: Callable[[], str]) -> None:
-        """It finished the response a second time, once."""
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit])
+    def test_one_that_fails_changes_nothing(
+        self, kind: type[BaseException], errors: Callable[[], str]
+    ) -> None:
+        """It finished the response a second time, once; and cut it short where it was no error."""
 
         class Failing(Body):
             def close(self) -> None:
-                raise ValueError("in close")
+                raise kind("in close")
 
         outlet, cycle = run(answering(Failing(b"a")))
         assert outlet.body == b"1\r\na\r\n0\r\n\r\n"
         assert cycle.keep_alive
-        assert "ValueError: in close" in errors()
+        assert f"{kind.__name__}: in close" in errors()
 
     def test_when_the_client_is_gone(self) -> None:
         body = Body(*[b"x"] * 100)

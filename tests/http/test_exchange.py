@@ -590,3 +590,21 @@ for left in pids:
 wait(*pids)
 """
     run(code)
+
+
+def test_a_head_for_which_there_is_no_memory_stays_with_its_body() -> None:
+    """A part of it was sent, which is no request: the client's connection was dropped."""
+    code = """
+import resource
+from obworker.http.spool import Spools
+ours, theirs = socket.socketpair()
+theirs.setblocking(False)
+for most in (65536, 65538):  # of the head nothing can be written, and a part
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    spool = exchange.spools.open()
+    spool.write(b"x" * 65536)
+    assert not exchange.put(Parcel(theirs, b"head", spool, 1.0, 0))
+    assert exchange.take() is None
+    assert spool.read() == b"x" * 65536
+"""
+    run(code)

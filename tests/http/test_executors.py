@@ -230,6 +230,31 @@ class TestStop:
             assert done.wait(TIMEOUT)
 
 
+class TestAnAnswerThatIsNotTaken:
+    """An executor stayed taken by a call that was over, so nothing was ever begun again."""
+
+    def fail(self, _: object) -> None:
+        raise RuntimeError("cannot start new thread")
+
+    @pytest.mark.parametrize("inline", [True, False])
+    def test_after_it_the_executor_is_free(self, inline: bool) -> None:
+        with executors(inline=inline) as (reactor, made):
+            reactor.post(made.submit, lambda: None, self.fail)
+            self.check(reactor, made)
+
+    def test_after_what_is_answered_in_the_loop_too(self) -> None:
+        with executors() as (reactor, made):
+            reactor.post(made.run_now, lambda: None, self.fail)
+            self.check(reactor, made)
+
+    def check(self, reactor: Reactor, made: Executors) -> None:
+        seen = threading.Event()
+        reactor.post(seen.set)
+        assert seen.wait(TIMEOUT)
+        eventually(lambda: not made.busy, TIMEOUT, "a free executor")
+        reactor.post(made.stop)
+
+
 class TestWhileTheLoopChangesHands:
     """An executor has seen that calls are short, and waits for the wheel."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 from typing import Any
 
 import pytest
+from wire import TIMEOUT, StartServer, echo
 
 from obworker.http.forwarded import Proxies
 from obworker.settings import Settings
@@ -187,3 +189,22 @@ def test_the_fields_are_left_for_predict_to_see() -> None:
     assert environ["HTTP_X_FORWARDED_FOR"] == "203.0.113.9"
     assert environ["HTTP_X_FORWARDED_PROTO"] == "https"
     assert environ["HTTP_X_FORWARDED_HOST"] == "a.example"
+
+
+def test_who_has_left_is_not_taken_for_a_proxy_on_a_unix_socket(start: StartServer) -> None:
+    """The kernel tells no address of a client that reset its connection, but gives what it sent."""
+    seen = queue.SimpleQueue[str]()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.put(environ["REMOTE_ADDR"])
+        return echo(environ, start_response)
+
+    server = start(app, proxy_headers=True, forwarded_allow_ips="10.0.0.0/8")
+
+    def leave() -> None:
+        client = server.connect()
+        client.get("/", "X-Forwarded-For: 10.0.0.1")
+        client.reset()
+
+    server.call(leave)  # the loop is not there to accept before
+    assert seen.get(timeout=TIMEOUT) == "unknown"

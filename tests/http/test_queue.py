@@ -9,6 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -89,6 +90,12 @@ class Play:
     def post(self, call: Callable[[], object]) -> None:
         self.posted.append(call)
 
+    def call_safely(self, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except RuntimeError as bug:
+            self.failures.append(str(bug))
+
     def watch(self, _descriptor: int, _events: int, on_event: Callable[[int], None]) -> None:
         assert not self.watches
         self.watches = True
@@ -154,6 +161,10 @@ def partial_set(play: Play) -> Callable[[int], None]:
         play.held = count
 
     return held
+
+
+def _fail(why: str) -> None:
+    raise RuntimeError(why)
 
 
 @pytest.fixture(autouse=True)
@@ -302,6 +313,18 @@ class TestAmongOthers:
         play.parcels.clear()
         play.queue.check(NOW)
         assert play.watches
+
+    def test_one_that_cannot_be_taken_in_keeps_nobody_from_the_next(self) -> None:
+        """A loop forgets what raises: the exchange was watched no more."""
+        play = Play()
+        broken = play.ask_elsewhere()
+        broken.serve = partial(_fail, "a bug")  # type: ignore[method-assign]
+        sound = play.ask_elsewhere()
+        play.queue.watch()
+        play.queue._parcel_waits(0)
+        play.queue._parcel_waits(0)
+        assert (play.failures, sound.fate) == (["a bug"], "served")
+        assert play.places_left == 3
 
     def test_what_is_late_is_refused_by_one_that_is_busy(self) -> None:
         play = Play()

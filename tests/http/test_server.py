@@ -287,6 +287,35 @@ class TestMovedWhileItDrains:
         client.close()
 
 
+def test_who_leaves_with_the_last_that_moves_holds_no_place_any_more(start: StartServer) -> None:
+    """A place was counted with the process that ended and with the request that had moved."""
+    server = start(echo)
+    made, go = server.server, threading.Event()
+    held, at_the_end = [0], []
+    made.queue._on_waiting = held.append
+    made._on_drained = lambda: at_the_end.append(held[-1])
+    with closing(Exchange.create(1)) as exchange:
+        server.call(lambda: made.reactor.post(made.executors.submit, go.wait, lambda _: None))
+        eventually(lambda: made.executors.busy and not made.executors.is_inline)
+        client = server.connect()
+        client.get()
+        eventually(lambda: held[-1] == 1)
+
+        def leave() -> None:
+            made._service.exchange = made.queue._exchange = exchange
+            made.queue.has_peers = True
+            made.drain(empty_queue=False, final=False)
+            made.refuse_queued()
+
+        server.call(leave)
+        eventually(lambda: at_the_end)
+        go.set()
+        parcel = exchange.take()
+        assert parcel is not None
+        parcel.client.close()
+    assert at_the_end == [0]
+
+
 class TestSharedListener:
     """One that others accept from, now or later: other workers, or systemd's next instance."""
 

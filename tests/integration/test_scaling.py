@@ -21,6 +21,21 @@ class Predictor:
         return os.getpid()
 """
 
+# It takes every descriptor, for longer than from one look at the worker to the next.
+GREEDY = """
+import contextlib, os, resource, time
+class Predictor:
+    def predict(self):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(1))
+        time.sleep(1.0)
+        for descriptor in taken:
+            os.close(descriptor)
+"""
+
 
 @pytest.fixture
 def model(model: Path) -> Path:
@@ -88,6 +103,18 @@ def test_a_worker_that_holds_too_much_memory_is_replaced(serve: Serve, model: Pa
     server.wait_until_ready(2)
     assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
     eventually(lambda: server.workers()[0].pid != old)
+
+
+def test_one_that_had_no_descriptor_for_a_while_is_recycled_all_the_same(
+    serve: Serve, model: Path
+) -> None:
+    """It looked at its memory, which failed, and never looked again."""
+    (model / "predictor.py").write_text(GREEDY)
+    server = serve("--max-requests", "2", "--max-requests-jitter", "0", str(model))
+    server.wait_until_ready()
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+    assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
+    server.wait_for_log(r"worker 0: has served \d+ requests; replacing it", within=20)
 
 
 def test_a_worker_that_is_told_to_stop_is_replaced_before_it_has_gone(
