@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
-from harness import ROOT, eventually
+from harness import eventually
+from scripts_run import running_script, workers_of
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@contextmanager
-def chaos(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    running = subprocess.Popen(
-        [sys.executable, "-m", "turmoil", *argv],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield running
-    finally:
-        running.terminate()
-        running.wait(30)
-
-
-def workers_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(running.pid).children(recursive=True):
-        with suppress(psutil.Error):
-            if re.match(r"obworker: worker ", " ".join(process.cmdline())):
-                found.append(process)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -55,7 +25,7 @@ def workers_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
     ids=" ".join,
 )
 def test_a_server_stands_anything_in_any_order(argv: tuple[str, ...]) -> None:
-    with chaos("--seconds", "5", *argv) as running:
+    with running_script("turmoil", "--seconds", "5", *argv) as running:
         output, errors = running.communicate(timeout=200)
     assert running.returncode == 0, output + errors
     assert errors == ""
@@ -64,7 +34,7 @@ def test_a_server_stands_anything_in_any_order(argv: tuple[str, ...]) -> None:
 
 
 def test_a_request_that_is_lost_with_a_worker_that_nobody_meant_to_kill_is_a_failure() -> None:
-    with chaos("--seconds", "5", "--seed", "1") as running:
+    with running_script("turmoil", "--seconds", "5", "--seed", "1") as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "seed 1\n"
         directory = Path(re.findall(r"--control-socket (\S+)/", running.stdout.readline())[0])
