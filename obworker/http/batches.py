@@ -185,7 +185,7 @@ def _enters(cycle: Cycle) -> bool:
     """Have a cycle enter predict; say whether it could, and anybody waits for it."""
     try:
         cycle.enter()
-    except (ClientGoneError, MemoryError):  # to be run alone it enters again
+    except (ClientGoneError, MemoryError, OSError):  # to be run alone it enters again
         return False
     return True
 

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from obworker.errors import BrokenOff
 from obworker.http import response
@@ -31,6 +31,9 @@ from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
 from obworker.http.response import Framing, Headers
 from obworker.log import about_request
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 logger = logging.getLogger("obworker.http")
 
@@ -269,6 +272,8 @@ class Cycle:
 
     def _frame_whole(self, body: bytes) -> bytes:
         """Frame a response that is known whole, for one write: the usual case, and the fast one."""
+        if type(body) is not bytes:
+            body = _plain(body)
         length = len(body)
         head = self._start(length)
         if self._framing is response.NO_BODY:
@@ -330,6 +335,8 @@ class Cycle:
 
     def _write(self, part: bytes) -> None:
         """Send a part of the body; also PEP 3333's write()."""
+        if type(part) is not bytes:
+            part = _plain(part)
         head = b"" if self.head_sent else self._start(None)
         self._wait_for_room()
         if self._remaining is not None:
@@ -373,6 +380,11 @@ class Cycle:
         )
         self.sent = response.body_size(answer)
         return answer
+
+
+def _plain(part: ReadableBuffer) -> bytes:
+    """Return the bytes of what is none: its length may count something else, items of an array."""
+    return memoryview(part).tobytes()
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

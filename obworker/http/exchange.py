@@ -175,6 +175,8 @@ class Exchange:
                 return self._unpack(message, descriptors, is_cut=bool(flags & CUT))
             except (ValueError, OSError) as error:
                 _close(descriptors)
+                if _has_place(message):
+                    self.release()
                 logger.warning("dropped what is no connection from another worker: %s", error)
 
     def _unpack(self, message: bytes, descriptors: list[int], *, is_cut: bool) -> Parcel:
@@ -265,6 +267,14 @@ def _enlarge(writer: socket.socket) -> None:
         writer.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
     except PermissionError:
         writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+def _has_place(message: bytes) -> bool:
+    """Whether a message is of a request that waits, be it that its descriptors were lost."""
+    if len(message) < HEADER.size:
+        return False
+    magic, _, _, head_size, _ = HEADER.unpack_from(message)
+    return magic == MAGIC and head_size > 0
 
 
 def _close(descriptors: list[int]) -> None:

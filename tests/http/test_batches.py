@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import threading
 import time
 import weakref
@@ -22,6 +24,7 @@ from obworker.http.batches import Answers, Batches, Batching
 from obworker.http.cycle import Cycle
 from obworker.http.environ import Environ
 from obworker.http.executors import Executors
+from obworker.http.parser import Request
 from obworker.http.reactor import Reactor
 
 
@@ -347,6 +350,26 @@ class TestWithClients:
         stays.post("/", b"there")
         assert stays.read_reply().body == b"1"
         assert app.bodies == [[b"there"]]
+
+    def test_one_whose_body_cannot_be_read_harms_nobody(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ended the thread that calls predict."""
+        read = Request.open_body
+
+        def fail(request: Request) -> io.BytesIO:
+            if request.body == b"1":
+                raise OSError(errno.EIO, "the page is lost")
+            return read(request)
+
+        monkeypatch.setattr(Request, "open_body", fail)
+        app = Together()
+        server = start(app, batching=Batching(app.answer_all, 8, 0.0))
+        first, *others = queue_up(server, app, 2)
+        app.release.set()
+        assert [client.read_reply().status for client in (first, *others)] == [200, 200, 500]
+        first.post("/", b"x")
+        assert first.read_reply().status == 200
 
     def test_who_leaves_during_the_call_harms_nobody(self, start: StartServer) -> None:
         app = Together()

@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -174,6 +175,19 @@ class TestBody:
         assert "Content-Length: 0" in outlet.head
         assert outlet.body == b""
         assert cycle.keep_alive
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_what_is_no_bytes_is_as_long_as_its_bytes(self, count: int) -> None:
+        """The client took what was beyond its items for the next response."""
+        numbers = array("I", [1, 2, 3])
+        part: Any = memoryview(numbers)
+        outlet, cycle = run(answering([part] * count))
+        if count == 1:
+            assert "Content-Length: 12" in outlet.head
+            assert outlet.body == numbers.tobytes()
+        else:
+            assert outlet.body == (b"c\r\n%b\r\n" % numbers.tobytes()) * 2 + b"0\r\n\r\n"
+        assert cycle.sent == 12 * count
 
     @pytest.mark.parametrize("body", [[b"ab", b"", b"c"], (b"ab", b"c"), iter([b"ab", b"c"])])
     def test_several_parts_are_chunks_without_empty_ones(self, body: Iterable[bytes]) -> None:

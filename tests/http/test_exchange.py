@@ -608,3 +608,13 @@ for most in (65536, 65538):  # of the head nothing can be written, and a part
     assert spool.read() == b"x" * 65536
 """
     run(code)
+
+
+def test_a_request_whose_descriptors_were_lost_gives_its_place_back(exchange: Exchange) -> None:
+    """The kernel installs none where another thread took the last one (cmsg(3), MSG_CTRUNC)."""
+    free = reserve_all(exchange)
+    foreign(exchange, HEADER.pack(MAGIC, 0, 1.0, len(REQUEST), 0) + REQUEST)
+    foreign(exchange, HEADER.pack(MAGIC, 0, 1.0, 0, 0))
+    foreign(exchange, HEADER.pack(b"none", 0, 1.0, 1, 0))
+    assert exchange.take() is None
+    assert (free, reserve_all(exchange)) == (4, 1)
