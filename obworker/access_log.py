@@ -192,7 +192,10 @@ class AccessLog:
         with self._starting:
             if not self._closing.is_set():
                 self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # there can be no more threads: the next record tries again
+                    self._thread, self._sleeps = None, True
 
     # the writer's thread
 
