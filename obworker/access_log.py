@@ -195,9 +195,8 @@ class AccessLog:
             thread = threading.Thread(target=self._run, name="access log", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the limit on threads; the next line tries again
+            except RuntimeError:  # at the limit on threads; the next record tries again
                 self._sleeps = True
-                logger.warning("the access log waits: %s", error)
             else:
                 self._thread = thread
 

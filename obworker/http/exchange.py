@@ -274,7 +274,7 @@ def _has_place(message: bytes) -> bool:
     if len(message) < HEADER.size:
         return False
     magic, _, _, head_size, _ = HEADER.unpack_from(message)
-    return magic == MAGIC and head_size > 0
+    return bool(magic == MAGIC and head_size)
 
 
 def _close(descriptors: list[int]) -> None:
