@@ -36,7 +36,7 @@ TAKEN_AT_ONCE = 16
 # Out of descriptors: a listener stays readable, so accepting again at once would spin.
 ACCEPT_RETRY_TIME = 0.5
 # What is wanting where it is for who is here already; else it is the new one's trouble (accept(2)).
-WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 # From the moment a stop is asked for, a handshake that is under way has this long to complete.
 ACCEPT_GRACE = 0.2
 # Descriptors for everything that is no connection: the predictor's files, for one.
@@ -166,19 +166,28 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False
         except OSError as error:
-            service.troubles.not_accepted.count(str(error.strerror))
-            if error.errno in WANT:
-                self._make_free()
-            self._pause(ACCEPT_RETRY_TIME)
+            self._put_off(error)
             return False
         if is_full:
             self._make_free()
         _prepare(client)
         tls = service.tls
-        connection = Connection(service, client if tls is None else _encrypted(tls, client))
+        try:
+            connection = Connection(service, client if tls is None else _encrypted(tls, client))
+        except OSError as error:  # by epoll_ctl(2)
+            client.close()
+            self._put_off(error)
+            return False
         if service.draining:
             connection.drain()
         return True
+
+    def _put_off(self, error: OSError) -> None:
+        """Let those who wait wait, for no connection can be had."""
+        self._service.troubles.not_accepted.count(str(error.strerror))
+        if error.errno in WANT:
+            self._make_free()
+        self._pause(ACCEPT_RETRY_TIME)
 
     def _make_free(self) -> None:
         """Close the connections that are idle longest, where any are."""

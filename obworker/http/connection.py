@@ -346,7 +346,7 @@ class Connection:
 
     def _forget_request(self) -> None:
         self._cycle = self._pending = self._brought = None
-        self._attempt = 0
+        self._attempt, self._is_held_up = 0, False
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""

@@ -17,6 +17,8 @@ import pytest
 from harness import eventually
 from wire import Blocking, Client, Running, StartServer, echo
 
+from obworker.http import acceptor
+
 
 def is_calm(server: Running, seconds: float = 1.2) -> bool:
     """Whether the server hardly runs for a while, and has few timers when it is over."""
@@ -51,6 +53,23 @@ def no_descriptors() -> Iterator[None]:
         for descriptor in taken:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_one_that_cannot_be_taken_in_keeps_nobody_from_the_next(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop forgets what has raised, and the worker was deaf from then on."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server = start(echo)
+    with monkeypatch.context() as patched:
+        patched.setattr(acceptor, "Connection", fail)
+        lost = server.connect()
+        eventually(lambda: "cannot accept a connection: No space left" in caplog.text)
+        lost.close()
+    used(server).close()
 
 
 class TestOutOfDescriptors:
