@@ -20,6 +20,8 @@ from obworker.http.server import Server
 from obworker.settings import Settings
 
 TIMEOUT = 10.0
+# The only key in the file that the fixture `keys` makes.
+KEY = "sk-0123456789abcdef"
 # The path of what is answered on the loop's thread.
 AT_ONCE = "/at-once"
 

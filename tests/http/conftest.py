@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import Running, StartServer
+from wire import KEY, Running, StartServer
 
 from obworker.http.batches import Batching
 from obworker.http.cycle import Application
@@ -41,3 +42,12 @@ def start() -> Iterator[StartServer]:
     yield start
     for server in running:
         server.stop()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> str:
+    """Write a file of API keys."""
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    path.chmod(0o600)
+    return str(path)

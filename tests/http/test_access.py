@@ -6,24 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-from wire import AT_ONCE, Blocking, Client, Running, StartServer, echo
+from wire import AT_ONCE, KEY, Blocking, Client, Running, StartServer, echo
 
-KEY = "sk-0123456789abcdef"
 ORIGIN = "https://app.example"
 BEARER = f"Authorization: Bearer {KEY}"
 PREFLIGHT = (
     f"OPTIONS / HTTP/1.1\r\nHost: a\r\nOrigin: {ORIGIN}\r\n"
     "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n\r\n"
 ).encode()
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> str:
-    path = tmp_path / "keys"
-    path.write_text(KEY)
-    path.chmod(0o600)
-    return str(path)
 
 
 def failing(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from harness import eventually
-from wire import AT_ONCE, Blocking, Client, Running, StartServer, echo
+from wire import AT_ONCE, KEY, Blocking, Client, Running, StartServer, echo
 
 from obworker.http.connection import Connection
 from obworker.http.parser import MOST_DROPPED
 from obworker.http.state import State
 
 MIB = 1 << 20
-KEY = "sk-0123456789abcdef"
 BEARER = f"Authorization: Bearer {KEY}"
 ANSWER = "POST /at-once "
 
@@ -113,14 +111,6 @@ def test_the_answers_are_the_same_however_it_is_cut(start: StartServer, entry: A
         client.half_close()
         assert client.at_end, pieces
         client.close()
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> str:
-    path = tmp_path / "keys"
-    path.write_text(KEY)
-    path.chmod(0o600)
-    return str(path)
 
 
 def is_refused(client: Client) -> str | None:
