@@ -192,6 +192,10 @@ class Settings:
         "--workers-per-gpu", metavar="N", parse=whole_number(1, 1024), group="Workers", default=1,
         help="Workers for each GPU where --workers is not given.",
     )
+    gpus_per_worker: int = option(
+        "--gpus-per-worker", metavar="N", parse=whole_number(0, 1024), group="Workers", default=1,
+        help="GPUs that each worker has. 0: all of them, as for a model that is spread over them.",
+    )
     cpu_affinity: str = option(
         "--cpu-affinity", metavar="HOW", parse=choice("auto", "none"), group="Workers",
         default="none",

@@ -55,6 +55,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_batch_wait_ms": ("2.5", 2.5),
     "gpus": ("0, 1", "0,1"),
     "workers_per_gpu": ("2", 2),
+    "gpus_per_worker": ("0", 0),
     "cpu_affinity": ("Auto", "auto"),
     "preload": ("OFF", "off"),
     "tracebacks": ("On", "on"),

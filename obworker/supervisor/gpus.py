@@ -1,9 +1,9 @@
-"""Which device belongs to which slot. Pure."""
+"""Which devices belong to which slot. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from obworker.errors import UsageError
 from obworker.supervisor.visibility import (
@@ -21,7 +21,7 @@ ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
 
 @dataclass(frozen=True)
 class Device:
-    """What one slot may see: a token of its family's variable, empty for none.
+    """What one slot may see: tokens as its family's variable lists them, empty for none.
 
     `mirrors` are other variables that say the same to the same runtime.
     """
@@ -34,16 +34,21 @@ class Device:
     @property
     def label(self) -> str:
         """What titles and logs call it."""
-        return f"{self.family.kind} {self._shown}" if self.token else "cpu"
+        shown = ",".join(map(self._shown, self.tokens))
+        return f"{self.family.kind} {shown}" if shown else "cpu"
 
     @property
-    def _shown(self) -> str:
-        """The token, or as much of a UUID as tells it from others.
+    def tokens(self) -> list[str]:
+        """One for each device."""
+        return self.token.split(",") if self.token else []
+
+    def _shown(self, token: str) -> str:
+        """Return a token, or as much of a UUID as tells it from others.
 
         In the older form of MIG's (MIG-GPU-…/7/0) that is its end.
         """
-        is_long = self.family.is_uuid(self.token) and "/" not in self.token
-        return self.token[:12] if is_long else self.token
+        is_long = self.family.is_uuid(token) and "/" not in token
+        return token[:12] if is_long else token
 
     @property
     def environment(self) -> dict[str, str]:
@@ -110,8 +115,31 @@ def _find(token: str, visible: list[str], family: Family) -> str:
     return matches[0]
 
 
+def grouped(devices: list[Device], size: int) -> list[Device]:
+    """Put devices together, so many for a slot, or all of them for 0.
+
+    Raises:
+        UsageError: some would be left over.
+    """
+    size = size or max(1, len(devices))
+    if len(devices) % size:
+        raise UsageError(
+            f"--gpus-per-worker: {len(devices)} GPUs cannot be dealt out by {size};"
+            " --gpus can say which to use, and 0 gives all to each worker"
+        )
+    return [_together(devices[i : i + size]) for i in range(0, len(devices), size)]
+
+
+def _together(devices: list[Device]) -> Device:
+    first = devices[0]
+    tokens = [device.token for device in devices]
+    if first.family.ascends:
+        tokens.sort(key=int)
+    return replace(first, token=",".join(tokens))
+
+
 def assign(devices: list[Device], workers: int | None, per_gpu: int) -> list[Device]:
-    """Return each slot's device: slot i has device i modulo their number, for ever.
+    """Return what each slot sees: slot i has device i modulo their number, for ever.
 
     Without a GPU every slot sees none, so that nobody takes the first one by chance.
     """

@@ -56,13 +56,14 @@ class Plan:
         """Work out what the settings come to on this machine, with `environ` as environment.
 
         Raises:
-            UsageError: a GPU that is asked for is not there, a certificate cannot be used, or an
-                API key file is not right.
+            UsageError: a GPU that is asked for is not there, GPUs cannot be dealt out as asked, a
+                certificate cannot be used, or an API key file is not right.
         """
         tls_context(settings)
         keys = ApiKeys.of(settings)
         chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
-        devices = gpus.assign(chosen, settings.workers, settings.workers_per_gpu)
+        groups = gpus.grouped(chosen, settings.gpus_per_worker)
+        devices = gpus.assign(groups, settings.workers, settings.workers_per_gpu)
         ours = cores.available()
         budget = Budget.of(ours, environ, len(devices), settings.threads)
         return cls(
@@ -134,5 +135,5 @@ class Plan:
 def _placement(affinity: str, allowed: Iterable[int], devices: list[Device]) -> Placement:
     if affinity == "none":
         return Placement()
-    near = [topology.near_gpu(device.token) for device in devices]
+    near = [topology.near_gpus(device.tokens) for device in devices]
     return place(topology.in_order(allowed), near)

@@ -71,11 +71,12 @@ def _slots_of(sensed: Sensed, devices: list[str]) -> tuple[int, ...]:
 
 
 def _is_meant(sensed: Sensed, device: str) -> bool:
-    """Whether a slot's device, as Device.label writes it, is this one."""
-    token = device.partition(" ")[2]
-    if token.isdecimal():
-        return int(token) == sensed.gpu
-    return bool(token) and sensed.uuid.startswith(token)
+    """Whether a slot's devices, as Device.label writes them, have this one."""
+    return any(_names(token, sensed) for token in device.partition(" ")[2].split(",") if token)
+
+
+def _names(token: str, sensed: Sensed) -> bool:
+    return int(token) == sensed.gpu if token.isdecimal() else sensed.uuid.startswith(token)
 
 
 def _or_nan(number: float | None) -> float:

@@ -129,7 +129,7 @@ class SlotRow(_Record):
     quarantined_until: float
 
     _fields_ = (
-        ("device", ctypes.c_char * 64),
+        ("device", ctypes.c_char * 256),
         ("exits", ctypes.c_uint32 * len(Cause)),  # ends that nobody asked for
         ("last_exit", ctypes.c_char * 256),
         ("last_exit_at", ctypes.c_double),

@@ -31,13 +31,17 @@ def in_order(cores: Iterable[int], root: Path = ROOT) -> list[int]:
     return sorted(cores, key=place)
 
 
-def near_gpu(token: str, root: Path = ROOT) -> frozenset[int]:
-    """Return the cores near a GPU, none where nobody knows.
+def near_gpus(tokens: Iterable[str], root: Path = ROOT) -> frozenset[int]:
+    """Return the cores near any of some GPUs, none where nobody knows.
 
-    `token` is from CUDA_VISIBLE_DEVICES; an index counts the GPUs in the order of the PCI bus. Of
+    A token is from CUDA_VISIBLE_DEVICES; an index counts the GPUs in the order of the PCI bus. Of
     a MIG instance only the older form of its UUID says which GPU it is on.
     """
     addresses = _addresses(root)
+    return frozenset[int]().union(*(_near(token, addresses, root) for token in tokens))
+
+
+def _near(token: str, addresses: dict[str, str], root: Path) -> frozenset[int]:
     if token.isdecimal():
         found = list(addresses)[int(token) : int(token) + 1]
     else:

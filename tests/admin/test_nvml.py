@@ -33,6 +33,8 @@ def test_a_driver_that_fails_altogether_reads_nothing(monkeypatch: pytest.Monkey
         (["gpu 0", "cpu", "gpu 0"], [Reading(FIRST, (0, 2))]),
         (["gpu GPU-aaaaaaaa"], [Reading(FIRST, (0,))]),
         (["gpu MIG-1111-000", "gpu 0"], [Reading(FIRST, (1,)), Reading(INSTANCE, (0,))]),
+        (["gpu 0,7", "gpu 7"], [Reading(FIRST, (0,))]),
+        (["gpu 3,GPU-aaaaaaaa"], [Reading(FIRST, (0,))]),
         (["cpu"], []),
         ([""], []),
         (["gpu 7"], []),

@@ -212,6 +212,9 @@ def test_on_a_machine_without_a_gpu_there_is_one_worker_that_sees_none(
         ("4,6", ["--workers-per-gpu", "2"], ["4", "6", "4", "6"]),
         ("4,6", ["--workers", "5"], ["4", "6", "4", "6", "4"]),
         ("4,6", ["--workers", "1"], ["4"]),
+        ("4,6,3,1", ["--gpus-per-worker", "2"], ["4,6", "3,1"]),
+        ("4,6", ["--gpus-per-worker", "2", "--workers-per-gpu", "2"], ["4,6", "4,6"]),
+        (f"{A},{B},{C}", ["--gpus-per-worker", "0", "--gpus", f"{C},{A}"], [f"{C},{A}"]),
     ],
 )
 def test_each_slot_has_its_device_of_those_the_variable_leaves_visible(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from obworker.errors import UsageError
-from obworker.supervisor.gpus import Device, assign, select
+from obworker.supervisor.gpus import Device, assign, grouped, select
 from obworker.supervisor.visibility import ASCEND, CUDA, HIP, ROCR, Family, Listing
 
 A, B = "GPU-aaaa", "GPU-bbbb"
@@ -145,6 +145,40 @@ def test_slot_i_has_device_i_modulo_their_number(
 
 
 @pytest.mark.parametrize(
+    ("devices", "size", "groups"),
+    [
+        ("", 1, []),
+        ("", 0, []),
+        ("", 2, []),  # --gpus none, or a machine that has none: all serve without
+        ("ab", 1, ["a", "b"]),
+        ("ab", 2, ["a,b"]),
+        ("abcd", 2, ["a,b", "c,d"]),
+        ("abc", 0, ["a,b,c"]),
+        ("a", 0, ["a"]),
+    ],
+)
+def test_devices_are_put_together_for_workers_that_need_several(
+    devices: str, size: int, groups: list[str]
+) -> None:
+    together = grouped([Device(letter, "PCI_BUS_ID") for letter in devices], size)
+    assert together == [Device(group, "PCI_BUS_ID") for group in groups]
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 2), (2, 4), (3, 2)])
+def test_devices_are_not_put_together_where_some_would_be_left_over(count: int, size: int) -> None:
+    with pytest.raises(UsageError) as refused:
+        grouped([Device(str(index)) for index in range(count)], size)
+    assert str(refused.value).startswith(
+        f"--gpus-per-worker: {count} GPUs cannot be dealt out by {size};"
+    )
+
+
+def test_ascend_devices_that_are_put_together_ascend() -> None:
+    chosen = select("2,0", {"ASCEND_RT_VISIBLE_DEVICES": "4,6,10"}, unasked)
+    assert [device.token for device in grouped(chosen, 0)] == ["4,10"]
+
+
+@pytest.mark.parametrize(
     ("device", "label", "environment"),
     [
         (Device(""), "cpu", {VISIBLE: "", "OBWORKER_DEVICES": "", **dict.fromkeys(OTHERS, "-1")}),
@@ -158,6 +192,15 @@ def test_slot_i_has_device_i_modulo_their_number(
             Device("GPU-0123abcd-rest"),
             "gpu GPU-0123abcd",
             {VISIBLE: "GPU-0123abcd-rest", "OBWORKER_DEVICES": "GPU-0123abcd-rest"},
+        ),
+        (Device("3,1"), "gpu 3,1", {VISIBLE: "3,1", "OBWORKER_DEVICES": "3,1"}),
+        (
+            Device("GPU-0123abcd-rest,GPU-4567abcd-rest"),
+            "gpu GPU-0123abcd,GPU-4567abcd",
+            {
+                VISIBLE: "GPU-0123abcd-rest,GPU-4567abcd-rest",
+                "OBWORKER_DEVICES": "GPU-0123abcd-rest,GPU-4567abcd-rest",
+            },
         ),
         # two instances of one GPU have names of their own, by which one may be in quarantine
         (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from obworker.supervisor.topology import in_order, near_gpu
+from obworker.supervisor.topology import in_order, near_gpus
 
 A, B = "GPU-aaaaaaaa-1111", "GPU-bbbbbbbb-2222"
 SYSTEM = "sys/devices/system"
@@ -71,13 +71,19 @@ def test_neighbours_come_together(
 def test_a_gpu_is_found_by_its_place_on_the_bus_or_its_uuid(
     tmp_path: Path, token: str, cores: set[int]
 ) -> None:
-    assert near_gpu(token, write(tmp_path, GPUS)) == cores
+    assert near_gpus([token], write(tmp_path, GPUS)) == cores
+
+
+def test_several_gpus_are_near_to_the_cores_of_each(tmp_path: Path) -> None:
+    root = write(tmp_path, GPUS)
+    assert near_gpus(["0", "1"], root) == near_gpus(["0"], root) | near_gpus(["1"], root)
+    assert near_gpus(["1", "7"], root) == near_gpus(["1"], root)
 
 
 def test_without_a_driver_no_core_is_near(tmp_path: Path) -> None:
-    assert near_gpu("0", tmp_path) == frozenset()
+    assert near_gpus(["0"], tmp_path) == frozenset()
 
 
 def test_a_gpu_that_sysfs_does_not_know_is_near_to_none(tmp_path: Path) -> None:
     name = "proc/driver/nvidia/gpus/0000:41:00.0/information"
-    assert near_gpu("0", write(tmp_path, {name: GPUS[name]})) == frozenset()
+    assert near_gpus(["0"], write(tmp_path, {name: GPUS[name]})) == frozenset()
