@@ -46,7 +46,7 @@ _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
 class AccessRecord(NamedTuple):
-    """A request that is done with.
+    """A request that is done with; one that was not understood has no request line.
 
     `time` is the POSIX time of its end, `sent` the bytes of its body. `duration` is the seconds
     from the whole request to the end of its response; `queued` and `predict` are parts of it.
@@ -60,20 +60,21 @@ class AccessRecord(NamedTuple):
     protocol: str
     status: int
     sent: int
-    request_id: str
-    queued: float
-    predict: float
-    duration: float
-    traceparent: str
+    request_id: str = ""
+    queued: float = 0.0
+    predict: float = 0.0
+    duration: float = 0.0
+    traceparent: str = ""
 
 
 def text_line(record: AccessRecord, slot: int | None) -> bytes:
     """Write a request as a person reads it; times are milliseconds."""
     moment, zone = _local_time(int(record.time))
-    request = f"{record.method} {record.target.decode('latin-1')} {record.protocol}"
+    line = f"{record.method} {record.target.decode('latin-1')} {record.protocol}"
+    request = escape(line) if record.method else "-"
     return (
         f"{escape(record.client) or '-'} [{moment}{zone}] "
-        f'"{escape(request)}" {record.status} {record.sent} {record.duration * 1000:.1f}ms '
+        f'"{request}" {record.status} {record.sent} {record.duration * 1000:.1f}ms '
         f"queued={record.queued * 1000:.1f}ms predict={record.predict * 1000:.1f}ms "
         f"slot={'-' if slot is None else slot} id={record.request_id or '-'}\n"
     ).encode("ascii", "backslashreplace")

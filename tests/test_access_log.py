@@ -70,6 +70,10 @@ class TestText:
         assert line.startswith(b"- [")
         assert line.endswith(b" slot=- id=-\n")
 
+    def test_so_is_a_request_that_was_not_understood(self) -> None:
+        line = text_line(record(method="", target=b"", protocol="", status=400), 0)
+        assert b'] "-" 400 1234 ' in line
+
     @pytest.mark.parametrize(
         ("target", "shown"),
         [

@@ -30,7 +30,7 @@ from obworker.http.cycle import Cycle
 from obworker.http.environ import base_environ, ends_of
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.monitor import UNWATCHED, Monitor
-from obworker.http.pending import Pending, error_bytes
+from obworker.http.pending import Pending, refuse_what_came
 from obworker.http.rewriting import rewrite_head
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
 from obworker.http.stream import Outflow, Stream
@@ -377,8 +377,8 @@ class Connection:
 
     def _send_error(self, error: RequestError) -> None:
         """Answer what is no whole request, and take no other."""
-        self._stream.send(error_bytes(self._service, error))
-        self._service.tally.answered(error.status)
+        head = self._inbox.head
+        self._stream.send(refuse_what_came(self._service, head, self._base, self._proxies, error))
         self._linger()
 
     def _linger(self) -> None:

@@ -9,6 +9,7 @@ from obworker.errors import RequestError
 from obworker.http.parser import Limits, Request, RequestParser, is_needed
 
 if TYPE_CHECKING:
+    from obworker.http.head import Head
     from obworker.http.pace import Pace
     from obworker.http.parser import BodyFor, NeedsBody
     from obworker.http.spool import Spool
@@ -68,6 +69,11 @@ class Inbox:
     def in_body(self) -> bool:
         """Whether that request's body is coming."""
         return self._parser.in_body
+
+    @property
+    def head(self) -> Head | None:
+        """The head of the request whose body is coming, or of which no more is taken."""
+        return self._parser.head
 
     @property
     def is_empty(self) -> bool:

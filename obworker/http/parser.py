@@ -130,7 +130,7 @@ class RequestParser:
     says that it was the last.
 
     `has_begun` says whether one is being received, `in_body` whether a body is, be it to be
-    dropped.
+    dropped; `head` is that of a request whose body is not whole.
     """
 
     def __init__(
@@ -141,6 +141,7 @@ class RequestParser:
         needs_body: NeedsBody = is_needed,
     ) -> None:
         self.has_begun = self.in_body = False
+        self.head: Head | None = None
         self._limits = limits
         self._receiver = receiver
         self._body_for = body_for
@@ -151,10 +152,9 @@ class RequestParser:
         self._shortest_limit = min(limits.line, limits.field)
         self._cut_line = b""
         self._empty_lines = 0
-        # of the request being received; without a head, of a body that is dropped
+        # of the request being received; without a head, the body is dropped
         self._request_line: RequestLine | None = None
         self._fields: list[Field] = []
-        self._head: Head | None = None
         self._missing = 0
         self._body: io.BytesIO | Spool | None = None
         self._extensions = 0
@@ -266,15 +266,15 @@ class RequestParser:
         self._missing -= len(part)
         if self._body is None and not self._missing:
             self._end_body(part)
-        elif self._head is not None:
+        elif self.head is not None:
             self._collect(part)
         return at + len(part)
 
     def _collect(self, part: bytes) -> None:
         if self._body is None:
-            assert self._head is not None
-            assert self._head.length is not None
-            self._body = self._body_for(self._head.length)
+            assert self.head is not None
+            assert self.head.length is not None
+            self._body = self._body_for(self.head.length)
         self._body.write(part)
         if not self._missing and self._line is not Line.CHUNK_END:
             self._end_collected()
@@ -323,8 +323,8 @@ class RequestParser:
 
     def _drop_trailer(self, line: bytes) -> None:
         """Drop a trailer that is allowed; nothing in the contract would read it."""
-        assert self._head is not None
-        name, _ = self._take_field(line, len(self._head.fields) + self._trailers)
+        assert self.head is not None
+        name, _ = self._take_field(line, len(self.head.fields) + self._trailers)
         check_trailer(name)
         self._trailers += 1
 
@@ -341,7 +341,7 @@ class RequestParser:
 
     def _await_body(self, head: Head) -> None:
         """Begin a body of which nothing was read yet."""
-        self._head = head
+        self.head = head
         if head.length == 0:
             self._end_body(b"")
             return
@@ -366,7 +366,7 @@ class RequestParser:
         Who waits for 100 Continue may send the body all the same, or another request (RFC 9110
         10.1.1): what comes would be anybody's guess.
         """
-        self._head, self.has_begun = None, False
+        self.head, self.has_begun = None, False
         if head.length is None or head.length > MOST_DROPPED or head.expects_continue:
             head = head.as_last()
         elif head.keep_alive:
@@ -379,7 +379,7 @@ class RequestParser:
         self._end_body(body.getvalue() if isinstance(body, io.BytesIO) else body)
 
     def _end_body(self, body: bytes | Spool) -> None:
-        head, self._head = self._head, None
+        head, self.head = self.head, None
         self.has_begun = self.in_body = False
         if head is not None:
             self._complete(head, body)

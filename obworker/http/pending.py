@@ -10,14 +10,15 @@ from obworker.errors import ServiceUnavailable
 from obworker.http import response
 from obworker.http.cycle import Cycle
 from obworker.http.environ import make_environ
+from obworker.http.parser import Request
 
 if TYPE_CHECKING:
     from obworker.errors import RequestError
     from obworker.http.cycle import Application, Outlet
     from obworker.http.environ import Environ
     from obworker.http.forwarded import Proxies
+    from obworker.http.head import Head
     from obworker.http.monitor import Monitor
-    from obworker.http.parser import Request
     from obworker.http.response import Headers
     from obworker.http.service import Service
 
@@ -85,7 +86,7 @@ class Pending:
 
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
         """Return a response of the server's own."""
-        return error_bytes(
+        return _error_bytes(
             self._service,
             error,
             method=self.request.head.method,
@@ -125,7 +126,6 @@ class Pending:
             sent=response.body_size(answer),
             request_id=self._id,
             queued=waited,
-            predict=0.0,
             duration=waited,
             traceparent=environ.get("HTTP_TRACEPARENT", ""),
         )
@@ -151,7 +151,29 @@ def _record(cycle: Cycle) -> AccessRecord:
     )
 
 
-def error_bytes(
+def refuse_what_came(
+    service: Service,
+    head: Head | None,
+    base: Environ,
+    proxies: Proxies | None,
+    error: RequestError,
+) -> bytes:
+    """Return the response to what is no whole request; count it, and write its line.
+
+    Where `head` is known, what is wrong is the body, and the rest is as with any request.
+    """
+    if head is not None:
+        pending = Pending(service, Request(head, b""), base, proxies, time.monotonic())
+        return pending.refusal(error, keep_alive=False)
+    answer = _error_bytes(service, error)
+    service.tally.answered(error.status)
+    if service.access_log is not None:
+        sent, client = response.body_size(answer), base["REMOTE_ADDR"]
+        service.access_log.write(AccessRecord(time.time(), client, "", b"", "", error.status, sent))
+    return answer
+
+
+def _error_bytes(
     service: Service,
     error: RequestError,
     *,

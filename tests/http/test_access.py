@@ -106,10 +106,14 @@ class TestCors:
         self.assert_readable(start(app, cors_origin=ORIGIN, timeout=0.2), 504)
         app.release.set()
 
+    def test_a_refusal_of_its_body_too(self, start: StartServer) -> None:
+        server = start(echo, cors_origin=ORIGIN, limit_request_body=8)
+        self.assert_readable(server, 413, body=b"too large")
+
     @staticmethod
-    def assert_readable(server: Running, status: int, *fields: str) -> None:
+    def assert_readable(server: Running, status: int, *fields: str, body: bytes = b"") -> None:
         client = server.connect()
-        client.post("/", b"", f"Origin: {ORIGIN}", *fields)
+        client.post("/", body, f"Origin: {ORIGIN}", *fields)
         reply = client.read_reply()
         assert reply.status == status
         assert reply.headers["access-control-allow-origin"] == ORIGIN

@@ -500,6 +500,43 @@ class TestAccessLog:
             "trace_id": TRACE,
         }
 
+    @pytest.mark.parametrize(
+        ("fields", "status"),
+        [(b"Content-Length: 9", 413), (b"Transfer-Encoding: chunked\r\n\r\nno size", 400)],
+    )
+    def test_one_whose_body_is_refused_is_named_as_any_other(
+        self, start: StartServer, tmp_path: Path, fields: bytes, status: int
+    ) -> None:
+        path = tmp_path / "access"
+        logged = {"access_log_file": str(path), "access_log_format": "json"}
+        client = start(echo, access_log=True, limit_request_body=8, **logged).connect()
+        head = b"POST /large?1 HTTP/1.1\r\nHost: a\r\nX-Request-ID: r\r\n"
+        client.send(head, fields, b"\r\n\r\n")
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["x-request-id"]) == (status, "r")
+        eventually(lambda: path.exists() and "\n" in path.read_text())
+        line = json.loads(path.read_text())
+        shown = (line["method"], line["target"], line["status"], line["bytes"], line["request_id"])
+        assert shown == ("POST", "/large?1", status, len(reply.body), "r")
+
+    def test_what_is_not_understood_has_one_without_a_name(
+        self, start: StartServer, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        client = start(echo, access_log=True).connect()
+        client.send(b"GET nonsense\r\n\r\n")
+        reply = client.read_reply()
+        assert reply.status == 400
+        output = ""
+
+        def it_is_there() -> bool:
+            nonlocal output
+            output += capfd.readouterr().out
+            return output.count("\n") == 1
+
+        eventually(it_is_there)
+        wanted = rf'127.0.0.1 \[\S+\] "-" 400 {len(reply.body)} 0.0ms .* id=-\n'
+        assert re.fullmatch(wanted, output)
+
     def test_a_file_for_it_can_be_renamed(self, start: StartServer, tmp_path: Path) -> None:
         path = tmp_path / "access"
         running = start(echo, access_log=True, access_log_file=str(path))
