@@ -154,7 +154,7 @@ def test_json_nests_deeper_than_orjson_goes() -> None:
         (MultiDict([("a", "1"), ("a", "2")]), {"a": "1"}),
         ([Output([1]), Secretive(2)], [{"logits": [1]}, {"_seen": 2}]),
         (MOMENTS, SAME_MOMENTS),
-        ([*MOMENTS, np.datetime64("NaT")], [*SAME_MOMENTS, None]),
+        ([*MOMENTS, np.datetime64("NaT", "ns")], [*SAME_MOMENTS, None]),
         (A_RECORD, [1, 2.5]),
         ([Shade.GREY, Shade.BLACK], [[128, b"grey"], b"black"]),
     ],
