@@ -254,11 +254,26 @@ class RequestQueue:
     def serve_next(self) -> None:
         """Begin what waits, as far as executors are free; then wait for what comes."""
         while not self._executors.busy:
-            if self._waiting:
-                self._serve(self._pop())
-            elif not self._takes or self._exchange is None or not self._take(self._exchange):
+            if not self._begin_oldest():
                 self.watch()
                 return
+
+    def _begin_oldest(self) -> bool:
+        """Begin what has waited longest, here or in the exchange; return whether anything did.
+
+        To prefer what is here would leave the rest waiting for as long as more comes here.
+        """
+        exchange = self._exchange if self._takes else None
+        if not self._waiting:
+            return exchange is not None and self._take(exchange)
+        if exchange is None or not self._waits_longer(exchange) or not self._take(exchange):
+            self._serve(self._pop())
+        return True
+
+    def _waits_longer(self, exchange: Exchange) -> bool:
+        """Whether the first in the exchange has come before the first here."""
+        oldest = exchange.oldest()
+        return oldest is not None and oldest < self._waiting[0].arrival
 
     # the exchange
 

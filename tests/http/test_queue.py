@@ -291,6 +291,29 @@ class TestAmongOthers:
         assert there.fate == "served"
         assert play.places_left == 3
 
+    def test_what_waits_there_comes_first_where_it_is_older(self) -> None:
+        """It waited for as long as there was always somebody here."""
+        play = Play()
+        play.ask()
+        there = play.ask_elsewhere()
+        play.now += 1
+        here = play.ask(is_movable=False)
+        play.finish()
+        assert fates([there, here]) == ["served", ""]
+        play.finish()
+        assert here.fate == "served"
+        assert play.places_left == 3
+
+    def test_what_waits_here_is_begun_where_that_cannot_be_taken(self) -> None:
+        play = Play()
+        play.ask()
+        play.ask_elsewhere()
+        play.now += 1
+        here = play.ask(is_movable=False)
+        play.has_descriptors = False
+        play.finish()
+        assert here.fate == "served"
+
     def test_the_exchange_is_watched_only_while_an_executor_is_free(self) -> None:
         play = Play()
         play.queue.watch()
