@@ -68,6 +68,7 @@ class Play:
     posted: list[Callable[[], object]] = field(default_factory=list)
     watches: bool = False
     held: int = 0
+    nudges: int = 0
     failures: list[str] = field(default_factory=list)
     has_descriptors: bool = True
 
@@ -132,6 +133,9 @@ class Play:
 
     def oldest(self) -> float | None:
         return self.parcels[0].arrival if self.parcels else None
+
+    def nudge(self) -> None:
+        self.nudges += 1
 
     def _accept(self, parcel: Parcel) -> None:
         self.queue.enter(cast("Waiter", parcel.client))
