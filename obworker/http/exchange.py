@@ -19,6 +19,7 @@ queues a request takes one, here or within the worker, and gives it back when th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -171,6 +172,8 @@ class Exchange:
             except BlockingIOError:
                 return None
             descriptors = _descriptors(control)
+            if not message and not descriptors:
+                continue  # a nudge
             try:
                 return self._unpack(message, descriptors, is_cut=bool(flags & CUT))
             except (ValueError, OSError) as error:
@@ -211,6 +214,11 @@ class Exchange:
             os.close(os.dup(self._room))
         finally:
             os.close(first)
+
+    def nudge(self) -> None:
+        """Wake one more of those who watch, for what waits already; `take` skips what that puts."""
+        with contextlib.suppress(OSError):  # without room: all that waits has woken somebody
+            self._writer.send(b"")
 
     def oldest(self) -> float | None:
         """Return the arrival of the first parcel that waits; 0 for what `take` would skip."""

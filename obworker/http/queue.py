@@ -8,7 +8,8 @@ less than moving. Without a place it is refused; so is one that has waited too l
 does: any worker looks after that for those in the exchange.
 
 The exchange is watched only while an executor is free. It wakes one worker for each request that
-comes into it, so one that is awake and busy must not be among those who wait.
+comes into it, so one that is awake and busy must not be among those who wait. One that was woken
+and became busy before it could look, by another thread's doing, wakes the next.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class RequestQueue:
 
     def retire(self) -> None:
         """Take nothing more from other workers."""
-        self.ignore()
+        self.leave_to_others()
         self._takes = False
 
     def rejoin(self) -> None:
@@ -254,11 +255,26 @@ class RequestQueue:
     def serve_next(self) -> None:
         """Begin what waits, as far as executors are free; then wait for what comes."""
         while not self._executors.busy:
-            if self._waiting:
-                self._serve(self._pop())
-            elif not self._takes or self._exchange is None or not self._take(self._exchange):
+            if not self._begin_oldest():
                 self.watch()
                 return
+
+    def _begin_oldest(self) -> bool:
+        """Begin what has waited longest, here or in the exchange; return whether anything did.
+
+        To prefer what is here would leave the rest waiting for as long as more comes here.
+        """
+        exchange = self._exchange if self._takes else None
+        if not self._waiting:
+            return exchange is not None and self._take(exchange)
+        if exchange is None or not self._waits_longer(exchange) or not self._take(exchange):
+            self._serve(self._pop())
+        return True
+
+    def _waits_longer(self, exchange: Exchange) -> bool:
+        """Whether the first in the exchange has come before the first here."""
+        oldest = exchange.oldest()
+        return oldest is not None and oldest < self._waiting[0].arrival
 
     # the exchange
 
@@ -286,8 +302,15 @@ class RequestQueue:
             self._is_watching = True
             self._reactor.watch(self._exchange.fileno(), READ_EXCLUSIVELY, self._parcel_waits)
 
+    def leave_to_others(self) -> None:
+        """Take nothing more for now, and have another woken for what waits: maybe only we were."""
+        was_watching = self._is_watching
+        self.ignore()
+        if was_watching and self._exchange is not None and self._exchange.oldest() is not None:
+            self._exchange.nudge()
+
     def ignore(self) -> None:
-        """Leave the exchange to others."""
+        """Watch the exchange no more, for whoever has seen to what it told of."""
         if self._exchange is not None and self._is_watching:
             self._is_watching = False
             self._reactor.forget(self._exchange.fileno())
@@ -295,6 +318,6 @@ class RequestQueue:
     def _parcel_waits(self, _events: int) -> None:
         assert self._exchange is not None
         if self._executors.busy:
-            self.ignore()
+            self.leave_to_others()
         else:
             self._take(self._exchange)

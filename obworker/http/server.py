@@ -228,7 +228,7 @@ class Server:
         self.acceptor.on_free()
 
     def _on_relieved(self) -> None:
-        self.queue.ignore()
+        self.queue.leave_to_others()
 
     def _take_in(self, parcel: Parcel) -> None:
         """Go on with a connection that was another worker's.

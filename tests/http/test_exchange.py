@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -248,7 +249,7 @@ def in_a_memfd(content: bytes) -> int:
 
 
 GARBAGE = {
-    "nothing": (b"", 0),
+    "nothing but a descriptor": (b"", 1),
     "a short message": (b"OB", 1),
     "another magic": (header(b"GET "), 1),
     "no descriptor": (header(), 0),
@@ -276,6 +277,16 @@ def test_garbage_is_skipped_and_logged_once(
         assert len(caplog.records) == 1
         assert count_descriptors() == before + 1
     assert exchange.take() is None
+
+
+def test_a_nudge_wakes_who_watches_and_is_nothing_to_take(
+    exchange: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    exchange.nudge()
+    assert select.select([exchange.fileno()], [], [], 0)[0]
+    assert exchange.take() is None
+    assert not select.select([exchange.fileno()], [], [], 0)[0]
+    assert not caplog.records
 
 
 def test_a_descriptor_that_is_no_socket_is_skipped(

@@ -68,6 +68,7 @@ class Play:
     posted: list[Callable[[], object]] = field(default_factory=list)
     watches: bool = False
     held: int = 0
+    nudges: int = 0
     failures: list[str] = field(default_factory=list)
     has_descriptors: bool = True
 
@@ -132,6 +133,9 @@ class Play:
 
     def oldest(self) -> float | None:
         return self.parcels[0].arrival if self.parcels else None
+
+    def nudge(self) -> None:
+        self.nudges += 1
 
     def _accept(self, parcel: Parcel) -> None:
         self.queue.enter(cast("Waiter", parcel.client))
@@ -290,6 +294,29 @@ class TestAmongOthers:
         play.finish()
         assert there.fate == "served"
         assert play.places_left == 3
+
+    def test_what_waits_there_comes_first_where_it_is_older(self) -> None:
+        """It waited for as long as there was always somebody here."""
+        play = Play()
+        play.ask()
+        there = play.ask_elsewhere()
+        play.now += 1
+        here = play.ask(is_movable=False)
+        play.finish()
+        assert fates([there, here]) == ["served", ""]
+        play.finish()
+        assert here.fate == "served"
+        assert play.places_left == 3
+
+    def test_what_waits_here_is_begun_where_that_cannot_be_taken(self) -> None:
+        play = Play()
+        play.ask()
+        play.ask_elsewhere()
+        play.now += 1
+        here = play.ask(is_movable=False)
+        play.has_descriptors = False
+        play.finish()
+        assert here.fate == "served"
 
     def test_the_exchange_is_watched_only_while_an_executor_is_free(self) -> None:
         play = Play()
