@@ -107,13 +107,18 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     output = logging.StreamHandler(stream)
     output.setFormatter(
-        _TerminalFormatter(TERMINAL_FORMAT) if stream.isatty() else _Formatter(FILE_FORMAT)
+        _TerminalFormatter(TERMINAL_FORMAT) if _is_terminal(stream) else _Formatter(FILE_FORMAT)
     )
     logging.lastResort = output
     ours = logging.getLogger(NAME)
     ours.handlers[:] = [output]
     ours.setLevel(level.upper())
     ours.propagate = False
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Say whether a person reads it; what predictor.py has put in its place may not know."""
+    return hasattr(stream, "isatty") and stream.isatty()
 
 
 def enable_loggers() -> None:

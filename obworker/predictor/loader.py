@@ -66,7 +66,7 @@ def find(path: Path) -> Path:
     try:
         file = _find_in(path) if path.is_dir() else _check_named(path)
         file.open("rb").close()
-    except PermissionError as error:
+    except OSError as error:
         raise unreadable(error.filename, error) from error
     return file.absolute()
 
@@ -82,15 +82,17 @@ def find_model_path(model_path: str | None, directory: Path) -> Path | None:
         for path in (Path(model_path).absolute(), directory / model_path):
             if path.exists():
                 return path
-    except PermissionError as error:
+    except OSError as error:
         raise unreadable(model_path, error) from error
     raise UsageError(f"--model-path {model_path}: no such file or directory")
 
 
-def unreadable(path: object, error: PermissionError) -> LoadError:
-    """Say of `path`, which may not be read, who it was that tried."""
+def unreadable(path: object, error: OSError) -> LoadError:
+    """Say of `path` why it cannot be read; where it may not be, who it was that tried."""
     hint = f"obworker runs as uid {os.geteuid()}, which must be able to read the model"
-    return LoadError(f"{path}: {error.strerror}", hint)
+    return LoadError(
+        f"{path}: {error.strerror}", hint if isinstance(error, PermissionError) else None
+    )
 
 
 def load_class(file: Path, class_name: str | None) -> type:

@@ -131,6 +131,7 @@ LOADING = {
     "missing directory": Case(
         USAGE, r"\S+/nowhere: there is no such file or directory", model="{model}/nowhere"
     ),
+    "name too long": Case(LOAD, r"a{300}: File name too long", model="a" * 300),
     "empty directory": Case(LOAD, r"\S+/model: no predictor\.py; there is nothing", predictor=None),
     "no predictor.py but another script": Case(
         LOAD,
@@ -306,6 +307,9 @@ LOADING = {
         files={"a.onnx": ""},
         argv=("--model-path", "c.onnx"),
     ),
+    "a model path that is too long": Case(
+        LOAD, r"a{300}: File name too long", argv=("--model-path", "a" * 300)
+    ),
     "a model path that is not there, and nobody asks for": Case(
         USAGE,
         r"--model-path c\.onnx: no such file or directory",
@@ -416,8 +420,10 @@ OPTIONS = {
     "port": Case(
         USAGE, r"--port: '65536' is not a whole number from 0 to 65535", argv=("--port", "65536")
     ),
-    "no upper bound": Case(
-        USAGE, r"--backlog: '-1' is not a whole number of at least 1", argv=("--backlog", "-1")
+    "whole number above": Case(
+        USAGE,
+        r"--backlog: '9999999999' is not a whole number from 1 to 2147483647",
+        argv=("--backlog", "9999999999"),
     ),
     "seconds": Case(
         USAGE, r"--timeout: '5s' is not a number of seconds, 0 for off", argv=("--timeout", "5s")
