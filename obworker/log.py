@@ -19,12 +19,20 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from obworker.errors import UsageError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    SysExcInfo = (
+        tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    )
 
 NAME = "obworker"
 
@@ -80,6 +88,16 @@ def about_request(id_: str) -> Iterator[None]:
         _current_id.reset(token)
 
 
+def traceback_of(error: BaseException | None, step: TracebackType | None) -> str:
+    """Format `error` as Python does, from `step` on; without its message where that fails."""
+    try:
+        return "".join(traceback.format_exception(None, error, step))
+    except Exception as trouble:  # noqa: BLE001  # its attributes are the user's: a __getattr__
+        frames = "".join(traceback.format_tb(step))
+        kind = f"{type(error).__qualname__}: cannot be shown, it raises {type(trouble).__name__}"
+        return f"Traceback (most recent call last):\n{frames}{kind}\n"
+
+
 class _Formatter(logging.Formatter):
     """Names the request."""
 
@@ -87,6 +105,10 @@ class _Formatter(logging.Formatter):
         id_ = request_id()
         record.__dict__["request"] = f"[{id_}] " if id_ else ""
         return super().format(record)
+
+    def formatException(self, ei: SysExcInfo) -> str:  # noqa: N802  # logging's name
+        """Show what was raised, whatever it is."""
+        return traceback_of(ei[1], ei[2]).rstrip("\n")
 
 
 class _TerminalFormatter(_Formatter):

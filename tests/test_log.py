@@ -167,6 +167,20 @@ class TestRequestIds:
         )
         assert run(code)[0].splitlines() == ["[r-1] hello", "error: [r-1] oh"]
 
+    def test_an_exception_that_cannot_be_shown_is_logged_with_its_place(self) -> None:
+        code = (
+            "class Odd(Exception):\n"
+            "    def __getattr__(self, name): raise KeyError(name)\n"
+            "try:\n"
+            "    raise Odd\n"
+            "except Odd:\n"
+            "    logger.exception('oh')\n"
+        )
+        error = run(code)[1]
+        assert "oh\nTraceback (most recent call last):\n" in error
+        assert "in <module>\n" in error
+        assert "Logging error" not in error
+
     def test_so_has_a_line_of_anybody_who_configured_nothing(self) -> None:
         code = "with log.about_request('r-1'): logging.getLogger('users.own').warning('hello')"
         (line,) = run(code)[1].splitlines()

@@ -36,6 +36,11 @@ PRELOADS = (
     "    def __init__(self, preloaded): pass\n"
     "    def predict(self, json): return json\n"
 )
+# What Python 3.11 cannot show: it looks for __notes__.
+ODD = """
+class Odd(Exception):
+    def __getattr__(self, name): raise KeyError(name)
+"""
 ERROR = "obworker: error: "
 # Of a traceback; the stacks that faulthandler writes, without a comma, are whole.
 OUR_TRACEBACK = re.compile(rf'File "{re.escape(str(ROOT))}/obworker[^"]*", line \d+, in')
@@ -307,6 +312,12 @@ LOADING = {
         files={"a.onnx": ""},
         argv=("--model-path", "c.onnx"),
     ),
+    "an exception that cannot be shown": Case(
+        LOAD,
+        r"predictor\.py:4: Odd: seen",
+        predictor=ODD + "raise Odd('seen')",
+        before=r"raise Odd\('seen'\)",
+    ),
     "a model path that is too long": Case(
         LOAD, r"a{300}: File name too long", argv=("--model-path", "a" * 300)
     ),
@@ -324,6 +335,14 @@ LOADING = {
 }
 
 BOOTING = {
+    "an exception in __init__ that cannot be shown": Case(
+        BOOT,
+        r"predictor\.py:5: Predictor\.__init__ raised Odd: seen",
+        predictor=ODD + "class Predictor:\n"
+        "    def __init__(self): raise Odd('seen')\n"
+        "    def predict(self): pass\n",
+        before=r"raise Odd\('seen'\)",
+    ),
     "exception in __init__": Case(
         BOOT,
         r"predictor\.py:4: Predictor\.__init__ raised ZeroDivisionError: division by zero",
