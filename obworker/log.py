@@ -41,7 +41,8 @@ logger = logging.getLogger("obworker.log")
 TERMINAL_FORMAT = "%(request)s%(message)s"
 FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 
-APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO that nobody reads is an error, and holds up no process (fifo(7)).
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 MODE = 0o644
 
 
@@ -194,7 +195,7 @@ def _try_access_log(to: Destinations) -> None:
 
 def _append(path: str, descriptors: tuple[int, ...]) -> None:
     """Point descriptors at the end of a file."""
-    opened = os.open(path, APPEND, MODE)
+    opened = _open(path)
     for descriptor in descriptors:
         os.dup2(opened, descriptor, inheritable=descriptor <= STANDARD_ERROR)
     os.close(opened)
@@ -207,9 +208,15 @@ def open_log(option: str, path: str) -> int:
         UsageError: it cannot be had.
     """
     try:
-        return os.open(path, APPEND, MODE)
+        return _open(path)
     except OSError as error:
         raise _cannot(option, path, error) from error
+
+
+def _open(path: str) -> int:
+    opened = os.open(path, APPEND, MODE)
+    os.set_blocking(opened, True)
+    return opened
 
 
 def append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -133,6 +134,14 @@ def test_a_file_that_cannot_be_had_is_the_users_mistake(tmp_path: Path, option: 
     settings: dict[str, Any] = {option: str(path)}
     name = "--" + option.replace("_", "-")
     with pytest.raises(UsageError, match=f"^{name}: cannot append to {path}: No such file"):
+        open_files(Settings(**settings))
+
+
+@pytest.mark.parametrize("option", ["log_file", "access_log_file"])
+def test_a_fifo_that_nobody_reads_holds_up_nothing(tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    settings: dict[str, Any] = {option: str(tmp_path / "fifo")}
+    with pytest.raises(UsageError, match=r"cannot append to .*: No such device or address"):
         open_files(Settings(**settings))
 
 
