@@ -329,25 +329,24 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
         return values
     if values["version"]:
         return _print_version()
-    file = loader.file_of(predictor)
-    given, sources, environ = _resolve(values, file.parent)
+    source = loader.source_of(predictor)
+    given, sources, environ = _resolve(values, source.file.parent)
     if values["print_config"]:
         return _print_config(given, sources, environ)
     if detect(environ) is Environment.PRODUCTION or (given.workers or 1) > 1:
-        _become_supervised(predictor, file, arguments)
+        _become_supervised(source, arguments)
     os.environ.update(environ)
     _start_logging(given)
     return _serve_here(predictor, given, sources, environ)
 
 
-def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) -> NoReturn:
+def _become_supervised(source: loader.Source, arguments: Sequence[str]) -> NoReturn:
     """Replace this process, which has run the user's code, by a master that has not."""
-    if "." in predictor.__qualname__:
-        raise LoadError(
-            f"{file.name}: class {predictor.__qualname__} is not at the top level of its module"
-        )
+    file, name = source
+    if "." in name:
+        raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
     command = bootstrap.python("from obworker.cli import main; main()")
-    command += [*arguments, "--class", predictor.__qualname__, str(file)]
+    command += [*arguments, "--class", name, str(file)]
     linux.flush_output()
     os.execv(sys.executable, command)  # noqa: S606
 

@@ -123,20 +123,26 @@ class _TerminalFormatter(_Formatter):
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Send the log of this process to `stream` (standard error), from `level` on.
 
-    Messages of other loggers go there, too, unless somebody has said where they are to go.
+    Warnings and errors of other loggers go there, too, unless somebody has said where they are to
+    go.
     """
     never_fail()
     enable_loggers()
     stream = stream or sys.stderr
+    logging.lastResort = _output(stream)
+    logging.lastResort.setLevel(logging.WARNING)  # as Python's own
+    ours = logging.getLogger(NAME)
+    ours.handlers[:] = [_output(stream)]
+    ours.setLevel(level.upper())
+    ours.propagate = False
+
+
+def _output(stream: TextIO) -> logging.Handler:
     output = logging.StreamHandler(stream)
     output.setFormatter(
         _TerminalFormatter(TERMINAL_FORMAT) if _is_terminal(stream) else _Formatter(FILE_FORMAT)
     )
-    logging.lastResort = output
-    ours = logging.getLogger(NAME)
-    ours.handlers[:] = [output]
-    ours.setLevel(level.upper())
-    ours.propagate = False
+    return output
 
 
 def _is_terminal(stream: TextIO) -> bool:

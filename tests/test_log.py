@@ -191,7 +191,10 @@ class TestRequestIds:
         assert "Logging error" not in error
 
     def test_so_has_a_line_of_anybody_who_configured_nothing(self) -> None:
-        code = "with log.about_request('r-1'): logging.getLogger('users.own').warning('hello')"
+        code = (
+            "own = logging.getLogger('users.own'); own.setLevel('DEBUG'); own.info('no warning')\n"
+            "with log.about_request('r-1'): own.warning('hello')"
+        )
         (line,) = run(code)[1].splitlines()
         assert re.search(r"WARNING +\[\d+\] \[r-1\] hello$", line)
 
