@@ -36,7 +36,7 @@ PRELOADS = (
     "    def __init__(self, preloaded): pass\n"
     "    def predict(self, json): return json\n"
 )
-# What Python 3.11 cannot show: it looks for __notes__.
+# What Python 3.11 and 3.12 cannot show: they look for __notes__.
 ODD = """
 class Odd(Exception):
     def __getattr__(self, name): raise KeyError(name)
