@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import orjson
 
+from obworker.errors import UsageError
 from obworker.log import append_again, open_log
 from obworker.printing import STANDARD_OUTPUT
 
@@ -138,11 +139,7 @@ class AccessLog:
     """
 
     def __init__(self, path: str | None, format: str, slot: int | None) -> None:
-        """Open the file, or standard output where `path` is None.
-
-        Raises:
-            UsageError: it cannot be had.
-        """
+        """Open the file, or standard output where `path` is None."""
         self._output = _Output(path)
         self._format = FORMATS[format]
         self._slot = slot
@@ -259,10 +256,19 @@ class _Output:
         self.name = path or "standard output"
         self.has_failed = False
         self._path = path
-        self._descriptor = STANDARD_OUTPUT if path is None else open_log(OPTION, path)
+        self._descriptor = STANDARD_OUTPUT if path is None else self._open(path)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
         self._may_stall = self._has_reader()
+
+    def _open(self, path: str) -> int:
+        """Open the file; where it cannot be had any more, a worker is to start without it."""
+        try:
+            return open_log(OPTION, path)
+        except UsageError as error:
+            self.has_failed = True
+            logger.warning("no access log from here on: %s", error)
+            return os.open(os.devnull, os.O_WRONLY)
 
     def has_room(self, timeout: float) -> bool:
         """Wait until it takes a line, so many seconds at most; return whether it does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import socket
@@ -28,7 +29,7 @@ from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
 from obworker.prepack import prepack
-from obworker.printing import open_closed
+from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import bootstrap, lent, linux, listeners
 from obworker.supervisor.listeners import Address, Listeners
@@ -72,7 +73,7 @@ def run_class(predictor: type) -> None:
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
     """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
     open_closed()
-    terminal = os.dup(sys.stderr.fileno())
+    terminal = os.dup(STANDARD_ERROR)
     try:
         if sys.platform != "linux":
             raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
@@ -86,10 +87,15 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
 def _complain(error: ObworkerError, terminal: int) -> None:
     """Tell the log, and whoever started us where the log has gone to a file since."""
     text = f"obworker: error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else "")
-    print(text, end="", file=sys.stderr)
-    if not os.path.sameopenfile(terminal, sys.stderr.fileno()):
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            os.write(terminal, text.encode(errors="backslashreplace"))
+    _tell(text)
+    if not os.path.sameopenfile(terminal, STANDARD_ERROR):
+        _tell(text, terminal)
+
+
+def _tell(text: str, descriptor: int = STANDARD_ERROR) -> None:
+    """Write to where errors go, whatever predictor.py has put in the place of sys.stderr."""
+    with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+        os.write(descriptor, text.encode(errors="backslashreplace"))
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -108,7 +114,9 @@ def _print(printed: str | int) -> int:
     """Print what a command returned, and return the exit code."""
     if isinstance(printed, int):
         return printed
-    print(printed)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may be predictor.py's own
+    shown = printed.encode(encoding, "backslashreplace").decode(encoding)
+    sys.stdout.write(f"{shown}\n")  # at once: who reads only the first line may have gone by then
     return 0
 
 
@@ -142,7 +150,7 @@ def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
     directory = model or _directory_of(command_line, outer, file)
     environ = with_dotenv(os.environ, directory)
     for variable in configuration.unknown_variables(environ):
-        print(f"obworker: warning: {variable} names no option", file=sys.stderr)
+        _tell(f"obworker: warning: {variable} names no option\n")
     given, sources = configuration.resolve(command_line, configuration.from_environ(environ), file)
     return given, sources, environ
 
@@ -160,12 +168,12 @@ def _directory(model: str) -> Path:
 def _print_version() -> int:
     from obworker import __version__
 
-    print(f"obworker {__version__}")
-    return 0
+    return _print(f"obworker {__version__}")
 
 
 def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> int:
     """Print every setting in the form of a configuration file, with its source as a comment."""
+    lines = []
     for option in OPTIONS:
         value = getattr(given, option.field)
         source = sources.get(option.key, "default")
@@ -174,19 +182,16 @@ def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[
         if option.key in ("host", "port") and given.bind is not None:
             value, source = None, "bind says where"
         if value is None:
-            print(f"# {option.key} =  # {source}: {option.default}")
+            lines.append(f"# {option.key} =  # {source}: {option.default}")
         else:
-            print(f"{option.key} = {_toml(value)}  # {source}")
-    return 0
+            lines.append(f"{option.key} = {_toml(value)}  # {source}")
+    return _print("\n".join(lines))
 
 
 def _toml(value: object) -> str:
-    text = text_of(value)
-    return (
-        text
-        if isinstance(value, bool | int | float)
-        else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
+    if isinstance(value, bool | int | float):
+        return text_of(value)
+    return json.dumps(value, ensure_ascii=False)  # its escapes are TOML's
 
 
 def _supervise(
@@ -211,7 +216,7 @@ def _has_script(model: str) -> bool:
         if not path.exists():
             raise UsageError(f"{model}: there is no such file or directory")
         return path.is_dir() and (path / SCRIPT).is_file()
-    except PermissionError as error:
+    except OSError as error:
         raise loader.unreadable(model, error) from error
 
 
@@ -324,25 +329,24 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
         return values
     if values["version"]:
         return _print_version()
-    file = loader.file_of(predictor)
-    given, sources, environ = _resolve(values, file.parent)
+    source = loader.source_of(predictor)
+    given, sources, environ = _resolve(values, source.file.parent)
     if values["print_config"]:
         return _print_config(given, sources, environ)
     if detect(environ) is Environment.PRODUCTION or (given.workers or 1) > 1:
-        _become_supervised(predictor, file, arguments)
+        _become_supervised(source, arguments)
     os.environ.update(environ)
     _start_logging(given)
     return _serve_here(predictor, given, sources, environ)
 
 
-def _become_supervised(predictor: type, file: Path, arguments: Sequence[str]) -> NoReturn:
+def _become_supervised(source: loader.Source, arguments: Sequence[str]) -> NoReturn:
     """Replace this process, which has run the user's code, by a master that has not."""
-    if "." in predictor.__qualname__:
-        raise LoadError(
-            f"{file.name}: class {predictor.__qualname__} is not at the top level of its module"
-        )
+    file, name = source
+    if "." in name:
+        raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
     command = bootstrap.python("from obworker.cli import main; main()")
-    command += [*arguments, "--class", predictor.__qualname__, str(file)]
+    command += [*arguments, "--class", name, str(file)]
     linux.flush_output()
     os.execv(sys.executable, command)  # noqa: S606
 

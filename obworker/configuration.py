@@ -60,7 +60,7 @@ def from_file(path: Path) -> dict[str, Given]:
         UsageError: the file cannot be read, is not TOML, or has an unknown key.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config: cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -75,14 +75,20 @@ def from_file(path: Path) -> dict[str, Given]:
 
 
 def _given_in(path: Path, key: str, value: object) -> Given:
-    if key.replace("-", "_") not in KEYS:
+    option = KEYS.get(key.replace("-", "_"))
+    if option is None:
         nearest = did_you_mean(key.replace("-", "_"), KEYS)
         raise UsageError(f"{path}: unknown key {key!r}{nearest}; known keys: {', '.join(KEYS)}")
     if isinstance(value, list):
         value = ",".join(text_of(item) for item in value)
     if not isinstance(value, str | int | float):
         raise UsageError(f"{path}: {key}: a value is text, a number, true, false or a list of them")
-    return Given(text_of(value), f"file {path}", f"{path}: {key}")
+    if option.is_octal and not isinstance(value, str):  # 0o660 is 432 by now
+        raise UsageError(f'{path}: {key}: permissions are text such as "660", not a number')
+    text = text_of(value)
+    if "\0" in text:
+        raise UsageError(f"{path}: {key}: no value has a NUL byte")
+    return Given(text, f"file {path}", f"{path}: {key}")
 
 
 def resolve(*layers: Mapping[str, Given]) -> tuple[Settings, dict[str, str]]:

@@ -74,9 +74,9 @@ def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str,
 
 
 def _find_dotenv(directory: Path) -> Path | None:
-    """Return the .env of a directory that has one; who may not look into it hears that later."""
+    """Return the .env of a directory that has one; who cannot look into it hears that later."""
     path = directory / ".env"
     try:
         return path if path.is_file() else None
-    except PermissionError:
+    except OSError:
         return None

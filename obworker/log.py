@@ -19,12 +19,20 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from obworker.errors import UsageError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    SysExcInfo = (
+        tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    )
 
 NAME = "obworker"
 
@@ -33,7 +41,8 @@ logger = logging.getLogger("obworker.log")
 TERMINAL_FORMAT = "%(request)s%(message)s"
 FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 
-APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO that nobody reads is an error, and holds up no process (fifo(7)).
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 MODE = 0o644
 
 
@@ -80,6 +89,16 @@ def about_request(id_: str) -> Iterator[None]:
         _current_id.reset(token)
 
 
+def traceback_of(error: BaseException | None, step: TracebackType | None) -> str:
+    """Format `error` as Python does, from `step` on; without its message where that fails."""
+    try:
+        return "".join(traceback.format_exception(None, error, step))
+    except Exception as trouble:  # noqa: BLE001  # its attributes are the user's: a __getattr__
+        frames = "".join(traceback.format_tb(step))
+        kind = f"{type(error).__qualname__}: cannot be shown, it raises {type(trouble).__name__}"
+        return f"Traceback (most recent call last):\n{frames}{kind}\n"
+
+
 class _Formatter(logging.Formatter):
     """Names the request."""
 
@@ -87,6 +106,10 @@ class _Formatter(logging.Formatter):
         id_ = request_id()
         record.__dict__["request"] = f"[{id_}] " if id_ else ""
         return super().format(record)
+
+    def formatException(self, ei: SysExcInfo) -> str:  # noqa: N802  # logging's name
+        """Show what was raised, whatever it is."""
+        return traceback_of(ei[1], ei[2]).rstrip("\n")
 
 
 class _TerminalFormatter(_Formatter):
@@ -100,20 +123,31 @@ class _TerminalFormatter(_Formatter):
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Send the log of this process to `stream` (standard error), from `level` on.
 
-    Messages of other loggers go there, too, unless somebody has said where they are to go.
+    Warnings and errors of other loggers go there, too, unless somebody has said where they are to
+    go.
     """
     never_fail()
     enable_loggers()
     stream = stream or sys.stderr
-    output = logging.StreamHandler(stream)
-    output.setFormatter(
-        _TerminalFormatter(TERMINAL_FORMAT) if stream.isatty() else _Formatter(FILE_FORMAT)
-    )
-    logging.lastResort = output
+    logging.lastResort = _output(stream)
+    logging.lastResort.setLevel(logging.WARNING)  # as Python's own
     ours = logging.getLogger(NAME)
-    ours.handlers[:] = [output]
+    ours.handlers[:] = [_output(stream)]
     ours.setLevel(level.upper())
     ours.propagate = False
+
+
+def _output(stream: TextIO) -> logging.Handler:
+    output = logging.StreamHandler(stream)
+    output.setFormatter(
+        _TerminalFormatter(TERMINAL_FORMAT) if _is_terminal(stream) else _Formatter(FILE_FORMAT)
+    )
+    return output
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Say whether a person reads it; what predictor.py has put in its place may not know."""
+    return hasattr(stream, "isatty") and stream.isatty()
 
 
 def enable_loggers() -> None:
@@ -167,7 +201,7 @@ def _try_access_log(to: Destinations) -> None:
 
 def _append(path: str, descriptors: tuple[int, ...]) -> None:
     """Point descriptors at the end of a file."""
-    opened = os.open(path, APPEND, MODE)
+    opened = _open(path)
     for descriptor in descriptors:
         os.dup2(opened, descriptor, inheritable=descriptor <= STANDARD_ERROR)
     os.close(opened)
@@ -180,9 +214,15 @@ def open_log(option: str, path: str) -> int:
         UsageError: it cannot be had.
     """
     try:
-        return os.open(path, APPEND, MODE)
+        return _open(path)
     except OSError as error:
         raise _cannot(option, path, error) from error
+
+
+def _open(path: str) -> int:
+    opened = os.open(path, APPEND, MODE)
+    os.set_blocking(opened, True)
+    return opened
 
 
 def append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:

@@ -44,7 +44,7 @@ ENTRIES: dict[str, Parse] = {
     "mlas.disable_kleidiai": flag,
     "mlas.enable_gemm_fastmath_arm64_bfloat16": flag,
     "mlas.use_lut_gemm": flag,
-    "optimization.constant_folding_max_output_size_in_bytes": whole_number(0),
+    "optimization.constant_folding_max_output_size_in_bytes": whole_number(0, 2**63 - 1),
     "optimization.disable_specified_optimizers": nonempty,
     "optimization.enable_cast_chain_elimination": flag,
     "optimization.enable_gelu_approximation": flag,

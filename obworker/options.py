@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-from obworker.values import Parse, flag
+from obworker.values import Parse, file_mode, flag
 
 ENVIRONMENT_PREFIX = "OBWORKER_"
 
@@ -65,6 +66,11 @@ class Option(NamedTuple):
         """Whether the command line gives it without a value."""
         return self.parse is flag
 
+    @property
+    def is_octal(self) -> bool:
+        """Whether its digits are octal: a number that TOML has read does not say which it had."""
+        return self.parse is file_mode
+
 
 def options_of(settings: Any) -> Iterator[Option]:
     """Return the options that the fields of a dataclass declare."""
@@ -86,9 +92,9 @@ def options_of(settings: Any) -> Iterator[Option]:
 
 
 def text_of(value: object) -> str:
-    """Write a value the way it could be given: sizes and whole seconds without a fraction."""
+    """Write a value the way it could be given: whole seconds without a fraction, none as 1e-7."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return f"{Decimal(str(value)).normalize():f}" if isinstance(value, float) else str(value)

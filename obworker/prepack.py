@@ -61,7 +61,10 @@ def _command(model: Path, output: Path | None, *, force: bool, texts: Sequence[s
     machines with such a CPU, and refused on others.
     """
     target = model.parent / DIRECTORY / model.name if output is None else output
-    _check_paths(model, target, force=force)
+    try:
+        _check_paths(model, target, force=force)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}") from error
     plan = _plan(model, texts)
     try:
         with _workplace(target.parent) as directory:

@@ -11,22 +11,18 @@ from typing import Any
 from obworker.errors import did_you_mean
 
 BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+LARGEST = 2**31 - 1  # what the kernel and C libraries take
 
 Parse = Callable[[str], Any]
 
 
-def whole_number(least: int, most: int | None = None) -> Parse:
+def whole_number(least: int, most: int = LARGEST) -> Parse:
     """Make a parser for a whole number from `least` to `most`."""
-    span = f"of at least {least}" if most is None else f"from {least} to {most}"
-    wanted = f"a whole number {span}"
 
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdecimal():
-            raise ValueError(f"{text!r} is not {wanted}")
-        number = int(text)
-        if number < least or (most is not None and number > most):
-            raise ValueError(f"{text!r} is not {wanted}")
-        return number
+        if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
 
     return parse
 
@@ -99,7 +95,7 @@ def address(text: str) -> str:
     if text.startswith("unix:") and len(text) > len("unix:"):
         return text
     host, _, port = text.rpartition(":")
-    if not _is_host(host) or not port.isdecimal() or int(port) > 65535:
+    if not _is_host(host) or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     return text
 
@@ -157,7 +153,7 @@ def devices(text: str) -> str:
     if tokens in (["auto"], ["none"]):
         return tokens[0]
     for token in tokens:
-        if not token.isdecimal() and not token.startswith(("GPU-", "MIG-")):
+        if not re.fullmatch(r"\d{1,9}|(GPU|MIG)-.*", token, re.ASCII):
             raise ValueError(f"{text!r} is not auto, none or a list: 0,1 or GPU-1a2b,GPU-3c4d")
     return ",".join(tokens)
 

@@ -25,7 +25,6 @@ from obworker.access_log import (
     text_line,
     trace_id,
 )
-from obworker.errors import UsageError
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -379,7 +378,16 @@ class TestWriter:
         assert len(lines(tmp_path / "moved" / "access")) == 1
 
 
-def test_a_file_that_cannot_be_had_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_had_is_told_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "missing" / "file"
-    with pytest.raises(UsageError, match=f"^--access-log-file: cannot append to {path}: No such"):
-        AccessLog(str(path), "text", 0)
+    log = AccessLog(str(path), "text", 0)
+    log.write(record())
+    path.parent.mkdir()
+    log.reopen()
+    log.write(record())
+    log.close()
+    told = f"no access log from here on: --access-log-file: cannot append to {path}: No such file"
+    assert caplog.text.count(told) == 1
+    assert len(lines(path)) == 1

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "cores": {"cgroups", "kernel_files"},
     "printing": set(),
     "log": {"errors", "printing"},
-    "access_log": {"log", "printing"},
+    "access_log": {"errors", "log", "printing"},
     "http": {"errors", "settings", "environment", "log", "access_log"},
     "predictor": {"cores", "errors", "onnx_options", "settings", "environment", "log"},
     "supervisor": {

@@ -17,7 +17,7 @@ from obworker.settings import OPTIONS
 UNSET = ("OPENBAYES_JOB_URL", "OPENBAYES_SERVING_PRODUCTION", "OPENBAYES_SERVING_PORT")
 # as many different values as there are kinds
 GIVEN = {
-    "class": 'quo"te\\d',
+    "class": 'quo"te\\d and\na line',
     "gpus": "1,0",
     "workers": "3",
     "timeout": "0",
@@ -219,3 +219,15 @@ def test_a_closed_output_is_no_traceback(tmp_path: Path) -> None:
     line = " ".join(command("--help")) + " | true"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_cannot_be_encoded_is_printed_with_escapes(encoding: str) -> None:
+    printed = print_config("\udcff", environ={"PYTHONIOENCODING": encoding})
+    assert 'model = "\\udcff"' in printed
+
+
+@pytest.mark.parametrize("given", ["--nope", "/nowhere"])
+def test_an_error_that_cannot_be_told_has_its_exit_code(given: str) -> None:
+    line = f"OBWORKER_NOPE=1 {' '.join(command(given))} 2> /dev/full"  # full(4)
+    assert subprocess.run(["bash", "-c", line], check=False).returncode == 2

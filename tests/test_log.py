@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,6 +137,14 @@ def test_a_file_that_cannot_be_had_is_the_users_mistake(tmp_path: Path, option: 
         open_files(Settings(**settings))
 
 
+@pytest.mark.parametrize("option", ["log_file", "access_log_file"])
+def test_a_fifo_that_nobody_reads_holds_up_nothing(tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    settings: dict[str, Any] = {option: str(tmp_path / "fifo")}
+    with pytest.raises(UsageError, match=r"cannot append to .*: No such device or address"):
+        open_files(Settings(**settings))
+
+
 def test_an_access_log_that_is_off_is_not_opened(tmp_path: Path) -> None:
     open_files(Settings(access_log=False, access_log_file=str(tmp_path / "access")))
     assert not (tmp_path / "access").exists()
@@ -167,8 +176,25 @@ class TestRequestIds:
         )
         assert run(code)[0].splitlines() == ["[r-1] hello", "error: [r-1] oh"]
 
+    def test_an_exception_that_cannot_be_shown_is_logged_with_its_place(self) -> None:
+        code = (
+            "class Odd(Exception):\n"
+            "    def __getattr__(self, name): raise KeyError(name)\n"
+            "try:\n"
+            "    raise Odd\n"
+            "except Odd:\n"
+            "    logger.exception('oh')\n"
+        )
+        error = run(code)[1]
+        assert "oh\nTraceback (most recent call last):\n" in error
+        assert "in <module>\n" in error
+        assert "Logging error" not in error
+
     def test_so_has_a_line_of_anybody_who_configured_nothing(self) -> None:
-        code = "with log.about_request('r-1'): logging.getLogger('users.own').warning('hello')"
+        code = (
+            "own = logging.getLogger('users.own'); own.setLevel('DEBUG'); own.info('no warning')\n"
+            "with log.about_request('r-1'): own.warning('hello')"
+        )
         (line,) = run(code)[1].splitlines()
         assert re.search(r"WARNING +\[\d+\] \[r-1\] hello$", line)
 

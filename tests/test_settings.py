@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,9 @@ def test_variables_that_name_no_option_are_known(
         ("bind = ['fd:3', 'fd:4']", "bind", "fd:3,fd:4"),
         ("bind = ['a:0', 'a:0']", "bind", "a:0,a:0"),
         ("log_level = 'Error'", "log_level", "error"),
+        ("unix_mode = '660'", "unix_mode", "660"),
+        ("timeout = 0.000001", "timeout", 1e-6),
+        ("\ufeffworkers = 4", "workers", 4),
     ],
 )
 def test_a_file_may_use_the_types_of_toml(
@@ -219,6 +223,26 @@ def test_a_file_may_use_the_types_of_toml(
     (tmp_path / "c.toml").write_text(toml)
     resolved, _ = configuration.resolve(configuration.from_file(tmp_path / "c.toml"))
     assert getattr(resolved, field) == value
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("unix_mode = 0o660", 'unix_mode: permissions are text such as "660", not a number'),
+        ("timeout = 1e-7", "timeout: '0.0000001' is not a number of seconds, 0 for off"),
+        ("timeout = nan", "timeout: 'NaN' is not a number of seconds, 0 for off"),
+        ("workers = 1.9999999", "workers: '1.9999999' is not a whole number from 1 to 1024"),
+        ("log_file = 'a\\u0000b'", "log_file: no value has a NUL byte"),
+        ("bind = ['unix:\\u0000b']", "bind: no value has a NUL byte"),
+    ],
+)
+def test_a_value_of_a_file_that_would_be_another_is_refused(
+    toml: str, complaint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(toml.replace("'", '"'))
+    with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {complaint}')}$"):
+        configuration.resolve(configuration.from_file(file))
 
 
 def test_a_file_says_each_thing_once_however_it_is_spelled(tmp_path: Path) -> None:
@@ -231,7 +255,8 @@ def test_a_file_says_each_thing_once_however_it_is_spelled(tmp_path: Path) -> No
 WRONG: dict[str, list[str]] = {
     "port": ["", "-1", "65536", "http", "1.0", " 1", "1_0", "٣", "0x10"],
     "workers": ["0", "1025", "two", "1e3"],
-    "backlog": ["0", "-5"],
+    "backlog": ["0", "-5", "2147483648", "9" * 5000],
+    "max_queue": ["-1", "2147483648"],
     "timeout": ["-1", "nan", "inf", "1e3", "5s", ".5", "1.", "1.0000001", "10000000000"],
     "max_batch_wait_ms": ["", "-1", "nan", "1e3", "5ms", "1.0001"],
     "graceful_timeout": ["0", "0.0", "0.000000"],
@@ -240,7 +265,7 @@ WRONG: dict[str, list[str]] = {
     "access_log": ["", "maybe", "2"],
     "class": [""],
     "bind": [
-        *("", "here", "1.2.3.4", ":80", "a:b", "a:65536", "unix:", "1.2.3.4:-1"),
+        *("", "here", "1.2.3.4", ":80", "a:b", "a:65536", "a:" + "9" * 5000, "unix:", "1.2.3.4:-1"),
         *("::1:80", "[::1]", "[::1:80", "::1]:80", "[1.2.3.4]:80", "[]:80", "[a]:80"),
         *("a:1,", ",a:1", "a:1,a:1", "a:1,b", "fd:", "fd:x", "fd:-1", "fd:3,a:1", "fd:3,fd:3"),
     ],
@@ -257,7 +282,7 @@ WRONG: dict[str, list[str]] = {
         *("graph_optimization_level=99", "intra_op_num_threads=2", "session.allow_spinning=1"),
         "enable_mem_pattern=1,enable_mem_pattern=0",
     ],
-    "gpus": ["", ",", "0,", "all", "-1", "0;1", "auto,0", "none,none", "UUID"],
+    "gpus": ["", ",", "0,", "all", "-1", "0;1", "auto,0", "none,none", "UUID", "9" * 5000],
 }
 
 

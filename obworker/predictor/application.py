@@ -199,7 +199,7 @@ class Blueprint:
     def _flask_side(self) -> FlaskSide:
         plans = (self.predict, self.batches and self.batches.predict)
         is_asked_for = any(plan and "request" in plan.names for plan in plans)
-        is_needed = is_asked_for or imports_flask(self.predictor)
+        is_needed = is_asked_for or imports_flask(self.file.parent)
         return FlaskSide.make(self.file.parent) if is_needed else FlaskSide()
 
     def _predict_of(self, instance: object, flask: FlaskSide) -> Callable[[Call], object] | None:
@@ -304,7 +304,7 @@ def adopt(
     tracebacks: str = "auto",
 ) -> Blueprint:
     """Do what load does with a class that is there already: ``python predictor.py``."""
-    file = loader.file_of(predictor)
+    file = loader.source_of(predictor).file
     model = loader.find_model_path(model_path, file.parent)
     os.chdir(file.parent)
     return _plan(file, predictor, model, environment, onnx or {}, tracebacks)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from obworker.errors import DeviceError, ObworkerError
+from obworker.predictor.traces import message_of
 
 LONGEST_TEXT = 200
 
@@ -125,7 +126,13 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(step))
         yield step
-        waiting += [step.__cause__, step.__context__, *getattr(step, "exceptions", ())]
+        waiting += [step.__cause__, step.__context__, *_members(step)]
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    """Return what is in a group; before Python 3.11 a library defines what that is."""
+    is_group = any(kind.__name__ == "BaseExceptionGroup" for kind in type(error).__mro__)
+    return error.exceptions if is_group else ()  # type: ignore[attr-defined]
 
 
 def _judge(error: BaseException) -> Fault | None:
@@ -134,10 +141,10 @@ def _judge(error: BaseException) -> Fault | None:
     if code is not None:
         return _judge_code(code)
     if types & OUT_OF_MEMORY_TYPES:
-        return _judge_size(str(error))
+        return _judge_size(message_of(error))
     if isinstance(error, MemoryError):
         return Fault.TOO_LARGE
-    return _judge_text(str(error)) if _is_by_a_library(error) else None
+    return _judge_text(message_of(error)) if _is_by_a_library(error) else None
 
 
 def _code_of(error: BaseException, types: set[str]) -> int | None:
@@ -181,5 +188,5 @@ def _judge_text(text: str) -> Fault | None:
 
 
 def _say(error: BaseException) -> str:
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    line = next(iter(message_of(error).strip().splitlines()), "") or type(error).__name__
     return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"

@@ -87,6 +87,8 @@ def plan_init(predictor: type) -> Plan:
         known = tuple(name for name in INIT_NAMES if name != PRELOADED)
     if predictor.__init__ is object.__init__:  # type: ignore[misc]  # compared, not called
         return Plan(title, known=known)
+    if is_async(predictor, "__init__"):
+        raise InjectionError(f"{title} is async def; it must be a plain function")
     return _plan(title, _bound(predictor, "__init__", title), known)
 
 

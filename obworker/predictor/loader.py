@@ -11,7 +11,7 @@ import sys
 import types
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from obworker.errors import LoadError, ObworkerError, UsageError, did_you_mean
 from obworker.predictor.faults import kind_of
@@ -51,14 +51,37 @@ def announce(predictor: type) -> bool:
     return True
 
 
-def file_of(predictor: type) -> Path:
-    """Return the absolute path of the file that defines `predictor`."""
+class Source(NamedTuple):
+    """A file that has a class, by its absolute path, and what the class is called there."""
+
+    file: Path
+    name: str
+
+
+def source_of(predictor: type) -> Source:
+    """Return where to have `predictor` from: the file that defines it, beside the script or in it.
+
+    One from anywhere else, such as a package, is had from the script, whose directory is the model.
+    """
     if not isinstance(predictor, type):
         raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
-    source = getattr(sys.modules.get(predictor.__module__), "__file__", None)
-    if source is None:
+    file, script = _file_of(predictor.__module__), _file_of("__main__")
+    name = _name_in_script(predictor)
+    if script and name and (not file or file.parent.resolve() != script.parent.resolve()):
+        return Source(script, name)
+    if file is None:
         raise LoadError(f"{predictor.__name__} is not defined in a file")
-    return Path(source).absolute()
+    return Source(file, predictor.__qualname__)
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).absolute() if file else None
+
+
+def _name_in_script(predictor: type) -> str | None:
+    names = list(vars(sys.modules["__main__"]).items())
+    return next((name for name, value in names if value is predictor), None)
 
 
 def find(path: Path) -> Path:
@@ -66,7 +89,7 @@ def find(path: Path) -> Path:
     try:
         file = _find_in(path) if path.is_dir() else _check_named(path)
         file.open("rb").close()
-    except PermissionError as error:
+    except OSError as error:
         raise unreadable(error.filename, error) from error
     return file.absolute()
 
@@ -82,15 +105,17 @@ def find_model_path(model_path: str | None, directory: Path) -> Path | None:
         for path in (Path(model_path).absolute(), directory / model_path):
             if path.exists():
                 return path
-    except PermissionError as error:
+    except OSError as error:
         raise unreadable(model_path, error) from error
     raise UsageError(f"--model-path {model_path}: no such file or directory")
 
 
-def unreadable(path: object, error: PermissionError) -> LoadError:
-    """Say of `path`, which may not be read, who it was that tried."""
+def unreadable(path: object, error: OSError) -> LoadError:
+    """Say of `path` why it cannot be read; where it may not be, who it was that tried."""
     hint = f"obworker runs as uid {os.geteuid()}, which must be able to read the model"
-    return LoadError(f"{path}: {error.strerror}", hint)
+    return LoadError(
+        f"{path}: {error.strerror}", hint if isinstance(error, PermissionError) else None
+    )
 
 
 def load_class(file: Path, class_name: str | None) -> type:
@@ -205,14 +230,14 @@ def _hint(error: BaseException) -> str | None:
 def _choose(
     module: types.ModuleType, file_name: str, class_name: str | None, announced: list[type]
 ) -> type:
-    candidates = choose_defined(module)
     if class_name is not None:
-        return _named(module, file_name, class_name, candidates)
+        return _named(module, file_name, class_name)
     if announced:
         return announced[0]
     default = getattr(module, CLASS_NAME, None)
     if isinstance(default, type):
         return default
+    candidates = choose_defined(module)
     if len(candidates) == 1:
         return candidates[0]
     names = [candidate.__name__ for candidate in candidates]
@@ -222,13 +247,11 @@ def _choose(
     raise LoadError(f"{file_name}: no class with a predict method; {_seen(module)}")
 
 
-def _named(
-    module: types.ModuleType, file_name: str, class_name: str, candidates: list[type]
-) -> type:
+def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
     chosen = getattr(module, class_name, None)
     if isinstance(chosen, type):
         return chosen
-    names = [candidate.__name__ for candidate in candidates]
+    names = [candidate.__name__ for candidate in choose_defined(module)]
     guess = did_you_mean(class_name, names)
     raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
 

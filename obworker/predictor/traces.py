@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from obworker.log import traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +28,19 @@ def locate(error: BaseException, directory: Path) -> str | None:
 
 def summarise(error: BaseException) -> str:
     """Return the type and the message of `error` in one line."""
-    text = (error.msg or "") if isinstance(error, SyntaxError) else _message(error)
+    text = str(error.msg or "") if isinstance(error, SyntaxError) else message_of(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if len(line) > LONGEST_MESSAGE:
         line = line[:LONGEST_MESSAGE] + "…"
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """Return what str() gives, and what Python shows where that raises: the class is the user's."""
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001
+        return "<exception str() failed>"
 
 
 def trim(error: BaseException, directory: Path) -> TracebackType | None:
@@ -47,7 +56,7 @@ def trim(error: BaseException, directory: Path) -> TracebackType | None:
 
 def user_traceback(error: BaseException, directory: Path) -> str:
     """Format `error` as Python does, without the frames that led to the user's code."""
-    return "".join(traceback.format_exception(type(error), error, trim(error, directory)))
+    return traceback_of(error, trim(error, directory))
 
 
 def is_inside(filename: str | None, directory: Path) -> bool:
@@ -63,11 +72,6 @@ def _steps(step: TracebackType | None) -> Iterator[TracebackType]:
     while step is not None:
         yield step
         step = step.tb_next
-
-
-def _message(error: BaseException) -> str:
-    """Return what str() gives, and something where it raises: the class is of the user's."""
-    return str(traceback.TracebackException(type(error), error, None))
 
 
 def _place(filename: str, line: int, directory: Path) -> str:

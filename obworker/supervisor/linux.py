@@ -187,4 +187,5 @@ def leave(code: int) -> NoReturn:
 
 def set_title(text: str) -> None:
     """Name this process in ps and top."""
-    setproctitle.setproctitle(f"obworker: {text}")
+    shown = text.encode(errors="backslashreplace").decode()  # a path may be no UTF-8
+    setproctitle.setproctitle(f"obworker: {shown}")

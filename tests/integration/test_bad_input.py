@@ -36,6 +36,11 @@ PRELOADS = (
     "    def __init__(self, preloaded): pass\n"
     "    def predict(self, json): return json\n"
 )
+# What Python 3.11 and 3.12 cannot show: they look for __notes__.
+ODD = """
+class Odd(Exception):
+    def __getattr__(self, name): raise KeyError(name)
+"""
 ERROR = "obworker: error: "
 # Of a traceback; the stacks that faulthandler writes, without a comma, are whole.
 OUR_TRACEBACK = re.compile(rf'File "{re.escape(str(ROOT))}/obworker[^"]*", line \d+, in')
@@ -131,6 +136,7 @@ LOADING = {
     "missing directory": Case(
         USAGE, r"\S+/nowhere: there is no such file or directory", model="{model}/nowhere"
     ),
+    "name too long": Case(LOAD, r"a{300}: File name too long", model="a" * 300),
     "empty directory": Case(LOAD, r"\S+/model: no predictor\.py; there is nothing", predictor=None),
     "no predictor.py but another script": Case(
         LOAD,
@@ -306,6 +312,15 @@ LOADING = {
         files={"a.onnx": ""},
         argv=("--model-path", "c.onnx"),
     ),
+    "an exception that cannot be shown": Case(
+        LOAD,
+        r"predictor\.py:4: Odd: seen",
+        predictor=ODD + "raise Odd('seen')",
+        before=r"raise Odd\('seen'\)",
+    ),
+    "a model path that is too long": Case(
+        LOAD, r"a{300}: File name too long", argv=("--model-path", "a" * 300)
+    ),
     "a model path that is not there, and nobody asks for": Case(
         USAGE,
         r"--model-path c\.onnx: no such file or directory",
@@ -320,6 +335,14 @@ LOADING = {
 }
 
 BOOTING = {
+    "an exception in __init__ that cannot be shown": Case(
+        BOOT,
+        r"predictor\.py:5: Predictor\.__init__ raised Odd: seen",
+        predictor=ODD + "class Predictor:\n"
+        "    def __init__(self): raise Odd('seen')\n"
+        "    def predict(self): pass\n",
+        before=r"raise Odd\('seen'\)",
+    ),
     "exception in __init__": Case(
         BOOT,
         r"predictor\.py:4: Predictor\.__init__ raised ZeroDivisionError: division by zero",
@@ -416,8 +439,10 @@ OPTIONS = {
     "port": Case(
         USAGE, r"--port: '65536' is not a whole number from 0 to 65535", argv=("--port", "65536")
     ),
-    "no upper bound": Case(
-        USAGE, r"--backlog: '-1' is not a whole number of at least 1", argv=("--backlog", "-1")
+    "whole number above": Case(
+        USAGE,
+        r"--backlog: '9999999999' is not a whole number from 1 to 2147483647",
+        argv=("--backlog", "9999999999"),
     ),
     "seconds": Case(
         USAGE, r"--timeout: '5s' is not a number of seconds, 0 for off", argv=("--timeout", "5s")

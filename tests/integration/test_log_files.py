@@ -110,3 +110,19 @@ def test_standard_streams_may_be_closed(serve: Serve, model: Path, bound: socket
     server = serve(str(model), under=closed, **lend(bound))
     ask(server, bound.getsockname()[1], 1)
     assert server.stop() == 0
+
+
+def test_a_worker_takes_the_place_of_another_without_its_access_log(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR_THAT_PRINTS)
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    server = serve("--access-log-file", str(directory / "access"), str(model)).wait_until_ready()
+    directory.rename(tmp_path / "moved")
+    (first,) = server.workers().values()
+    first.kill()
+    server.wait_until_ready(2)
+    assert server.request().status == 200
+    assert "no access log from here on: --access-log-file: cannot append to" in server.log()
+    assert server.stop() == 0

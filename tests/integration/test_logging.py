@@ -121,3 +121,34 @@ def test_errors_are_logged_whatever_the_predictor_makes_of_logging(
     server.wait_for_log("predict raised ValueError\n")
     server.wait_for_log("ValueError: seen\n")
     assert server.stop() == 0
+
+
+ODD = """
+class Attributes(Exception):
+    def __getattr__(self, name): raise KeyError(name)
+
+class Endless(Exception):
+    def __getattr__(self, name): return getattr(self.inner, name)
+
+class Message(RuntimeError):
+    def __str__(self): raise SystemExit
+
+class Members(Exception):
+    exceptions = {"a": 1}
+
+class Predictor:
+    def predict(self, params):
+        raise globals()[params["kind"]]("seen")
+"""
+
+
+def test_an_odd_exception_is_an_error_like_any_other(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(ODD)
+    server = serve(str(model))
+    for kind in ("Attributes", "Endless", "Message", "Members"):
+        reply = server.request(path=f"/?kind={kind}")
+        assert reply.status == 500
+        assert b"raise globals()" in reply.body
+        assert f"predict raised {kind}" in server.log()
+    assert server.log().count('raise globals()[params["kind"]]("seen")') == 4
+    assert server.stop() == 0

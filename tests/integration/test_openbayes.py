@@ -91,6 +91,23 @@ def test_from_its_own_directory(start: Start, serve: Serve, openbayes: Path) -> 
     assert predict(start(serve, openbayes, cwd=openbayes)).body == ANSWER
 
 
+@every_way
+def test_its_class_may_come_from_a_package(start: Start, serve: Serve, tmp_path: Path) -> None:
+    package = tmp_path / "model" / "net"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "names.py").write_text("FILE = 'weights'\n")
+    (package / "net.py").write_text(
+        "from .names import FILE\nclass Net:\n    def predict(self): return open(FILE).read()\n"
+    )
+    (tmp_path / "model" / "weights").write_text("those beside predictor.py")
+    (tmp_path / "model" / "predictor.py").write_text(
+        "from net.net import Net as Predictor\n" + RUN.format("Predictor")
+    )
+    server = start(serve, tmp_path / "model", cwd=tmp_path)
+    assert server.request().body == b"those beside predictor.py"
+
+
 def test_by_a_relative_path(serve: Serve, openbayes: Path) -> None:
     for script in (
         Path("openbayes", "predictor.py"),

@@ -168,6 +168,7 @@ def test_what_is_there_is_written_over_only_by_force(model: Path) -> None:
     [
         (["missing.onnx"], UsageError, r"missing\.onnx: there is no such file"),
         (["."], UsageError, "is a directory"),
+        (["a" * 300], CommandError, "^a{300}: File name too long$"),
         (["bad.onnx"], CommandError, r"bad\.onnx: cannot be pre-packed: InvalidProtobuf"),
         (["bad.onnx", "-o", "bad.txt"], UsageError, r"'bad\.txt' is not the name of an \.onnx"),
         (["bad.onnx", "-o", "bad.onnx/a.onnx"], CommandError, "cannot be written: "),

@@ -85,3 +85,53 @@ def test_no_client_sees_a_traceback_that_it_is_not_to_see(
     server = serve(*hidden, script=script) if as_script else serve(*hidden, str(model))
     assert server.request().body == b'{"error":"Internal Server Error"}'
     assert "ValueError: secret" in server.log()
+
+
+def test_a_directory_may_have_a_name_that_is_no_utf_8(serve: Serve, model: Path) -> None:
+    directory = model / "\udcff"
+    directory.mkdir()
+    (directory / "predictor.py").write_text(PREDICTOR)
+    server = serve(str(directory))
+    reply = server.request(body=b"1", headers={"Content-Type": "application/json"})
+    assert reply.body == b'{"got":1}'
+    assert server.stop() == 0
+
+
+TEE = """
+import sys
+
+
+class Tee:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        self.stream.write(text)
+
+    def flush(self):
+        self.stream.flush()
+
+
+sys.stdout, sys.stderr = Tee(sys.stdout), Tee(sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("argv", [(), ("--workers", "2")])
+def test_a_script_may_put_streams_of_its_own_in_the_place_of_the_standard_ones(
+    serve: Serve, model: Path, argv: tuple[str, ...]
+) -> None:
+    script = model / "predictor.py"
+    script.write_text(TEE + FAILING + RUN)
+    server = serve(*argv, script=script)
+    assert server.request().status == 500
+    assert "ValueError: secret" in server.log()
+
+
+def test_a_mistake_is_told_whatever_a_script_has_made_of_standard_error(
+    serve: Serve, model: Path
+) -> None:
+    script = model / "predictor.py"
+    script.write_text("import io, sys\nsys.stderr = io.StringIO()\n" + PREDICTOR + RUN)
+    server = serve("--workers", "two", script=script)
+    assert server.process.wait(30) == 2
+    assert "--workers: 'two' is not a whole number" in server.log()

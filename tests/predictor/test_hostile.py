@@ -225,6 +225,7 @@ def test_a_time_of_a_class_made_from_datetimes_is_text(serve: Serve) -> None:
     [
         ("def predict(json): return json", r"predict: self is missing: def predict\(self, json"),
         ("def predict(self): pass\n    async def run(self): pass", r"run is async def"),
+        ("def predict(self): pass\n    async def __init__(self): 0", r"__init__ is async def"),
         ("predict = (lambda f: lambda *args, **kw: f(*args, **kw))(id)", "its decorator hides"),
     ],
 )
@@ -246,3 +247,16 @@ def test_a_limit_on_calls_is_known_to_the_server(model: Model) -> None:
     )
     booted = application.load(str(directory)).boot(1, lambda _: None)
     assert booted.most_calls == 3
+
+
+def test_a_class_may_be_of_a_module_that_is_not_there(serve: Serve) -> None:
+    client = serve(
+        """
+        class Predictor:
+            def predict(self):
+                return 1
+
+        Predictor.__module__ = "train"  # as cloudpickle makes one
+        """
+    )
+    assert client.post().status == 200

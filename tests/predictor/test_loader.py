@@ -13,6 +13,11 @@ from obworker.predictor.traces import user_traceback
 
 Model = Callable[..., Path]
 PREDICT = "def predict(self): pass"
+# Nothing of ours asks a class for predict that is not the one to serve.
+REGISTRY = (
+    "class Names(type):\n def __getattr__(cls, name): raise KeyError(name)\n"
+    "class Registry(metaclass=Names): pass\n"
+)
 
 
 def load(directory: Path, class_name: str | None = None) -> type:
@@ -110,6 +115,8 @@ def test_an_unreadable_directory_is_named(model: Model) -> None:
             "A",
         ),
         (f"class A:\n {PREDICT}\nif __name__ == '__main__':\n raise SystemExit", None, "A"),
+        (f"{REGISTRY}class Predictor:\n {PREDICT}", None, "Predictor"),
+        (f"{REGISTRY}class A:\n {PREDICT}", "A", "A"),
     ],
 )
 def test_the_class_is_chosen(
