@@ -316,7 +316,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_from_others(
     short = tmp_path / "short_of_memory.py"
     short.write_text(
         "from obworker.cli import main\nfrom obworker.supervisor.oom import OomKills\n"
-        "OomKills.taken = lambda self: 1\nmain()\n"
+        "OomKills.explains_one = lambda self: True\nmain()\n"
     )
     server = serve("--admin-bind", "127.0.0.1:0", str(model), script=short).wait_until_ready()
     port = admin_port(server)
