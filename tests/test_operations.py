@@ -271,6 +271,47 @@ def test_a_socket_that_is_none_is_a_usage_error(run: Run, tmp_path: Path) -> Non
     assert errors == f"obworker: error: {expected}\n"
 
 
+@pytest.fixture
+def web_server(runtime: Path) -> Iterator[Path]:
+    """Serve something else where control sockets are; return its path."""
+    path = runtime / "obworker" / "web.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=_refuse_one, args=(listener,))
+        thread.start()
+        yield path
+        thread.join(10)
+
+
+def _refuse_one(listener: socket.socket) -> None:
+    with listener.accept()[0] as client:
+        client.recv(100)
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_what_is_no_control_socket_is_said_to_be_none(run: Run, web_server: Path) -> None:
+    code, _, errors = run("status", "--control-socket", str(web_server))
+    assert code == 2
+    assert errors.splitlines()[0] == (
+        f"obworker: error: no obworker at {web_server}: it is no control socket"
+    )
+
+
+def test_a_socket_of_others_is_not_taken_for_an_obworker(
+    start: Start, run: Run, web_server: Path
+) -> None:
+    start()
+    code, output, _ = run("status")
+    assert (code, output.split()[0]) == (0, "./model"), web_server
+
+
+def test_a_path_that_is_too_long_is_a_usage_error(run: Run) -> None:
+    code, _, errors = run("status", "--control-socket", "x" * 200)
+    assert code == 2
+    assert errors.endswith(": AF_UNIX path too long\n")
+
+
 # the command line
 
 
