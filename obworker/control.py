@@ -48,6 +48,9 @@ def ask(
             answer = connection.makefile("rb").readline()
     except TimeoutError as error:
         raise CommandError(f"obworker at {path} does not answer within {timeout:g} s") from error
+    except BlockingIOError as error:  # its backlog is full
+        reason = "too many wait for that already"
+        raise CommandError(f"obworker at {path} does not answer: {reason}") from error
     except (BrokenPipeError, ConnectionResetError) as error:
         raise _went_away(path) from error
     except OSError as error:

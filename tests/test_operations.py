@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from boards import NOW, fill, scoreboard
 from harness import command, eventually
 
-from obworker.supervisor import health
+from obworker.supervisor import health, rendezvous
 from obworker.supervisor.control import Control, Request
 from obworker.supervisor.scoreboard import State
 
@@ -262,6 +263,24 @@ def test_one_that_does_not_answer_is_named(run: Run, runtime: Path) -> None:
         code, _, errors = run("status")
     assert code == 2
     assert f"pid 5: does not answer (--control-socket {path})" in errors
+
+
+def test_one_that_has_not_answered_for_so_long_that_its_queue_is_full_is_there_all_the_same(
+    run: Run, runtime: Path
+) -> None:
+    path = runtime / "obworker" / "5.sock"
+    with ExitStack() as opened:
+        held_up = opened.enter_context(socket.socket(socket.AF_UNIX))
+        held_up.bind(str(path))
+        held_up.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                opened.enter_context(rendezvous.connect(path, 1))
+        code, _, errors = run("status")
+    assert (code, errors) == (
+        1,
+        f"obworker: error: obworker at {path} does not answer: too many wait for that already\n",
+    )
 
 
 def test_a_socket_that_is_none_is_a_usage_error(run: Run, tmp_path: Path) -> None:
