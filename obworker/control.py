@@ -37,7 +37,7 @@ def ask(
     """Give a command and return the result; `timeout` None waits for as long as it takes.
 
     Raises:
-        UsageError: nobody listens there.
+        UsageError: nobody listens there, or somebody else.
         CommandError: it was not done, or the answer does not come: it is stopped, for one.
     """
     request = json.dumps({"command": command, "arguments": given}).encode() + b"\n"
@@ -48,10 +48,13 @@ def ask(
             answer = connection.makefile("rb").readline()
     except TimeoutError as error:
         raise CommandError(f"obworker at {path} does not answer within {timeout:g} s") from error
+    except BlockingIOError as error:  # its backlog is full
+        reason = "too many wait for that already"
+        raise CommandError(f"obworker at {path} does not answer: {reason}") from error
     except (BrokenPipeError, ConnectionResetError) as error:
         raise _went_away(path) from error
     except OSError as error:
-        raise UsageError(f"no obworker at {path}: {error.strerror}") from error
+        raise UsageError(f"no obworker at {path}: {error.strerror or error}") from error
     return _result(path, answer)
 
 
@@ -67,7 +70,10 @@ def _must_not_be_stopped(path: Path, connection: socket.socket) -> None:
 def _result(path: Path, answer: bytes) -> Result:
     if not answer.endswith(b"\n"):
         raise _went_away(path)
-    message = json.loads(answer)
+    try:
+        message = json.loads(answer)
+    except ValueError as error:
+        raise UsageError(f"no obworker at {path}: it is no control socket") from error
     if not message["ok"]:
         raise CommandError(message["error"], exit_code=message["exit_code"])
     result: Result = message["result"]

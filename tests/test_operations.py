@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from boards import NOW, fill, scoreboard
 from harness import command, eventually
 
-from obworker.supervisor import health
+from obworker.supervisor import health, rendezvous
 from obworker.supervisor.control import Control, Request
 from obworker.supervisor.scoreboard import State
 
@@ -264,11 +265,70 @@ def test_one_that_does_not_answer_is_named(run: Run, runtime: Path) -> None:
     assert f"pid 5: does not answer (--control-socket {path})" in errors
 
 
+def test_one_that_has_not_answered_for_so_long_that_its_queue_is_full_is_there_all_the_same(
+    run: Run, runtime: Path
+) -> None:
+    path = runtime / "obworker" / "5.sock"
+    with ExitStack() as opened:
+        held_up = opened.enter_context(socket.socket(socket.AF_UNIX))
+        held_up.bind(str(path))
+        held_up.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                opened.enter_context(rendezvous.connect(path, 1))
+        code, _, errors = run("status")
+    assert (code, errors) == (
+        1,
+        f"obworker: error: obworker at {path} does not answer: too many wait for that already\n",
+    )
+
+
 def test_a_socket_that_is_none_is_a_usage_error(run: Run, tmp_path: Path) -> None:
     code, _, errors = run("status", "--control-socket", str(tmp_path / "none"))
     assert code == 2
     expected = f"no obworker at {tmp_path}/none: No such file or directory"
     assert errors == f"obworker: error: {expected}\n"
+
+
+@pytest.fixture
+def web_server(runtime: Path) -> Iterator[Path]:
+    """Serve something else where control sockets are; return its path."""
+    path = runtime / "obworker" / "web.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=_refuse_one, args=(listener,))
+        thread.start()
+        yield path
+        thread.join(10)
+
+
+def _refuse_one(listener: socket.socket) -> None:
+    with listener.accept()[0] as client:
+        client.recv(100)
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_what_is_no_control_socket_is_said_to_be_none(run: Run, web_server: Path) -> None:
+    code, _, errors = run("status", "--control-socket", str(web_server))
+    assert code == 2
+    assert errors.splitlines()[0] == (
+        f"obworker: error: no obworker at {web_server}: it is no control socket"
+    )
+
+
+def test_a_socket_of_others_is_not_taken_for_an_obworker(
+    start: Start, run: Run, web_server: Path
+) -> None:
+    start()
+    code, output, _ = run("status")
+    assert (code, output.split()[0]) == (0, "./model"), web_server
+
+
+def test_a_path_that_is_too_long_is_a_usage_error(run: Run) -> None:
+    code, _, errors = run("status", "--control-socket", "x" * 200)
+    assert code == 2
+    assert errors.endswith(": AF_UNIX path too long\n")
 
 
 # the command line

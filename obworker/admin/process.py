@@ -5,8 +5,8 @@ means that obworker has stopped and nothing is left to do; the end of the file w
 that the master is gone, however it died, and the undertaker has work.
 
 Signals are not for it: the terminal's are the master's business, and a TERM that went to every
-process of the service must not take away the answer "stopping". So it ignores them, and only
-the master, or KILL, ends it.
+process of the service must not take away the answer "stopping". So it ignores those that mean
+something to the master, and only the master, or KILL, is to end it.
 """
 
 from __future__ import annotations
@@ -44,11 +44,17 @@ SETTINGS = Settings(
     limit_request_body=1024,
 )
 
+# What else the master knows does nothing by itself to one that leads a session without a terminal.
+IGNORED = (
+    *(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM),
+    *(signal.SIGUSR1, signal.SIGUSR2),
+)
+
 
 def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     """Run the admin process; the numbers are descriptors, -1 for no listener."""
     linux.set_title("admin")
-    signals.ignore(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+    signals.ignore(*IGNORED)
     log.configure(log_level)
     for descriptor in {scoreboard, listener, channel} - {-1}:
         os.set_inheritable(descriptor, False)

@@ -56,11 +56,9 @@ class Commands:
             else:
                 request.reply({"generation": self._board.header.generation})
 
-        if request.arguments["wait"]:
-            self._master.reload(answer)
-        else:
-            self._master.reload()
-            request.reply({})
+        self._master.reload(answer)
+        if not request.arguments["wait"]:
+            request.reply({})  # unless it has failed at once: only the first answer counts
 
     def _scale(self, request: Request) -> None:
         wanted: int = request.arguments["workers"]

@@ -50,14 +50,10 @@ class Ends:
         self._on_dropped = on_dropped
         self._on_fatal = on_fatal
         self._oom = OomKills()
-        self._oom_kills = 0
 
     def count_oom_kills(self) -> None:
-        """Look how often the kernel killed for memory; called before processes are reaped.
-
-        Each of those kills explains one SIGKILL of this pass, and none of a later one.
-        """
-        self._oom_kills = self._oom.taken()
+        """Look how often the kernel killed for memory; called before processes are reaped."""
+        self._oom.look(time.monotonic())
 
     def exited(
         self,
@@ -76,7 +72,7 @@ class Ends:
         """
         now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
         was_asked_for = seat.expected or self._table.stopping
-        is_oom = not was_killed and self._was_killed_for_memory(code)
+        is_oom = not was_killed and self.was_killed_for_memory(code)
         how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
         told = f"{how} {self._when(seat, now)}"
         was_ready = seat.ready_at is not None
@@ -114,11 +110,9 @@ class Ends:
         elif end.outcome is Outcome.GAVE_UP:
             self._on_fatal(_fatal(failure, how))
 
-    def _was_killed_for_memory(self, code: int) -> bool:
-        if code != -signal.SIGKILL or not self._oom_kills:
-            return False
-        self._oom_kills -= 1
-        return True
+    def was_killed_for_memory(self, code: int) -> bool:
+        """Whether the kernel did that to the process that ended so; asked once for each."""
+        return code == -signal.SIGKILL and self._oom.explains_one()
 
     def _when(self, seat: Seat, now: float) -> str:
         """Say how long it had served, and what it was doing."""

@@ -7,10 +7,12 @@ the kernel's files are counted.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 from obworker.kernel_files import text_of
+from obworker.supervisor import linux
 from obworker.supervisor.visibility import ASCEND, CUDA, HIP, Listing
 
 NVIDIA_SMI_TIMEOUT = 10.0
@@ -64,16 +66,28 @@ def _render_minor(properties: Path) -> int:
 def _ask_nvidia_smi() -> list[str] | None:
     """Return indices, or the UUIDs of MIG instances where the machine has any."""
     try:
-        answer = subprocess.run(
+        process = subprocess.Popen(
             ["nvidia-smi", "-L"],  # noqa: S607 where it lies differs between machines
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_TIMEOUT,
-            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            errors="replace",
         )
-    except (OSError, subprocess.SubprocessError):
+    except OSError:
         return None
-    return parse_listing(answer.stdout)
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            text, _ = process.communicate(timeout=NVIDIA_SMI_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            _give_up(process)
+            return None
+    return None if process.returncode else parse_listing(text)
+
+
+def _give_up(process: subprocess.Popen[str]) -> None:
+    """Kill a program and wait for nothing: in a driver that hangs it sleeps on, signal or not."""
+    linux.signal_process(process.pid, signal.SIGKILL)
+    process.returncode = -signal.SIGKILL  # the master reaps it with its orphans
 
 
 def parse_listing(text: str) -> list[str]:

@@ -162,10 +162,10 @@ class Master:
                 self._other_exited(pid, linux.reap(pid))
 
     def _other_exited(self, pid: int, code: int) -> None:
-        now = time.monotonic()
+        now, oom = time.monotonic(), self._workers.ends.was_killed_for_memory(code)
         mold = self._molds.exited(pid)
         if mold is not None:
-            self._generations.mold_gone(mold, exits.describe(code), now)
+            self._generations.mold_gone(mold, exits.describe(code, oom=oom), now)
             self._workers.mold_gone(mold.generation)
         elif not self._outside.exited(pid, code, now):
             logger.debug("reaped an orphan, pid %d", pid)
@@ -239,7 +239,7 @@ class Master:
             first = self._listeners.addresses[0]
             logger.info("%-10s %s", "try", first.curl(self._body_kind))
             if self._outside.address is not None:
-                logger.info("%-10s %s", "admin", self._outside.address.url)
+                logger.info("%-10s %s", "admin", self._outside.address.shown)
 
     # signals
 

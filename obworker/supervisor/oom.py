@@ -4,7 +4,8 @@ A SIGKILL does not say who sent it. But the kernel counts the processes of a cgr
 out-of-memory killer takes, whatever the limit was (``oom_kill`` in memory.events, kernel
 Documentation/admin-guide/cgroup-v2.rst; in memory.oom_control with cgroup v1, since 4.13), and
 raises the count before it sends the signal (mm/oom_kill.c, __oom_kill_process): by the time that
-the process can be reaped, its death is counted.
+the process can be reaped, its death is counted. That may be long before, for it gives its memory
+back first, at 0.2 to 0.5 s for each GiB: so a kill waits for the SIGKILL that it explains.
 
 Only our own cgroup is asked. What an ancestor counts may have happened to a stranger.
 """
@@ -17,23 +18,34 @@ from obworker import cgroups
 
 KEY = "oom_kill"
 FILES = ("memory.events", "memory.oom_control")
+LONGEST_DEATH = 60.0
 
 
 class OomKills:
-    """The processes of this cgroup that the kernel has killed for memory."""
+    """The processes of this cgroup that the kernel has killed for memory, and nobody has reaped."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         """Start to count; `root` is where proc and the cgroup file systems are."""
         self._file = _find(root)
         self._seen = self._total() or 0
+        self._unexplained = 0
+        self._forget_at = 0.0
 
-    def taken(self) -> int:
-        """Return how many were killed since the last look; 0 where the kernel does not say."""
+    def look(self, now: float) -> None:
+        """Count the kills since the last look; forget those that explain no end: a stranger's."""
+        if now >= self._forget_at:
+            self._unexplained = 0
         total = self._total()
-        if total is None:
-            return 0
-        new, self._seen = total - self._seen, total
-        return new
+        if total is not None and total != self._seen:
+            self._unexplained += total - self._seen
+            self._seen, self._forget_at = total, now + LONGEST_DEATH
+
+    def explains_one(self) -> bool:
+        """Whether there was a kill that explains a SIGKILL; each explains one."""
+        if self._unexplained <= 0:
+            return False
+        self._unexplained -= 1
+        return True
 
     def _total(self) -> int | None:
         return None if self._file is None else _read(self._file)

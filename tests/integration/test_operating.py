@@ -23,6 +23,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from obworker.control import ask as command
+from obworker.supervisor.signals import OF_MASTER
 
 PREDICTOR = """
 import fcntl, os, time
@@ -171,6 +172,18 @@ def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
     assert server.stop() == 0
 
 
+def test_the_admin_process_leaves_the_masters_signals_to_the_master(start: Start) -> None:
+    server = start()
+    port = admin_port(server)
+    admin = admin_of(server)
+    assert admin is not None
+    assert ask(port, "/livez")[0] == 200  # it has come as far as to ignore them
+    for number in OF_MASTER:
+        admin.send_signal(number)
+    assert ask(port, "/livez")[0] == 200
+    assert admin_of(server) == admin
+
+
 def test_one_that_left_before_its_successor_came_is_said_to_have_left(start: Start) -> None:
     server = start("--reload-strategy", "replace", workers=1)
     server.workers()[0].terminate()
@@ -217,9 +230,9 @@ def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) ->
         eventually(lambda: ask(port, "/healthz")[1]["slots"][0]["state"] == "busy", 5)
         server.signal(signal.SIGTERM)
         server.wait_for_log("stopping: ")
-        refused = [run("scale", "3"), run("reload", "--wait")]
+        refused = [run("scale", "3"), run("reload", "--wait"), run("reload")]
         assert answer.result().outcome is Outcome.ANSWERED
-    assert [ended.returncode for ended in refused] == [1, 4]
+    assert [ended.returncode for ended in refused] == [1, 4, 4]
     assert all("obworker is stopping" in ended.stderr for ended in refused)
 
 
@@ -316,7 +329,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_from_others(
     short = tmp_path / "short_of_memory.py"
     short.write_text(
         "from obworker.cli import main\nfrom obworker.supervisor.oom import OomKills\n"
-        "OomKills.taken = lambda self: 1\nmain()\n"
+        "OomKills.explains_one = lambda self: True\nmain()\n"
     )
     server = serve("--admin-bind", "127.0.0.1:0", str(model), script=short).wait_until_ready()
     port = admin_port(server)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from obworker.supervisor import gpu_listing, linux
 from obworker.supervisor.gpu_listing import enumerate_gpus, parse_listing
 from obworker.supervisor.visibility import ASCEND, CUDA, HIP
 
@@ -70,6 +74,23 @@ def test_without_nvidia_smi_the_cards_are_counted(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert enumerate_gpus(tmp_path) == (CUDA, tokens)
+
+
+def test_a_nvidia_smi_that_no_signal_ends_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    left: list[int] = []
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpu_listing, "NVIDIA_SMI_TIMEOUT", 0.1)
+    monkeypatch.setattr(linux, "signal_process", lambda pid, _number: left.append(pid))
+    begun = time.monotonic()
+    assert enumerate_gpus(tmp_path) == (CUDA, [])
+    assert time.monotonic() - begun < 30
+    os.kill(left[0], signal.SIGKILL)
+    os.waitpid(left[0], 0)
 
 
 def add_node(root: Path, node: int, properties: str) -> None:

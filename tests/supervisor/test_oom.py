@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from obworker.supervisor.oom import OomKills
+from obworker.supervisor.oom import LONGEST_DEATH, OomKills
 
 V2_MOUNT = "29 23 0:26 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1_MOUNT = "35 31 0:32 {top} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
@@ -70,15 +70,38 @@ def build(root: Path, layout: Layout, kills: int) -> Path:
     return file
 
 
+def explained(kills: OomKills, now: float = 0.0) -> int:
+    """Return how many ends the kernel's kills explain that it has told of by now."""
+    kills.look(now)
+    return sum(iter(kills.explains_one, False))
+
+
 @pytest.mark.parametrize("before", [0, 3])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_kill_is_told_once(tmp_path: Path, layout: Layout, before: int) -> None:
+def test_a_kill_explains_one_end(tmp_path: Path, layout: Layout, before: int) -> None:
     file = build(tmp_path, layout, kills=before)
     kills = OomKills(tmp_path)
-    assert kills.taken() == 0, "those before our start are not ours"
+    assert explained(kills) == 0, "those before our start are not ours"
     file.write_text(layout.content.format(before + 2))
-    assert kills.taken() == 2
-    assert kills.taken() == 0
+    assert explained(kills) == 2
+    assert explained(kills) == 0
+
+
+def test_a_kill_explains_an_end_that_comes_long_after_it(tmp_path: Path) -> None:
+    file = build(tmp_path, LAYOUTS["version 1"], kills=0)
+    kills = OomKills(tmp_path)
+    file.write_text(OOM_CONTROL.format(1))
+    kills.look(10.0)
+    kills.look(10.0 + LONGEST_DEATH - 1)
+    assert kills.explains_one()
+
+
+def test_a_kill_of_a_stranger_is_forgotten(tmp_path: Path) -> None:
+    file = build(tmp_path, LAYOUTS["version 1"], kills=0)
+    kills = OomKills(tmp_path)
+    file.write_text(OOM_CONTROL.format(1))
+    kills.look(10.0)
+    assert explained(kills, 10.0 + LONGEST_DEATH) == 0
 
 
 SILENT = {
@@ -113,17 +136,17 @@ def test_nothing_is_told_where_nothing_is_known(tmp_path: Path, layout: Layout) 
     file = build(tmp_path, layout, kills=0)
     kills = OomKills(tmp_path)
     file.write_text(layout.content.format(1))
-    assert kills.taken() == 0
+    assert explained(kills) == 0
 
 
 def test_nothing_is_told_without_proc(tmp_path: Path) -> None:
-    assert OomKills(tmp_path).taken() == 0
+    assert explained(OomKills(tmp_path)) == 0
 
 
 def test_a_count_that_cannot_be_read_for_a_while_is_no_error(tmp_path: Path) -> None:
     file = build(tmp_path, LAYOUTS["version 1"], kills=3)
     kills = OomKills(tmp_path)
     file.unlink()
-    assert kills.taken() == 0
+    assert explained(kills) == 0
     file.write_text(OOM_CONTROL.format(4))
-    assert kills.taken() == 1
+    assert explained(kills) == 1
