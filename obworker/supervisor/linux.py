@@ -186,5 +186,5 @@ def leave(code: int) -> NoReturn:
 
 
 def set_title(text: str) -> None:
-    """Name this process in ps and top."""
-    setproctitle.setproctitle(f"obworker: {text}")
+    """Name this process in ps and top, where a path need not be UTF-8."""
+    setproctitle.setproctitle(f"obworker: {text}".encode(errors="replace").decode())
