@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,12 @@ from obworker.command import make_command, parse
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
-from obworker.errors import ListenError, LoadError, ObworkerError, UsageError
+from obworker.errors import EXIT_INTERRUPTED, ListenError, LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
 from obworker.prepack import prepack
-from obworker.printing import open_closed
+from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import bootstrap, lent, linux, listeners
 from obworker.supervisor.listeners import Address, Listeners
@@ -72,7 +73,7 @@ def run_class(predictor: type) -> None:
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
     """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
     open_closed()
-    terminal = os.dup(sys.stderr.fileno())
+    terminal = os.dup(STANDARD_ERROR)
     try:
         if sys.platform != "linux":
             raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
@@ -80,6 +81,8 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
     except ObworkerError as error:
         _complain(error, terminal)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
     sys.exit(code)
 
 
@@ -87,7 +90,7 @@ def _complain(error: ObworkerError, terminal: int) -> None:
     """Tell the log, and whoever started us where the log has gone to a file since."""
     text = f"obworker: error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else "")
     print(text, end="", file=sys.stderr)
-    if not os.path.sameopenfile(terminal, sys.stderr.fileno()):
+    if not os.path.sameopenfile(terminal, STANDARD_ERROR):
         with contextlib.suppress(OSError):  # nobody reads it any more
             os.write(terminal, text.encode(errors="backslashreplace"))
 
@@ -353,10 +356,12 @@ def _serve_here(
     from obworker.predictor.application import adopt
     from obworker.supervisor import gpu_listing, gpus, inprocess
 
+    if threading.current_thread() is not threading.main_thread():
+        raise LoadError("run() has to be called on the main thread, where predict will run")
     if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
         chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     where = detect(environ).value
-    blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
-    served = _listeners(given, environ)
-    return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))
+    with contextlib.closing(_listeners(given, environ)) as served:
+        blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
+        return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))

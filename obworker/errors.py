@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as in a shell."""
+
 
 class ObworkerError(Exception):
     """A failure the operator can act on: shown as one line, and a hint where there is one.
