@@ -198,10 +198,10 @@ def _supervise(
     assert given.model is not None
     path = Path(given.model)
     if _has_script(given.model):
-        given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
+        given = _without_access_log(given)
         _start_logging(given)
         loader.find_model_path(given.model_path, path)
-        return _supervise_script(path, given, sources, environ)
+        return _supervise_script(path, given, sources, environ, resolve)
     _start_logging(given)
     loader.find(path)
     plan = partial(_plan, given, sources, environ)
@@ -213,9 +213,17 @@ def _has_script(model: str) -> bool:
     try:
         if not path.exists():
             raise UsageError(f"{model}: there is no such file or directory")
-        return path.is_dir() and (path / SCRIPT).is_file()
+        return path.is_dir() and _finds_file(path / SCRIPT)
     except PermissionError as error:
         raise loader.unreadable(model, error) from error
+
+
+def _finds_file(script: Path) -> bool:
+    if script.is_file():
+        return True
+    if os.path.lexists(script):
+        raise LoadError(f"{script} is a directory, or a link to nothing")
+    return False
 
 
 def _start_logging(given: Settings) -> None:
@@ -224,7 +232,11 @@ def _start_logging(given: Settings) -> None:
 
 
 def _supervise_script(
-    directory: Path, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
+    directory: Path,
+    given: Settings,
+    sources: Mapping[str, str],
+    environ: dict[str, str],
+    resolve: Resolve,
 ) -> int:
     signals = Signals(OF_MASTER)
     sockets = lent.from_systemd(environ)
@@ -244,7 +256,17 @@ def _supervise_script(
     if listeners.is_served(port):
         raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
     surroundings = Surroundings(environ, sockets.admin)
-    return Script(directory.absolute(), port, given, signals, surroundings).run()
+
+    def reread() -> tuple[Settings, dict[str, str]]:
+        again, _, environ = resolve()
+        return _without_access_log(again), environ
+
+    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
+
+
+def _without_access_log(given: Settings) -> Settings:
+    """Leave the access log, if there is one, to the script."""
+    return dataclasses.replace(given, access_log=False)
 
 
 def _tell_idle(given: Collection[str]) -> None:

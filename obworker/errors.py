@@ -51,6 +51,14 @@ class BootError(ObworkerError):
     exit_code = 3
 
 
+class ScriptError(ObworkerError):
+    """The start.sh never answered; the exit code is the script's own."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class LoadError(ObworkerError):
     """The model directory holds nothing that can be served as it stands."""
 

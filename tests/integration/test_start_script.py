@@ -193,7 +193,10 @@ def test_after_five_failures_before_it_was_ready_it_is_given_up(script: StartScr
     assert server.log().count("try\n") == 5
     waits = re.findall(r"starting it again in (\d+\.\d) s", server.log())
     assert [float(wait) for wait in waits] == pytest.approx([0.5, 1, 2, 4], rel=0.3)
-    assert "exited with code 7 before port" in server.log()
+    last = server.log().splitlines()[-1]
+    assert re.fullmatch(
+        r"obworker: error: giving up: start\.sh exited with code 7 before port \d+ answered", last
+    )
 
 
 def test_it_is_ready_when_its_port_answers(script: StartScript, port: int) -> None:
@@ -401,6 +404,42 @@ def test_a_reload_stops_the_script_and_starts_it_again(script: StartScript) -> N
     server.signal(signal.SIGTERM)
     server.wait()
     assert server.survivors() == []
+
+
+def test_a_reload_reads_what_the_script_is_given_again(script: StartScript, model: Path) -> None:
+    (model / ".env").write_text("KEY=old\n")
+    server = script("echo KEY=$KEY PORT=$PORT\nexec python3 server.py\n")
+    wait_until_ready(server)
+    (seen,) = re.findall(r"(?m)^KEY=old (PORT=\d+)$", server.log())
+    (model / ".env").write_text("KEY=new\nPORT=1\nOBWORKER_PORT=1\n")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(rf"KEY=new {seen}\n", 10)
+    wait_until_ready(server, times=2)
+    assert server.stop() == 0
+
+
+def test_a_reload_of_what_cannot_be_read_leaves_the_script_running(
+    script: StartScript, model: Path, port: int
+) -> None:
+    server = script("exec python3 server.py\n")
+    wait_until_ready(server)
+    (model / ".env").write_text("OBWORKER_BOOT_TIMEOUT=soon\n")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(r"reload failed: OBWORKER_BOOT_TIMEOUT: 'soon' .*; start\.sh runs on", 10)
+    assert request(port).body == b"ok"
+    assert server.log().count("running    start.sh") == 1
+    assert server.stop() == 0
+
+
+def test_a_directory_that_has_gone_is_named(script: StartScript, model: Path) -> None:
+    server = script("exec python3 server.py\n")
+    wait_until_ready(server)
+    model.rename(model.with_name("elsewhere"))
+    psutil.Process(started(server)).kill()
+    server.wait_for_log(rf"start\.sh cannot be run: {model}: No such file or directory; ")
+    model.with_name("elsewhere").rename(model)
+    wait_until_ready(server, times=2)
+    assert server.stop() == 0
 
 
 def test_the_script_dies_with_its_master(script: StartScript) -> None:
