@@ -346,7 +346,7 @@ class Script:
         if self._stopping or self._start_due is not None:
             logger.info("%s %s", SCRIPT, how)
             return
-        unanswered = f"{SCRIPT} {how} before port {self._port} answered"
+        unanswered = self._why_unanswered(run, how)
         self._answer_reload(unanswered)
         if self._code == 0:
             logger.info("%s %s: stopping, with all that it left running", SCRIPT, how)
@@ -358,9 +358,15 @@ class Script:
             return
         self._try_again(how, now, ready_for=None if run.ready_at is None else now - run.ready_at)
 
+    def _why_unanswered(self, run: Run, how: str) -> str:
+        if run.is_too_late:
+            within = self._settings.boot_timeout
+            return f"port {self._port} did not answer within {within:g} s, see --boot-timeout"
+        return f"{SCRIPT} {how} before port {self._port} answered"
+
 
 def _exit_code(code: int, *, is_too_late: bool) -> int:
-    """Return what obworker exits with; one that we ended because it did not answer has failed."""
-    if code < 0:
-        return 128 - code
-    return BootError.exit_code if is_too_late and code == 0 else code
+    """Return what obworker exits with; of one that we ended its own code says nothing."""
+    if is_too_late:
+        return BootError.exit_code
+    return 128 - code if code < 0 else code
