@@ -201,7 +201,7 @@ class Script:
 
     @property
     def _phase(self) -> Phase:
-        if self._stopping or (self._run is None and self._start_due is None):
+        if self._stopping:
             return Phase.STOPPING
         if not self._boots.was_ever_ready:
             return Phase.STARTING
@@ -313,7 +313,11 @@ class Script:
             self._answer_reload(f"{SCRIPT} {why}")
             self._try_again(why, now, ready_for=None)
         else:
-            self._error, self._start_due = LoadError(f"{SCRIPT} {why}"), None
+            self._give_up(LoadError(f"{SCRIPT} {why}"))
+
+    def _give_up(self, error: ObworkerError) -> None:
+        """End with an error; as after any end, no reload starts anything again."""
+        self._error, self._stopping, self._start_due = error, True, None
 
     def _try_again(self, how: str, now: float, *, ready_for: float | None) -> None:
         wait = self._restarts.ended(ready_for=ready_for)
@@ -349,12 +353,13 @@ class Script:
         unanswered = self._why_unanswered(run, how)
         self._answer_reload(unanswered)
         if self._code == 0:
+            self._stopping = True
             logger.info("%s %s: stopping, with all that it left running", SCRIPT, how)
             return
         cause = exits.cause(code, was_ready=run.ready_at is not None)
         self._board.slot(0).note_exit(cause, how, now)
         if run.ready_at is None and self._boots.failed(certain=False):
-            self._error = ScriptError(f"giving up: {unanswered}", exit_code=self._code)
+            self._give_up(ScriptError(f"giving up: {unanswered}", exit_code=self._code))
             return
         self._try_again(how, now, ready_for=None if run.ready_at is None else now - run.ready_at)
 

@@ -443,6 +443,20 @@ def test_a_directory_that_has_gone_is_named(script: StartScript, model: Path) ->
     assert server.stop() == 0
 
 
+def test_it_is_not_started_again_by_a_reload_that_comes_after_its_end(
+    script: StartScript,
+) -> None:
+    server = script("while [[ ! -e done ]]; do sleep 0.05; done\n")
+    directory = psutil.Process(started(server)).cwd()
+    (admin,) = psutil.Process(server.pid).children()[:1]
+    admin.suspend()  # obworker waits for it to leave
+    Path(directory, "done").touch()
+    server.wait_for_log(r"start\.sh exited with code 0: stopping")
+    server.signal(signal.SIGHUP)
+    assert server.wait() == 0
+    assert server.log().count("running    start.sh") == 1
+
+
 def test_the_script_dies_with_its_master(script: StartScript) -> None:
     server = script("sleep 602 &\nexec python3 server.py\n")
     wait_until_ready(server)
