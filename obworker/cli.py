@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from obworker.command import make_command, parse
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
-from obworker.errors import ListenError, LoadError, ObworkerError, UsageError
+from obworker.errors import EXIT_INTERRUPTED, ListenError, LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
@@ -81,6 +82,8 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
     except ObworkerError as error:
         _complain(error, terminal)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
     sys.exit(code)
 
 
@@ -200,10 +203,10 @@ def _supervise(
     assert given.model is not None
     path = Path(given.model)
     if _has_script(given.model):
-        given = dataclasses.replace(given, access_log=False)  # if there is one, it is the script's
+        given = _without_access_log(given)
         _start_logging(given)
         loader.find_model_path(given.model_path, path)
-        return _supervise_script(path, given, sources, environ)
+        return _supervise_script(path, given, sources, environ, resolve)
     _start_logging(given)
     loader.find(path)
     plan = partial(_plan, given, sources, environ)
@@ -213,11 +216,19 @@ def _supervise(
 def _has_script(model: str) -> bool:
     path = Path(model)
     try:
-        if not path.exists():
+        if not loader.is_there(path):
             raise UsageError(f"{model}: there is no such file or directory")
-        return path.is_dir() and (path / SCRIPT).is_file()
+        return path.is_dir() and _finds_file(path / SCRIPT)
     except OSError as error:
         raise loader.unreadable(model, error) from error
+
+
+def _finds_file(script: Path) -> bool:
+    if script.is_file():
+        return True
+    if os.path.lexists(script):
+        raise LoadError(f"{script} is a directory, or a link to nothing")
+    return False
 
 
 def _start_logging(given: Settings) -> None:
@@ -226,7 +237,11 @@ def _start_logging(given: Settings) -> None:
 
 
 def _supervise_script(
-    directory: Path, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
+    directory: Path,
+    given: Settings,
+    sources: Mapping[str, str],
+    environ: dict[str, str],
+    resolve: Resolve,
 ) -> int:
     signals = Signals(OF_MASTER)
     sockets = lent.from_systemd(environ)
@@ -246,7 +261,17 @@ def _supervise_script(
     if listeners.is_served(port):
         raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
     surroundings = Surroundings(environ, sockets.admin)
-    return Script(directory.absolute(), port, given, signals, surroundings).run()
+
+    def reread() -> tuple[Settings, dict[str, str]]:
+        again, _, environ = resolve()
+        return _without_access_log(again), environ
+
+    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
+
+
+def _without_access_log(given: Settings) -> Settings:
+    """Leave the access log, if there is one, to the script."""
+    return dataclasses.replace(given, access_log=False)
 
 
 def _tell_idle(given: Collection[str]) -> None:
@@ -357,10 +382,12 @@ def _serve_here(
     from obworker.predictor.application import adopt
     from obworker.supervisor import gpu_listing, gpus, inprocess
 
+    if threading.current_thread() is not threading.main_thread():
+        raise LoadError("run() has to be called on the main thread, where predict will run")
     if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
         chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
         os.environ.update(gpus.assign(chosen, 1, 1)[0].environment)
     where = detect(environ).value
-    blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
-    served = _listeners(given, environ)
-    return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))
+    with contextlib.closing(_listeners(given, environ)) as served:
+        blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
+        return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))

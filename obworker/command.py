@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from obworker.configuration import CONFIG_VARIABLE
-from obworker.errors import UsageError
+from obworker.errors import EXIT_INTERRUPTED, UsageError
 from obworker.options import Option
 from obworker.settings import OPTIONS
 
@@ -116,4 +116,4 @@ def invoke(command: click.Command, arguments: Sequence[str], context: object = N
     except click.UsageError as error:
         raise UsageError(error.format_message(), hint=f"{command.name} --help") from error
     except click.Abort:
-        return 130
+        return EXIT_INTERRUPTED

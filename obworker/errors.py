@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as in a shell."""
+
 
 class ObworkerError(Exception):
     """A failure the operator can act on: shown as one line, and a hint where there is one.
@@ -46,6 +49,14 @@ class BootError(ObworkerError):
     """The predictor was loaded but no worker could build it."""
 
     exit_code = 3
+
+
+class ScriptError(ObworkerError):
+    """The start.sh never answered; the exit code is the script's own."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class LoadError(ObworkerError):

@@ -103,11 +103,25 @@ def find_model_path(model_path: str | None, directory: Path) -> Path | None:
         return None
     try:
         for path in (Path(model_path).absolute(), directory / model_path):
-            if path.exists():
+            if is_there(path):
                 return path
     except OSError as error:
         raise unreadable(model_path, error) from error
     raise UsageError(f"--model-path {model_path}: no such file or directory")
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads to something.
+
+    Raises:
+        OSError: nobody knows, where it may not be looked at for one. (Path.exists says no to that
+            since Python 3.14.)
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def unreadable(path: object, error: OSError) -> LoadError:
@@ -142,7 +156,7 @@ def choose_defined(module: types.ModuleType) -> list[type]:
 
 
 def _check_named(file: Path) -> Path:
-    if not file.exists():
+    if not is_there(file):
         raise LoadError(f"{file}: no such file or directory")
     if file.suffix != SUFFIX:
         raise LoadError(f"{file} is neither a directory nor a {SUFFIX} file")

@@ -10,21 +10,19 @@ import logging
 from collections.abc import Collection
 
 from obworker import log
-from obworker.errors import ObworkerError
+from obworker.errors import EXIT_INTERRUPTED, ObworkerError
 from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
 from obworker.settings import Settings, without_effect
 from obworker.supervisor import linux
-from obworker.supervisor.blueprint import Blueprint, batching_for, threads_for
+from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
 from obworker.supervisor.listeners import Listeners, claim
 from obworker.supervisor.signals import Signals
 
 logger = logging.getLogger("obworker.worker")
-
-EXIT_INTERRUPTED = 130
 
 
 def serve(
@@ -46,7 +44,7 @@ def serve(
         logger.info("%-10s %s", label, text)
     if idle := without_effect(given, blueprint.lacks):
         logger.warning("%-10s %s", "no effect", idle)
-    application = blueprint.boot(threads, _report_fatal)
+    application = _boot(blueprint, threads)
     server = Server(
         application,
         listeners.sockets,
@@ -72,6 +70,16 @@ def serve(
     server.close()
     linux.flush_output()
     return EXIT_INTERRUPTED
+
+
+def _boot(blueprint: Blueprint, threads: int) -> Predictions:
+    """Build the predictor; Ctrl-C meanwhile is no failure of its."""
+    try:
+        return blueprint.boot(threads, _report_fatal)
+    except ObworkerError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
 
 
 def _start(server: Server, listeners: Listeners) -> None:

@@ -20,12 +20,12 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from obworker import log
-from obworker.errors import BootError, LoadError
+from obworker.errors import BootError, LoadError, ObworkerError, ScriptError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux, listeners
 from obworker.supervisor.alarm import Alarm
@@ -35,6 +35,7 @@ from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
 from obworker.supervisor.scoreboard import Phase, Scoreboard, State
 from obworker.supervisor.signals import Signals
+from obworker.supervisor.systemd import without_systemd
 
 logger = logging.getLogger("obworker.script")
 
@@ -70,20 +71,25 @@ class Run:
 
 
 class Script:
-    """Keeps the start.sh of `directory` running; `port` is the one it will listen on."""
+    """Keeps the start.sh of `directory` running; `port` is the one it will listen on.
+
+    `reread` returns the settings and the environment as they are by then.
+    """
 
     def __init__(
         self,
         directory: Path,
         port: int,
         settings: Settings,
+        reread: Callable[[], tuple[Settings, Mapping[str, str]]],
         signals: Signals,
         surroundings: Surroundings,
     ) -> None:
         self._directory = directory
         self._port = port
-        self._environ = surroundings.of_children | {"PORT": str(port)}
         self._settings = settings
+        self._reread = reread
+        self._environ = surroundings.environ
         self._signals = signals
         self._selector = selectors.DefaultSelector()
         self._alarm = Alarm()
@@ -99,7 +105,7 @@ class Script:
         self._reload: list[Callable[[str], None]] | None = None
         self._generation = 1
         self._code = 0
-        self._error: LoadError | None = None
+        self._error: ObworkerError | None = None
 
     def run(self) -> int:
         """Run until the script is done or a signal ends it; return the exit code of the script.
@@ -107,7 +113,8 @@ class Script:
         That is 128 plus the signal's number for a script that a signal ended, as in a shell.
 
         Raises:
-            LoadError: there is no bash to run it.
+            LoadError: it cannot be run.
+            ScriptError: it failed again and again before its port ever answered.
         """
         linux.adopt_orphans()
         linux.set_title(f"master {self._directory}")
@@ -194,7 +201,7 @@ class Script:
 
     @property
     def _phase(self) -> Phase:
-        if self._stopping or (self._run is None and self._start_due is None):
+        if self._stopping:
             return Phase.STOPPING
         if not self._boots.was_ever_ready:
             return Phase.STARTING
@@ -241,6 +248,14 @@ class Script:
             if answer is not None:
                 answer("obworker is stopping")
             return
+        try:
+            self._read_settings()
+        except (ObworkerError, OSError) as error:
+            logger.error("reload failed: %s; %s runs on", error, SCRIPT)
+            self._board.header.write_text("reload_failure", str(error))
+            if answer is not None:
+                answer(str(error))
+            return
         logger.info("reloading: starting %s again", SCRIPT)
         self._answer_reload("a newer reload took its place")
         self._reload = [answer] if answer else []
@@ -248,6 +263,13 @@ class Script:
         self._start_due = time.monotonic()
         if self._run is not None:
             self._end(self._run, self._settings.graceful_timeout)
+
+    def _read_settings(self) -> None:
+        """Go by what the configuration file, the environment and .env say now, but for the port."""
+        settings, environ = self._reread()
+        log.open_files(settings)
+        log.configure(settings.log_level)
+        self._settings, self._environ = settings, environ
 
     def _answer_reload(self, failure: str) -> None:
         """Tell who waits for a reload that it is over: why it failed, empty if it did not."""
@@ -274,11 +296,11 @@ class Script:
             process = subprocess.Popen(
                 ["bash", SCRIPT],  # noqa: S607 where bash lies differs between machines
                 cwd=self._directory,
-                env=self._environ,
+                env=without_systemd(self._environ) | {"PORT": str(self._port)},
                 start_new_session=True,
             )
         except OSError as error:
-            self._cannot_start(f"cannot run bash: {error.strerror}", now)
+            self._cannot_start(f"cannot be run: {error.filename or 'bash'}: {error.strerror}", now)
             return
         self._run = Run(process.pid, now)
         self._start_due = None
@@ -288,10 +310,14 @@ class Script:
     def _cannot_start(self, why: str, now: float) -> None:
         """Give up at the first start; later, what was there once may be there again."""
         if self._boots.was_ever_ready:
-            self._answer_reload(f"{SCRIPT}: {why}")
+            self._answer_reload(f"{SCRIPT} {why}")
             self._try_again(why, now, ready_for=None)
         else:
-            self._error, self._start_due = LoadError(f"{SCRIPT}: {why}"), None
+            self._give_up(LoadError(f"{SCRIPT} {why}"))
+
+    def _give_up(self, error: ObworkerError) -> None:
+        """End with an error; as after any end, no reload starts anything again."""
+        self._error, self._stopping, self._start_due = error, True, None
 
     def _try_again(self, how: str, now: float, *, ready_for: float | None) -> None:
         wait = self._restarts.ended(ready_for=ready_for)
@@ -324,20 +350,28 @@ class Script:
         if self._stopping or self._start_due is not None:
             logger.info("%s %s", SCRIPT, how)
             return
-        self._answer_reload(f"{SCRIPT} {how} before port {self._port} answered")
+        unanswered = self._why_unanswered(run, how)
+        self._answer_reload(unanswered)
         if self._code == 0:
+            self._stopping = True
             logger.info("%s %s: stopping, with all that it left running", SCRIPT, how)
             return
         cause = exits.cause(code, was_ready=run.ready_at is not None)
         self._board.slot(0).note_exit(cause, how, now)
         if run.ready_at is None and self._boots.failed(certain=False):
-            logger.error("%s %s before port %d answered; giving up", SCRIPT, how, self._port)
+            self._give_up(ScriptError(f"giving up: {unanswered}", exit_code=self._code))
             return
         self._try_again(how, now, ready_for=None if run.ready_at is None else now - run.ready_at)
 
+    def _why_unanswered(self, run: Run, how: str) -> str:
+        if run.is_too_late:
+            within = self._settings.boot_timeout
+            return f"port {self._port} did not answer within {within:g} s, see --boot-timeout"
+        return f"{SCRIPT} {how} before port {self._port} answered"
+
 
 def _exit_code(code: int, *, is_too_late: bool) -> int:
-    """Return what obworker exits with; one that we ended because it did not answer has failed."""
-    if code < 0:
-        return 128 - code
-    return BootError.exit_code if is_too_late and code == 0 else code
+    """Return what obworker exits with; of one that we ended its own code says nothing."""
+    if is_too_late:
+        return BootError.exit_code
+    return 128 - code if code < 0 else code

@@ -759,6 +759,15 @@ def test_a_unix_socket_path_that_is_too_long_is_one_line(
     check(ended, USAGE, r"cannot listen on unix:\S+: .+", None)
 
 
+def test_a_script_that_is_a_link_to_nothing_is_one_line(
+    run: Callable[..., Ended], model: Path
+) -> None:
+    (model / "predictor.py").write_text(GOOD)
+    (model / "start.sh").symlink_to("nowhere")
+    ended = run(*LISTEN, str(model))
+    check(ended, LOAD, rf"{model}/start\.sh is a directory, or a link to nothing", None)
+
+
 def test_a_script_without_bash_is_one_line(
     run: Callable[..., Ended], model: Path, tmp_path: Path
 ) -> None:

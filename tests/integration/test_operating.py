@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from clients import Client, Outcome
-from harness import Serve, Server, eventually, request
+from harness import ROOT, Serve, Server, eventually, request
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -159,6 +159,24 @@ def admin_of(server: Server) -> psutil.Process | None:
             if "obworker: admin" in child.cmdline():
                 return child
     return None
+
+
+def test_the_check_of_the_container_goes_through_no_proxy(start: Start) -> None:
+    """Docker gives every container the proxies of its client, loopback not excepted."""
+    server = start()
+    dockerfile = (ROOT / "conf" / "Dockerfile").read_text()
+    check = json.loads(re.findall(r"(?m)^    CMD (\[.*\])$", dockerfile)[0])
+    code = check[-1].replace("25253", str(admin_port(server)))
+
+    def is_well() -> bool:
+        proxy = {"http_proxy": "http://127.0.0.1:1"}
+        return not subprocess.run(
+            [sys.executable, "-c", code], env=proxy, timeout=30, check=False
+        ).returncode
+
+    assert is_well()
+    server.stop()
+    assert not is_well()
 
 
 def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:

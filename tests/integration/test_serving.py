@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,17 @@ def test_with_few_descriptors_it_serves_one_after_the_other(serve: Serve, model:
         reply = server.request(body=b"1", headers={"Content-Type": "application/json"}, timeout=5)
         assert reply.body == b'{"got":1}'
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("file", ["predictor.py", "start.sh"])
+def test_the_path_of_a_model_need_not_be_text(serve: Serve, tmp_path: Path, file: str) -> None:
+    model = Path(os.fsdecode(bytes(tmp_path) + b"/\xff \"%s'"))
+    model.mkdir()
+    script = f"exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT"
+    (model / file).write_text(script if file == "start.sh" else PREDICTOR)
+    server = serve(str(model))
+    assert server.request("GET").status == 200
+    server.stop()
 
 
 @pytest.mark.parametrize("as_script", [False, True])

@@ -32,7 +32,7 @@ from obworker.supervisor.listeners import Address, Listeners, bind, bind_all, cl
             "http://[fe80::1%25lo]:80/",
         ),
         ("unix:/run/a.sock", Address(path="/run/a.sock"), "unix:/run/a.sock", "http://localhost/"),
-        ("unix:a:b", Address(path="a:b"), "unix:a:b", "http://localhost/"),
+        ("unix:/a:b", Address(path="/a:b"), "unix:/a:b", "http://localhost/"),
     ],
 )
 def test_an_address_is_parsed_and_written(

@@ -1,0 +1,109 @@
+"""``python predictor.py`` without a supervisor: how it is called, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import Serve, Server, eventually
+
+PREDICTOR = """
+import io, sys, threading, time
+import openbayes_serving as serv
+
+class Predictor:
+    def __init__(self):
+        {init}
+
+    def predict(self):
+        return 1
+
+{run}
+"""
+RUN_TWICE = """
+try:
+    serv.run(Predictor)
+except SystemExit as end:
+    print("first ended with", end.code, flush=True)
+serv.run(Predictor)
+"""
+CALLED_ON_A_THREAD = """
+thread = threading.Thread(target=serv.run, args=[Predictor])
+thread.start()
+thread.join()
+"""
+WITHOUT_A_DESCRIPTOR = """
+sys.stderr = io.StringIO()
+try:
+    serv.run(Predictor)
+finally:
+    print(sys.stderr.getvalue())
+"""
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(serve: Serve, model: Path) -> Start:
+    """Start a predictor.py in its own process."""
+
+    def start_script(
+        *argv: str, run: str = "serv.run(Predictor)", init: str = "pass", **more: object
+    ) -> Server:
+        script = model / "predictor.py"
+        script.write_text(PREDICTOR.format(init=init, run=run))
+        return serve(*argv, script=script, **more)
+
+    return start_script
+
+
+def test_ctrl_c_while_a_predictor_is_built_is_no_failure_of_its(start: Start) -> None:
+    server = start(init="print('builds', flush=True); time.sleep(60)")
+    server.wait_for_log("builds\n")
+    server.signal(signal.SIGINT)
+    assert server.wait(10) == 130
+    assert "KeyboardInterrupt" not in server.log()
+
+
+def test_what_was_stopped_can_be_run_again(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = start("--port", str(port), run=RUN_TWICE)
+    assert server.request().body == b"1"
+    server.signal(signal.SIGINT)
+    server.wait_for_log("first ended with 130\n")
+    eventually(lambda: server.log().count("serving") == 2 or server.process.poll() is not None)
+    assert server.request().body == b"1"
+    server.signal(signal.SIGINT)
+    assert server.wait(10) == 130
+
+
+def test_on_another_thread_it_says_where_it_belongs(start: Start) -> None:
+    server = start(run=CALLED_ON_A_THREAD)
+    server.wait(10)
+    assert server.log() == (
+        "obworker: error: run() has to be called on the main thread, where predict will run\n"
+    )
+
+
+def test_standard_error_need_not_be_a_descriptor(start: Start) -> None:
+    server = start("--no-such-option", run=WITHOUT_A_DESCRIPTOR)
+    assert server.wait(10) == 2
+    assert server.log().startswith("obworker: error: No such option")
+
+
+def test_a_relative_unix_socket_is_relative_to_where_it_was_started(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start("--bind", "unix:socket", listen=(), cwd=tmp_path)
+    server.wait_for_log("serving")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "socket"))
+        client.sendall(b"POST / HTTP/1.0\r\n\r\n")
+        assert client.recv(1000)[:12] == b"HTTP/1.1 200"
+    server.signal(signal.SIGINT)
+    assert server.wait(10) == 130
+    assert not (tmp_path / "socket").exists()
