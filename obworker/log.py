@@ -100,7 +100,8 @@ class _TerminalFormatter(_Formatter):
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Send the log of this process to `stream` (standard error), from `level` on.
 
-    Messages of other loggers go there, too, unless somebody has said where they are to go.
+    Messages of other loggers go there, too, unless somebody has said where they are to go; but
+    not what helps to debug them.
     """
     never_fail()
     enable_loggers()
@@ -114,6 +115,8 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     ours.handlers[:] = [output]
     ours.setLevel(level.upper())
     ours.propagate = False
+    if not logging.root.handlers and logging.root.level == logging.WARNING:  # as Python starts
+        logging.root.setLevel(max(ours.level, logging.INFO))
 
 
 def enable_loggers() -> None:
