@@ -199,7 +199,7 @@ class Blueprint:
     def _flask_side(self) -> FlaskSide:
         plans = (self.predict, self.batches and self.batches.predict)
         is_asked_for = any(plan and "request" in plan.names for plan in plans)
-        is_needed = is_asked_for or imports_flask(self.predictor)
+        is_needed = is_asked_for or imports_flask(self.file.parent)
         return FlaskSide.make(self.file.parent) if is_needed else FlaskSide()
 
     def _predict_of(self, instance: object, flask: FlaskSide) -> Callable[[Call], object] | None:

@@ -181,13 +181,12 @@ def _headers(call: Call) -> Headers:
     return headers
 
 
-def imports_flask(predictor: type) -> bool:
+def imports_flask(directory: Path) -> bool:
     """Whether predictor.py, or a module beside it, imports flask: jsonify needs a context.
 
     Their text tells. The import may stand in a function, and what was imported does not always say
     where it is from: ``flask.request`` does not.
     """
-    directory = Path(_file(sys.modules[predictor.__module__])).parent
     # Each worker looks through thousands of modules: a path for each takes some milliseconds.
     start = f"{directory}/"
     files = {file for file in map(_file, list(sys.modules.values())) if file.startswith(start)}
