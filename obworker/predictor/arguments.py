@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from werkzeug.datastructures import MultiDict
@@ -101,13 +101,16 @@ class Headers(dict[str, str]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and super().__contains__(canonical(name))
 
-    @overload
-    def get(self, name: str, default: None = None, /) -> str | None: ...
-    @overload
-    def get(self, name: str, default: Any, /) -> Any: ...
-    def get(self, name: str, default: object = None, /) -> object:
-        """Return the value of `name`, or `default`."""
-        return super().get(canonical(name), default)
+    def get(self, name: str, default: Any = None, type: Callable[[str], Any] | None = None) -> Any:
+        """Return the value of `name`, made a `type`; `default` where there is none, or it fails."""
+        try:
+            return self[name] if type is None else type(self[name])
+        except (KeyError, ValueError):
+            return default
+
+    def getlist(self, name: str) -> list[str]:
+        """Return a list of the value of `name`: more than one is joined by commas in it."""
+        return [self[name]] if name in self else []
 
     def pop(self, name: str, /, *default: Any) -> Any:
         """Remove `name` and return its value."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from obworker.predictor.batching import Batcher, Item
 
-ROOT = frozenset({"", "/"})
+# What a client that adds a path of / to a base URL makes of one that ends with / is the same.
+ROOT = frozenset({"", "/", "//"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
 # Bodies that let go of what the request holds when they are closed, and not before.
