@@ -123,18 +123,20 @@ class _TerminalFormatter(_Formatter):
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Send the log of this process to `stream` (standard error), from `level` on.
 
-    Warnings and errors of other loggers go there, too, unless somebody has said where they are to
-    go.
+    Messages of other loggers go there, too, unless somebody has said where they are to go; but
+    not what helps to debug them.
     """
     never_fail()
     enable_loggers()
     stream = stream or sys.stderr
     logging.lastResort = _output(stream)
-    logging.lastResort.setLevel(logging.WARNING)  # as Python's own
+    logging.lastResort.setLevel(logging.INFO)
     ours = logging.getLogger(NAME)
     ours.handlers[:] = [_output(stream)]
     ours.setLevel(level.upper())
     ours.propagate = False
+    if not logging.root.handlers and logging.root.level == logging.WARNING:  # as Python starts
+        logging.root.setLevel(max(ours.level, logging.INFO))
 
 
 def _output(stream: TextIO) -> logging.Handler:

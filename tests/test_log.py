@@ -150,6 +150,27 @@ def test_an_access_log_that_is_off_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "access").exists()
 
 
+@pytest.mark.parametrize(
+    ("before", "level", "logged"),
+    [
+        ("", "info", ["INFO", "WARNING"]),
+        ("", "debug", ["INFO", "WARNING"]),  # what libraries say then would bury ours
+        ("", "warning", ["WARNING"]),
+        ("logging.root.setLevel('ERROR')", "info", []),
+        ("logging.root.addHandler(logging.NullHandler())", "info", []),
+    ],
+)
+def test_what_anybody_logs_is_there_from_info_on(
+    before: str, level: str, logged: list[str]
+) -> None:
+    code = (
+        f"logging.root.setLevel('WARNING')\n{before}\nlog.configure({level!r})\n"
+        "users = logging.getLogger('users.own')\n"
+        "users.debug('hello'); users.info('hello'); users.warning('hello')"
+    )
+    assert re.findall(r"(\w+) +\[\d+\] hello$", run(code)[1], re.MULTILINE) == logged
+
+
 class TestRequestIds:
     """A line that is logged on behalf of a request has its id."""
 

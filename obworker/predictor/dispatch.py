@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from obworker.predictor.batching import Batcher, Item
 
-ROOT = frozenset({"", "/"})
+# What a client that adds a path of / to a base URL makes of one that ends with / is the same.
+ROOT = frozenset({"", "/", "//"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
 # Bodies that let go of what the request holds when they are closed, and not before.
@@ -167,9 +168,9 @@ class Application:
         body: Iterable[bytes] = ()
         try:
             value = predict(call)
-            body = self._reply(value, context, call, start_response)
+            body = self._reply(value, context, call, call.starting(start_response))
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
-            answer = self._failures.answer(error, call.environ, start_response)
+            answer = self._failures.answer(error, call.environ, call.starting(start_response))
             body = self._pass_on(answer, context, call)
         finally:
             if call.releases and type(body) not in UNFINISHED:

@@ -27,6 +27,8 @@ CLASS_NAME = "Predictor"
 SHIM_NAME = "openbayes_serving"
 MOST_NAMES_SHOWN = 8
 
+_RUN = re.compile(rb"^[^#\n]*\brun\(\s*(\w+)\s*\)", re.MULTILINE)
+
 # What pip calls a module whose name is another; only the ones that models are full of.
 PACKAGES = {
     "PIL": "pillow",
@@ -141,7 +143,7 @@ def load_class(file: Path, class_name: str | None) -> type:
     _bind_shim()
     with _announcements() as announced:
         module = _import(file)
-    return _choose(module, file.name, class_name, announced)
+    return _choose(module, file, class_name, announced)
 
 
 def choose_defined(module: types.ModuleType) -> list[type]:
@@ -149,10 +151,13 @@ def choose_defined(module: types.ModuleType) -> list[type]:
 
     An abstract one is among them only where there is no other.
     """
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
-    own = dict.fromkeys(value for value in classes if value.__module__ == module.__name__)
-    found = [value for value in own if has_method(value, "predict", "predict_batch")]
+    found = [value for value in _own(module) if has_method(value, "predict", "predict_batch")]
     return [value for value in found if not inspect.isabstract(value)] or found
+
+
+def _own(module: types.ModuleType) -> list[type]:
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    return [*dict.fromkeys(value for value in classes if value.__module__ == module.__name__)]
 
 
 def _check_named(file: Path) -> Path:
@@ -201,6 +206,7 @@ def _import(file: Path) -> types.ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _stand_in_for_main(module)
     try:
         spec.loader.exec_module(module)
     except ObworkerError:
@@ -212,10 +218,26 @@ def _import(file: Path) -> types.ModuleType:
     return module
 
 
+def _stand_in_for_main(module: types.ModuleType) -> None:
+    """Have what `module` defines found in ``__main__``, where a pickle of a script looks for it.
+
+    Without the names that tell of a module itself: what multiprocessing spawns would run the file.
+    """
+
+    def find(name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(module, name)
+
+    vars(sys.modules["__main__"])["__getattr__"] = find  # PEP 562
+
+
 def _module_name(file: Path) -> str:
     name = re.sub(r"\W", "_", file.stem)
-    # The guard must not run, and a user's json.py must not replace the real one for everybody.
-    if name == "__main__" or name in sys.stdlib_module_names:
+    # The guard must not run, and a user's json.py must not replace the real one for everybody,
+    # nor a package beside it of the same name, which an import means.
+    is_package = (file.parent / name / "__init__.py").is_file()
+    if name == "__main__" or name in sys.stdlib_module_names or is_package:
         return f"predictor_{name}"
     return name
 
@@ -242,23 +264,33 @@ def _hint(error: BaseException) -> str | None:
 
 
 def _choose(
-    module: types.ModuleType, file_name: str, class_name: str | None, announced: list[type]
+    module: types.ModuleType, file: Path, class_name: str | None, announced: list[type]
 ) -> type:
     if class_name is not None:
-        return _named(module, file_name, class_name)
+        return _named(module, file.name, class_name)
     if announced:
         return announced[0]
     default = getattr(module, CLASS_NAME, None)
-    if isinstance(default, type):
-        return default
+    defaults = [default] if isinstance(default, type) else []
+    if defaults and default in _own(module):  # a library may have one of that name
+        return defaults[0]
     candidates = choose_defined(module)
-    if len(candidates) == 1:
-        return candidates[0]
+    for classes in (_given_to_run(module, file), candidates, defaults):
+        if len(classes) == 1:
+            return classes[0]
     names = [candidate.__name__ for candidate in candidates]
     if names:
         hint = "choose with --class NAME, or call one of them Predictor"
-        raise LoadError(f"{file_name}: several classes have predict: {', '.join(names)}", hint)
-    raise LoadError(f"{file_name}: no class with a predict method; {_seen(module)}")
+        raise LoadError(f"{file.name}: several classes have predict: {', '.join(names)}", hint)
+    raise LoadError(f"{file.name}: no class with a predict method; {_seen(module)}")
+
+
+def _given_to_run(module: types.ModuleType, file: Path) -> list[type]:
+    """Return the classes that the text gives to run(), under a guard that did not let it."""
+    names = sorted({name.decode() for name in _RUN.findall(file.read_bytes())})
+    found = [getattr(module, name, None) for name in names]
+    classes = [value for value in found if isinstance(value, type)]
+    return [value for value in classes if has_method(value, "predict", "predict_batch")]
 
 
 def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
@@ -271,12 +303,7 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
 
 
 def _seen(module: types.ModuleType) -> str:
-    own = [
-        name
-        for name, value in vars(module).items()
-        if isinstance(value, type) and value.__module__ == module.__name__
-    ]
-    return f"it defines {_listed(own)}"
+    return f"it defines {_listed([value.__name__ for value in _own(module)])}"
 
 
 def _listed(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Collection
 from types import FrameType
 
@@ -52,6 +53,31 @@ class Signals:
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
     """Exist: a signal that is ignored or has its default action wakes nobody."""
+
+
+# A fork of the user's has the handlers and the descriptor until it lets go of them: what is sent to
+# it would be taken for sent to the process that it is from, such as the SIGTERM by which
+# multiprocessing ends its pools. Until then it gets none.
+_blocked = threading.local()
+
+
+def _hold() -> None:
+    _blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_MASTER)
+
+
+def _go_on() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
+
+
+def _let_go() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in OF_MASTER:
+        if signal.getsignal(number) is _do_nothing:
+            signal.signal(number, signal.SIG_DFL)
+    _go_on()
+
+
+os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_let_go)
 
 
 def on_rotation(reopen: Callable[[], None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -150,6 +152,47 @@ def test_the_class_given_to_run_is_served(serve: Serve, model: Path) -> None:
     for start in (as_script, as_supervised_script, in_production):
         assert start(serve, model).request().body == b"Last"
     assert as_obworker(serve, model).request().body == b"Predictor"
+
+
+@every_way
+def test_a_class_of_a_package_is_served_from_where_predictor_py_is(
+    start: Start, serve: Serve, model: Path, elsewhere: Path
+) -> None:
+    (model / "service").mkdir()
+    source = "class Digits:\n    def predict(self):\n        return open('label.txt').read()\n"
+    (model / "service" / "digits.py").write_text(source)
+    (model / "label.txt").write_text("seven")
+    (model / "predictor.py").write_text(
+        "from service.digits import Digits\n" + RUN.format("Digits")
+    )
+    assert start(serve, model, cwd=elsewhere).request().body == b"seven"
+
+
+@every_way
+def test_a_model_that_a_script_has_pickled_is_loaded(
+    start: Start, serve: Serve, model: Path
+) -> None:
+    """What a script pickles says that its class is in __main__, where predictor.py was, too."""
+    net = "class Net:\n    def __call__(self, x):\n        return x * self.weight\n\n"
+    save = "net = Net()\nnet.weight = 21\npickle.dump(net, open('net.pkl', 'wb'))"
+    script = [sys.executable, "-c", f"import pickle\n{net}{save}"]
+    subprocess.run(script, cwd=model, check=True)
+    (model / "predictor.py").write_text(
+        f"import pickle\n{net}class Predictor:\n    def __init__(self):\n"
+        "        self.net = pickle.load(open('net.pkl', 'rb'))\n\n"
+        "    def predict(self, json):\n        return self.net(json)\n" + RUN.format("Predictor")
+    )
+    assert start(serve, model).request(body=b"2", headers=JSON).body == b"42"
+
+
+@every_way
+def test_what_it_logs_is_in_the_log(start: Start, serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(
+        "import logging\n\nlog = logging.getLogger('predictor')\n\nclass Predictor:\n"
+        "    def predict(self):\n        return 1\n\n"
+        "    def run(self):\n        log.info('the camera is open')\n" + RUN.format("Predictor")
+    )
+    start(serve, model).wait_for_log("INFO .*the camera is open", 10)
 
 
 @every_way

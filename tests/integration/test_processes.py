@@ -783,6 +783,20 @@ class Predictor:
 """
 
 
+@pytest.mark.parametrize("options", [(), ("--threads", "2")], ids=["main thread", "threads"])
+def test_predict_may_end_processes_that_it_forked(
+    serve: Serve, model: Path, options: tuple[str, ...]
+) -> None:
+    (model / "predictor.py").write_text(
+        "import multiprocessing, os\n\n\nclass Predictor:\n    def predict(self):\n"
+        "        with multiprocessing.get_context('fork').Pool(2) as pool:  # ends by SIGTERM\n"
+        "            return [os.getpid(), pool.map(abs, [-1, -2])]\n"
+    )
+    server = serve(*options, str(model)).wait_until_ready()
+    bodies = {server.request().body for _ in range(5)}
+    assert bodies == {b"[%d,[1,2]]" % server.workers()[0].pid}
+
+
 def test_programs_that_the_users_code_runs_inherit_no_socket(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(DESCRIPTORS)
     server = serve(str(model)).wait_until_ready()

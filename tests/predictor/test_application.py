@@ -59,6 +59,7 @@ def test_messagepack_in_and_out(serve: Serve) -> None:
         ("POST", "/x", 404, {"error": "Not Found: POST to / for a prediction"}, None),
         ("GET", "/x", 404, {"error": "Not Found: POST to / for a prediction"}, None),
         ("POST", "", 200, 1, None),
+        ("POST", "//", 200, 1, None),
     ],
 )
 def test_routes(
@@ -118,6 +119,11 @@ def test_arguments(serve: Serve, parameters: str, expression: str, result: objec
         ("h.get('content-type')", "text/x"),
         ("h.get('absent')", None),
         ("h.get('absent', 1)", 1),
+        ("h.get('absent', default=1)", 1),
+        ("h.get('content-length', type=int)", 1),
+        ("h.get('absent', 2, type=int)", 2),
+        ("h.get('content-type', 2, type=int)", 2),
+        ("h.getlist('content-type') + h.getlist('absent')", ["text/x"]),
         ("'content-TYPE' in h", True),
         ("'absent' in h or 5 in h", False),
         ("h.pop('content-type')", "text/x"),

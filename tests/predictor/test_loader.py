@@ -18,6 +18,8 @@ REGISTRY = (
     "class Names(type):\n def __getattr__(cls, name): raise KeyError(name)\n"
     "class Registry(metaclass=Names): pass\n"
 )
+TWO = f"class A:\n {PREDICT}\nclass B:\n {PREDICT}\n"
+GUARD = "if __name__ == '__main__':\n import openbayes_serving as s\n"
 
 
 def load(directory: Path, class_name: str | None = None) -> type:
@@ -117,6 +119,16 @@ def test_an_unreadable_directory_is_named(model: Model) -> None:
         (f"class A:\n {PREDICT}\nif __name__ == '__main__':\n raise SystemExit", None, "A"),
         (f"{REGISTRY}class Predictor:\n {PREDICT}", None, "Predictor"),
         (f"{REGISTRY}class A:\n {PREDICT}", "A", "A"),
+        (f"{TWO}{GUARD} s.run(B)", None, "B"),
+        (f"{TWO}def main():\n from obworker import run\n run( B )\n{GUARD} main()", None, "B"),
+        (f"{TWO}{GUARD} # s.run(A)\n s.run(B)", None, "B"),
+        (f"{TWO}{GUARD} s.run(B)", "A", "A"),
+        (f"{TWO}class Predictor:\n {PREDICT}\n{GUARD} s.run(B)", None, "Predictor"),
+        (
+            f"import subprocess as s\nclass A:\n {PREDICT}\nx = ['ls']\nz = lambda: s.run(x)",
+            None,
+            "A",
+        ),
     ],
 )
 def test_the_class_is_chosen(
@@ -136,6 +148,39 @@ def test_an_imported_class_does_not_count_as_defined(model: Model) -> None:
     other = f"class Base:\n {PREDICT}"
     directory = model(f"from other import Base\nclass Mine(Base):\n {PREDICT}", other__py=other)
     assert load(directory).__name__ == "Mine"
+
+
+def test_an_imported_class_is_served_where_the_file_gives_it_to_run(model: Model) -> None:
+    source = f"from net import Digits\nclass Model:\n {PREDICT}\n{GUARD} s.run(Digits)"
+    directory = model(source, net__py=f"class Digits:\n {PREDICT}")
+    assert load(directory).__name__ == "Digits"
+
+
+def test_a_predictor_of_a_library_does_not_stand_in_for_the_files_own(model: Model) -> None:
+    library = f"class Predictor:\n {PREDICT}"
+    directory = model(f"from net import Predictor\nclass Mine:\n {PREDICT}", net__py=library)
+    assert load(directory).__name__ == "Mine"
+
+
+def test_a_predictor_that_is_imported_is_served_where_there_is_no_other(model: Model) -> None:
+    directory = model("from net import Predictor", net__py=f"class Predictor:\n {PREDICT}")
+    assert load(directory).__module__ == "net"
+
+
+def test_what_a_script_has_pickled_is_found(model: Model) -> None:
+    loads = 'pickle.loads(b"c__main__\\nNet\\n.")'  # what is called Net in __main__
+    source = f"import pickle\nclass Net: pass\nearly = {loads}\n"
+    chosen = load(model(f"{source}class Predictor:\n def predict(self): return {loads}"))
+    names = vars(sys.modules["predictor"])
+    assert chosen().predict() is names["early"] is names["Net"]
+
+
+def test_main_stays_what_it_is_to_what_would_run_it_again(model: Model) -> None:
+    main = sys.modules["__main__"]
+    names = ("__file__", "__spec__", "__doc__", "__path__", "__version__")
+    before = [getattr(main, name, None) for name in names]
+    load(model(f"__version__ = __doc__ = '1'\nclass Predictor:\n {PREDICT}"))
+    assert [getattr(main, name, None) for name in names] == before
 
 
 def test_an_abstract_class_is_not_the_one_to_serve(model: Model) -> None:
@@ -240,6 +285,15 @@ def test_another_file_is_imported_under_its_own_name(model: Model, file: str, mo
     path = model() / file
     path.write_text(f"class Predictor:\n {PREDICT}")
     assert loader.load_class(path, None).__module__ == module
+
+
+def test_a_package_of_the_files_own_name_is_beside_it(model: Model) -> None:
+    directory = model(f"from predictor.net import Net\nclass Predictor(Net):\n {PREDICT}")
+    (directory / "predictor").mkdir()
+    (directory / "predictor" / "__init__.py").touch()
+    (directory / "predictor" / "net.py").write_text("class Net: pass")
+    assert load(directory).__mro__[1].__module__ == "predictor.net"
+    del sys.modules["predictor"]
 
 
 def test_openbayes_serving_is_ours_even_beside_another(model: Model) -> None:
