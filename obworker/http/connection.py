@@ -378,7 +378,8 @@ class Connection:
 
     def _send_error(self, error: RequestError) -> None:
         """Answer what is no whole request, and take no other."""
-        self._stream.send(error_bytes(self._service, error))
+        fields = self._service.access.fields(self._inbox.variables)
+        self._stream.send(error_bytes(self._service, error, fields=fields))
         self._service.tally.answered(error.status)
         self._linger()
 

@@ -9,6 +9,7 @@ from obworker.errors import RequestError
 from obworker.http.parser import Limits, Request, RequestParser, is_needed
 
 if TYPE_CHECKING:
+    from obworker.http.environ import Environ
     from obworker.http.pace import Pace
     from obworker.http.parser import BodyFor, NeedsBody
     from obworker.http.spool import Spool
@@ -68,6 +69,12 @@ class Inbox:
     def in_body(self) -> bool:
         """Whether that request's body is coming."""
         return self._parser.in_body
+
+    @property
+    def variables(self) -> Environ:
+        """What the head of that request says, once there is one."""
+        head = self._parser.head
+        return {} if head is None else head.variables
 
     @property
     def is_empty(self) -> bool:

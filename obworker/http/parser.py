@@ -160,6 +160,11 @@ class RequestParser:
         self._extensions = 0
         self._trailers = 0
 
+    @property
+    def head(self) -> Head | None:
+        """The head of the request whose body is to come, where it needs one."""
+        return self._head
+
     def feed(self, chunk: bytes) -> None:
         """Parse the next bytes of the connection.
 
