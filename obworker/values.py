@@ -117,7 +117,7 @@ def addresses(text: str) -> str:
     for token in tokens:
         if not token.startswith("fd:"):
             address(token)
-        elif not re.fullmatch(r"fd:\d{1,7}", token, re.ASCII):
+        elif not re.fullmatch(r"fd:(0|[1-9]\d{0,6})", token, re.ASCII):
             raise ValueError(f"{token!r} is not fd:N, the number of an inherited descriptor")
     if any(inherited) and not all(inherited):
         raise ValueError(f"{text!r}: either all are fd:N or none is")

@@ -57,7 +57,8 @@ class Connection:
         self._brought: float | None = None
         self._attempt = 0
         self._service = service
-        self._base = base_environ(*ends_of(client), is_encrypted=service.tls is not None)
+        is_encrypted = not isinstance(client, socket.socket)  # one that moved here may not be
+        self._base = base_environ(*ends_of(client), is_encrypted=is_encrypted)
         proxies = service.proxies
         self._proxies = proxies if proxies and proxies.trusts(self._base["REMOTE_ADDR"]) else None
         self._stream = Stream(service.reactor, client, self)

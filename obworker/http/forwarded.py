@@ -54,7 +54,7 @@ class Proxies:
         if settings.forwarded_allow_ips == ANY:
             return cls(None)
         tokens = settings.forwarded_allow_ips.split(",")
-        return cls(tuple(ipaddress.ip_network(token) for token in tokens))
+        return cls(tuple(map(_network, tokens)))
 
     def trusts(self, peer: str) -> bool:
         """Whether a peer is a trusted proxy, by its address; that of a unix socket is empty."""
@@ -86,6 +86,13 @@ class Proxies:
             if not self.trusts(node.address):
                 break
         return client
+
+
+def _network(token: str) -> Network:
+    """Parse a network; IPv4 in IPv6, as the access log may name a proxy, becomes IPv4."""
+    network = ipaddress.ip_network(token)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped else network
 
 
 def _from_the_right(field: str) -> Iterator[Node]:

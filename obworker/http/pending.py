@@ -165,7 +165,7 @@ def refuse_what_came(
     if head is not None:
         pending = Pending(service, Request(head, b""), base, proxies, time.monotonic())
         return pending.refusal(error, keep_alive=False)
-    answer = _error_bytes(service, error)
+    answer = _error_bytes(service, error, fields=service.access.fields({}))
     service.tally.answered(error.status)
     if service.access_log is not None:
         sent, client = response.body_size(answer), base["REMOTE_ADDR"]

@@ -112,7 +112,8 @@ class Stream:
         if not self.unsent:
             return 0
         kernels = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))
-        return self.unsent + int.from_bytes(kernels, sys.byteorder)
+        ahead = 0 if self._tls is None else self._tls.ahead
+        return self.unsent - ahead + int.from_bytes(kernels, sys.byteorder)
 
     def pause_reading(self) -> None:
         """Read no more for now; the loss of the connection is noticed all the same."""
@@ -170,7 +171,7 @@ class Stream:
             if chunk:
                 self._read_size = READ_SIZE if len(chunk) < READ_SIZE else LARGE_READ_SIZE
                 self._owner.on_received(chunk)
-            else:
+            if not chunk or (self._tls is not None and self._tls.has_ended):
                 self._owner.on_end()
 
     def _is_to_be_read(self, events: int) -> bool:
@@ -225,6 +226,8 @@ class Stream:
     def _shut_down(self) -> None:
         try:
             self.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:  # a part of TLS's own end waits
+            self._watch(self._events | WRITE)
         except OSError:
             self._lose()
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,9 @@ PROTOCOLS = ["http/1.1"]
 RECORD_SIZE = 1 << 14
 # So much is encrypted at once; it has left as a whole or not at all.
 SEND_SIZE = 4 * RECORD_SIZE
+# A client that reads nothing can ask for answers of TLS's own without end (RFC 8446 4.6.3, RFC 5246
+# 7.2.2). A handshake has less, for clients take no longer chain of certificates than 100 KiB.
+MOST_UNSENT = 2 * SEND_SIZE
 LINGER = struct.Struct("ii")
 # What OpenSSL says of a key that is another's, the second where it is of another kind as well.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
@@ -118,6 +122,16 @@ class TlsSocket:
         """Whether something of TLS itself waits for the socket to be writable: then send(b"")."""
         return bool(self._unsent)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has ended its half: it may have come with the last data."""
+        return self._ended
+
+    @property
+    def ahead(self) -> int:
+        """How much has left of what is to be given again; what TLS adds to it aside."""
+        return max(0, self._owed - len(self._unsent))
+
     def recv(self, size: int) -> bytes:
         """Take up to `size` bytes from the socket, and return all that they decrypt to.
 
@@ -125,19 +139,20 @@ class TlsSocket:
 
         Raises:
             BlockingIOError: there is nothing, or not a whole record.
-            ConnectionError: what came is not TLS, or the client is not let in.
+            ConnectionError: what came is not TLS, the client is not let in, or it reads nothing.
         """
         if self._ended:
             return b""
         arrived = self._socket.recv(size)
         if not arrived:
             return b""
-        self._incoming.write(arrived)
         try:
-            data = self._decrypt()
+            data = b"".join(self._decrypt(arrived))
         except ssl.SSLError as error:
             self._give_up(error)
         self._flush()
+        if len(self._unsent) > MOST_UNSENT:
+            raise ConnectionError("TLS: the client does not read what it asks for")
         if not data and not self._ended:
             raise BlockingIOError
         return data
@@ -163,9 +178,15 @@ class TlsSocket:
         return sent
 
     def shutdown(self, how: int) -> None:
-        """End our half of the connection and, before that, of the encrypted one (RFC 8446 6.1)."""
+        """End our half of the connection and, before that, of the encrypted one (RFC 8446 6.1).
+
+        Raises:
+            BlockingIOError: the second has no room to be said; to be tried again when there is.
+        """
         if how != socket.SHUT_RD:
             self._say_goodbye()
+            if self._unsent:
+                raise BlockingIOError
         self._socket.shutdown(how)
 
     def close(self) -> None:
@@ -210,26 +231,35 @@ class TlsSocket:
         with contextlib.suppress(OSError):
             self._flush()
 
-    def _decrypt(self) -> bytes:
-        parts = []
+    def _decrypt(self, arrived: bytes) -> Iterator[bytes]:
+        """Feed OpenSSL a little at a time: its buffer stays for good as large as it ever was."""
+        for start in range(0, len(arrived), RECORD_SIZE):
+            self._incoming.write(arrived[start : start + RECORD_SIZE])
+            yield from self._read_records()
+
+    def _read_records(self) -> Iterator[bytes]:
         while not self._ended and (self._incoming.pending or self._tls.pending()):
             try:
                 part = self._tls.read(RECORD_SIZE)
             except ssl.SSLWantReadError:
-                break
+                return
             except ssl.SSLZeroReturnError:
                 part = b""
             self._ended = not part
-            parts.append(part)
-        return b"".join(parts)
+            yield part
 
     def _encrypt(self, part: memoryview) -> int:
+        records = []
         try:
-            return self._tls.write(part)
+            for start in range(0, len(part), RECORD_SIZE):
+                self._tls.write(part[start : start + RECORD_SIZE])
+                records.append(self._outgoing.read())
         except ssl.SSLWantReadError:  # the handshake is not over
             raise BlockingIOError from None
         except ssl.SSLError as error:
             raise ConnectionError(f"TLS: {_reason(error)}") from error
+        self._unsent = b"".join(records)
+        return len(part)
 
     def _flush(self) -> bool:
         """Send what is encrypted; return whether all of it has left."""

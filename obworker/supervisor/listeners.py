@@ -221,7 +221,7 @@ def claim(listener: socket.socket, *, alone: bool) -> None:
 
 
 def _bind_unix(address: Address, mode: str | None) -> socket.socket:
-    path = Path(address.path)
+    path = Path(address.path).absolute()  # by it others find in /proc/net/unix that it is in use
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise ListenError(f"cannot listen on {address}: {path} is a file, not a socket")
     if _is_bound(path):
@@ -229,7 +229,7 @@ def _bind_unix(address: Address, mode: str | None) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        listener.bind(address.path)
+        listener.bind(str(path))
         if mode is not None:  # nobody can have connected: it does not listen
             path.chmod(int(mode, 8))
     except OSError:
@@ -241,12 +241,16 @@ def _bind_unix(address: Address, mode: str | None) -> socket.socket:
 def _is_bound(path: Path) -> bool:
     """Whether a process has a socket at `path`: the file alone may be left by a dead one.
 
-    To connect would not tell the dead from a server that is bound and does not listen yet.
+    To connect does not tell the dead from a server that is bound and does not listen yet, but it
+    finds one that is bound by another name, or in another network namespace.
     """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
+            return True
     with contextlib.suppress(OSError):
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
-        names = {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
-        return str(path) in names or str(path.absolute()) in names
+        return str(path) in {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
     return path.exists()
 
 

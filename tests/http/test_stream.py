@@ -171,15 +171,27 @@ def test_while_reading_is_paused_only_a_loss_is_heard(play: Play) -> None:
 class Encrypting:
     """A TLS socket in the middle of its handshake, which is full at first."""
 
-    def __init__(self) -> None:
+    ahead = 0
+    has_ended = False
+
+    def __init__(self, descriptor: int = 0) -> None:
         self.is_full = self.wants_write = True
         self.sent: list[bytes] = []
+        self.arrived: list[bytes] = []
+        self._descriptor = descriptor
 
     def fileno(self) -> int:
-        return 0
+        return self._descriptor
 
     def recv(self, _size: int) -> bytes:
-        raise BlockingIOError
+        if not self.arrived:
+            raise BlockingIOError
+        return self.arrived.pop()
+
+    def shutdown(self, _how: int) -> None:
+        if self.is_full:
+            raise BlockingIOError
+        self.sent.append(b"<end>")
 
     def send(self, part: bytes | memoryview) -> int:
         if self.is_full:
@@ -205,3 +217,29 @@ def test_what_waits_is_given_to_tls_again_and_nothing_before_it(play: Play) -> N
     tls.is_full = False
     encrypted.happen(WRITE)
     assert (encrypted.events, tls.sent) == (READ, [b"part"])
+
+
+def test_an_end_that_comes_with_the_last_data_is_told_after_it(play: Play) -> None:
+    tls = Encrypting()
+    encrypted = Play(cast("TlsSocket", tls), play.client)
+    tls.arrived, tls.has_ended = [b"last"], True
+    encrypted.happen(READ)
+    assert encrypted.heard == [b"last", "end"]
+
+
+def test_half_a_close_waits_for_tlss_own_end(play: Play) -> None:
+    tls = Encrypting()
+    encrypted = Play(cast("TlsSocket", tls), play.client)
+    encrypted.stream.close_half()
+    assert (encrypted.events, tls.sent) == (READ | WRITE, [])
+    tls.is_full = False
+    encrypted.happen(WRITE)
+    assert (encrypted.events, tls.sent) == (READ, [b"", b"<end>"])
+
+
+def test_what_has_left_waits_no_longer_though_tls_is_to_be_given_it_again(play: Play) -> None:
+    tls = Encrypting(play.client.fileno())
+    encrypted = Play(cast("TlsSocket", tls), play.client)
+    encrypted.stream.send(b"part")
+    tls.ahead = 3
+    assert encrypted.stream.count_unsent() == 1

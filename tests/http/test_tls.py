@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from certificates import HOST, Authority, Certificate, openssl
 
 from obworker.errors import UsageError
-from obworker.http.tls import TlsSocket, context
+from obworker.http.tls import RECORD_SIZE, TlsSocket, context
 
 TIMEOUT = 10.0
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -319,6 +319,22 @@ def test_what_is_said_to_have_left_has_left(
     assert received >= sent
 
 
+def test_what_has_left_of_a_part_that_is_to_be_given_again_is_known(
+    authority: Authority, server: Certificate, connect: Connect
+) -> None:
+    ends = connect(made(server))
+    with ends.plain.dup() as beside:
+        ours = ends.join(trusting(authority)).server
+        sent = ours.send(bytes(8 << 20))
+        beside.setblocking(False)
+        left = 0
+        with suppress(BlockingIOError):
+            while True:
+                left += len(beside.recv(PART))
+    assert ours.ahead > 0
+    assert 0 <= left - (sent + ours.ahead) < left // 100  # what TLS adds
+
+
 def test_the_end_of_the_clients_encrypted_half_is_its_end(
     authority: Authority, server: Certificate, connect: Connect
 ) -> None:
@@ -340,8 +356,11 @@ def test_what_comes_with_the_end_is_not_lost(
         ends.client.settimeout(0)
         with pytest.raises(ssl.SSLWantReadError):
             ends.client.unwrap()
-    ends.client.shutdown(socket.SHUT_WR)
-    assert receive(ends.server, 100) == b"last"
+    if not says_so:
+        ends.client.shutdown(socket.SHUT_WR)
+    assert receive(ends.server, 4) == b"last"
+    assert ends.server.has_ended is says_so
+    assert ends.server.recv(PART) == b""
 
 
 def test_our_half_ends_and_the_clients_goes_on(
@@ -354,6 +373,26 @@ def test_our_half_ends_and_the_clients_goes_on(
     assert (client.recv(100), client.recv(100)) == (b"last", b"")
     client.close()
     assert receive(ours, 1) == b""
+
+
+def test_our_half_ends_with_a_goodbye_also_where_there_is_no_room_for_one(
+    authority: Authority, server: Certificate, connect: Connect
+) -> None:
+    ends = connect(made(server))
+    with ends.plain.dup() as plain:
+        ours = ends.join(trusting(authority)).server
+        ends.client.settimeout(0)
+        with suppress(ssl.SSLWantReadError):
+            ends.client.recv(1)  # the tickets
+        with socket.socket(fileno=os.dup(ours.fileno())) as beside:
+            junk = fill(beside)
+        with pytest.raises(BlockingIOError):
+            ours.shutdown(socket.SHUT_WR)
+        while junk:
+            junk -= len(plain.recv(min(junk, PART)))
+    ours.shutdown(socket.SHUT_WR)
+    ends.client.settimeout(TIMEOUT)
+    assert ends.client.recv(100) == b""
 
 
 def test_a_close_is_an_end_in_good_order(
@@ -419,6 +458,53 @@ def test_a_handshake_waits_for_a_socket_that_is_full(
     assert (wanted, ours.wants_write) == (True, False)
     incoming.write(theirs.recv(PART))
     client.do_handshake()
+
+
+class Chatty:
+    """An OpenSSL that answers all that comes, as the real one does a request to renegotiate."""
+
+    most = 0
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **_: object) -> Chatty:
+        self.incoming, self.outgoing = incoming, outgoing
+        return self
+
+    def read(self, _size: int) -> bytes:
+        self.most = max(self.most, self.incoming.pending)
+        self.outgoing.write(self.incoming.read())
+        raise ssl.SSLWantReadError
+
+    def write(self, part: memoryview) -> int:
+        self.outgoing.write(part)
+        self.most = max(self.most, self.outgoing.pending)
+        return len(part)
+
+    def unwrap(self) -> None:
+        raise ssl.SSLWantReadError
+
+
+def test_who_does_not_read_what_it_asks_for_is_let_go(connect: Connect) -> None:
+    ends = connect(cast("ssl.SSLContext", Chatty()))
+
+    def ask_and_ask() -> None:
+        for _ in range(64):
+            ends.plain.sendall(bytes(PART))
+            with suppress(BlockingIOError):
+                ends.server.recv(PART)
+
+    with pytest.raises(ConnectionError, match=r"^TLS: the client does not read"):
+        ask_and_ask()
+
+
+def test_openssl_gets_a_little_at_a_time_for_it_keeps_the_memory(connect: Connect) -> None:
+    chatty = Chatty()
+    ends = connect(cast("ssl.SSLContext", chatty))
+    ends.plain.sendall(bytes(PART))
+    with pytest.raises(BlockingIOError):
+        ends.server.recv(PART)
+    assert ends.plain.recv(PART, socket.MSG_WAITALL) == bytes(PART)
+    assert ends.server.send(bytes(PART)) == PART
+    assert chatty.most == RECORD_SIZE
 
 
 # who is not let in

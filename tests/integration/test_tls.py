@@ -123,6 +123,27 @@ def test_a_reload_with_a_broken_certificate_fails_and_the_old_one_is_shown(
     assert name_of(server, authority) == "first"
 
 
+def test_a_connection_that_was_there_before_tls_is_not_said_to_be_encrypted(
+    serve: Serve, model: Path, used: Certificate, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    settings = tmp_path / "settings.toml"
+    settings.write_text("workers = 2\n")
+    server = serve("--config", str(settings), str(model)).wait_until_ready(2)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
+    connection.request("POST", "/")
+    connection.getresponse().read()
+    ours = connection.sock
+    with settings.open("a") as file:
+        file.write(f'certfile = "{used.cert}"\nkeyfile = "{used.key}"\n')
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reloaded +generation 2")
+    connection.request("POST", "/")
+    assert json.loads(connection.getresponse().read())["scheme"] == "http"
+    assert connection.sock is ours
+    connection.close()
+
+
 def test_a_worker_that_is_replaced_shows_what_the_others_show(
     server: Server, authority: Authority, used: Certificate
 ) -> None:

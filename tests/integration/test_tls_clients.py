@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -170,6 +170,30 @@ def test_who_never_shakes_hands_is_let_go_and_does_no_harm(
     assert b" 200 OK" not in half_gone.read_to_end()
     half_gone.close()
     assert client.send("/", b"[1]", JSON).body == b"[1]"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
+    secure: Talking, authority: Authority, version: ssl.TLSVersion
+) -> None:
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    context.minimum_version = context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    with socket.create_connection(("127.0.0.1", secure.port), TIMEOUT) as plain:
+        while not tls.version():
+            with suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            plain.sendall(outgoing.read())
+            if not tls.version():
+                incoming.write(plain.recv(1 << 16))
+        tls.write(REQUEST.replace(b"Connection: close\r\n", b""))
+        with suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+        plain.sendall(outgoing.read())
+        while part := plain.recv(1 << 16):  # it fails where the server keeps the connection
+            incoming.write(part)
+    assert b" 200 OK" in tls.read(1 << 16)
 
 
 @needs_curl

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from obworker.errors import ListenError
-from obworker.supervisor.listeners import Address, Listeners, bind, bind_all, claim, is_served
+from obworker.supervisor.listeners import (
+    Address,
+    Listeners,
+    bind,
+    bind_all,
+    claim,
+    close,
+    is_served,
+)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +279,34 @@ def test_a_socket_file_in_use_is_left_alone(tmp_path: Path, listening: bool) -> 
         bind(address)
     assert path.stat().st_ino == inode
     listener.close()
+
+
+def test_a_socket_that_listens_is_left_alone_whatever_the_name_it_was_bound_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind("socket")
+        another.listen(0)
+        inode = (tmp_path / "socket").stat().st_ino
+        for _ in range(3):  # its queue is full then
+            with pytest.raises(ListenError, match="Address already in use"):
+                bind(Address(path=str(tmp_path / "socket")))
+        assert (tmp_path / "socket").stat().st_ino == inode
+
+
+def test_a_name_in_another_directory_is_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        bound.append(bind(Address(path="socket"))[0])
+    monkeypatch.chdir(tmp_path)
+    for listener in bound:
+        close(listener)
+    assert not list(tmp_path.glob("*/socket"))
 
 
 def test_a_file_is_never_replaced_by_a_socket(tmp_path: Path) -> None:
