@@ -213,7 +213,7 @@ class TestRequestIds:
 
     def test_so_has_a_line_of_anybody_who_configured_nothing(self) -> None:
         code = (
-            "own = logging.getLogger('users.own'); own.setLevel('DEBUG'); own.debug('for who configures it')\n"
+            "own = logging.getLogger('users.own'); own.setLevel('DEBUG'); own.debug('no')\n"
             "with log.about_request('r-1'): own.warning('hello')"
         )
         (line,) = run(code)[1].splitlines()
