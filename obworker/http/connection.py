@@ -261,6 +261,7 @@ class Connection:
         if not exchange.put(Parcel(client, head, body, arrival, self._attempt)):
             return False
         self._stream.close()
+        self._inbox.drop_all()
         self.is_lost = True
         self._service.on_closed(self)
         return True

@@ -38,7 +38,9 @@ class Inbox:
             try:
                 self._parser.feed(chunk)
             except RequestError as refusal:
-                self.refusal = refusal
+                # Its frames have all that has come, and would keep it for a garbage collection.
+                self.refusal = refusal.with_traceback(None)
+                refusal.__cause__ = refusal.__context__ = None
 
     def feed_whole(self, head: bytes, body: bytes | Spool) -> None:
         """Take a request of which all is there."""
@@ -49,7 +51,7 @@ class Inbox:
     def drop_all(self) -> None:
         """Let go of what has come, at once and not when garbage is collected; nothing follows."""
         self.requests.clear()
-        self._parser.drop_body()
+        self._parser.retire()
 
     def request_received(self, request: Request) -> None:
         """Keep a whole request: the parser found it."""

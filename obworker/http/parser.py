@@ -186,8 +186,9 @@ class RequestParser:
         self._missing = 0
         self._end_body(body)
 
-    def drop_body(self) -> None:
-        """Let go of what has come of a body; the parser is not fed again."""
+    def retire(self) -> None:
+        """Let go of the receiver and of what has come of a body; the parser is not fed again."""
+        del self._receiver
         self._body = None
 
     # Each of these takes what begins at `at`, and returns where it ends.

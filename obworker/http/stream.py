@@ -43,6 +43,21 @@ class Owner(Protocol):
         """Learn that the connection is no more; told once at most, and not after `close`."""
 
 
+class _Nobody:
+    """The owner of a stream that is closed: the two would keep each other for a collection."""
+
+    def on_received(self, chunk: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_flushed(self) -> None: ...
+
+    def on_lost(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Stream:
     """A client's socket, which it owns.
 
@@ -75,7 +90,7 @@ class Stream:
         self.unsent = self.kept = 0
         self.is_closed = self.is_paused = False
         self._reactor = reactor
-        self._owner = owner
+        self._owner: Owner = owner
         self._read_size = READ_SIZE
         self._tls = None if isinstance(client, socket.socket) else client
         self._unsent: deque[memoryview] = deque()
@@ -141,6 +156,7 @@ class Stream:
         """Close, and drop what waits to be sent; again does nothing."""
         if not self.is_closed:
             self.is_closed = True
+            self._owner = _NOBODY
             self._unsent.clear()
             self.unsent = 0
             self._reactor.forget(self.socket.fileno())
@@ -185,8 +201,9 @@ class Stream:
 
     def _lose(self) -> None:
         if not self.is_closed:
+            owner = self._owner
             self.close()
-            self._owner.on_lost()
+            owner.on_lost()
 
     def _keep(self, part: memoryview) -> None:
         self._unsent.append(part)

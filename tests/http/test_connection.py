@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
@@ -827,3 +829,33 @@ class TestClientsThatCloseWhileTheyWait:
         second.half_close()
         app.release.set()
         assert second.read_reply().body == b"GET /2 "
+
+
+@pytest.fixture
+def _no_collections() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collections")
+class TestMemory:
+    """Of a connection that is over nothing is left for a garbage collection to find."""
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12",
+            b"nonsense\r\n\r\n",
+        ],
+    )
+    def test_is_free_at_once(self, start: StartServer, sent: bytes) -> None:
+        server = start(echo, limit_request_body=100)
+        client = server.connect()
+        client.send(sent)
+        connection = weakref.ref(only(server))
+        client.close()
+        eventually(lambda: connection() is None)
