@@ -24,7 +24,7 @@ from obworker.command import make_command, parse
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
-from obworker.errors import ListenError, LoadError, ObworkerError, UsageError
+from obworker.errors import BootError, ListenError, LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
@@ -363,4 +363,9 @@ def _serve_here(
     where = detect(environ).value
     blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
     served = _listeners(given, environ)
-    return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))
+    try:
+        return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))
+    except BootError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while the model loads
+            return inprocess.EXIT_INTERRUPTED
+        raise
