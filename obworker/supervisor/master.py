@@ -239,7 +239,7 @@ class Master:
             first = self._listeners.addresses[0]
             logger.info("%-10s %s", "try", first.curl(self._body_kind))
             if self._outside.address is not None:
-                logger.info("%-10s %s", "admin", self._outside.address.url)
+                logger.info("%-10s %s", "admin", self._outside.address.shown)
 
     # signals
 

@@ -308,7 +308,7 @@ class Script:
             logger.info("%-10s ready in %.2f s", SCRIPT, now - run.started_at)
             logger.info("%-10s %s", "serving", Address("localhost", self._port).url)
             if self._outside.address is not None:
-                logger.info("%-10s %s", "admin", self._outside.address.url)
+                logger.info("%-10s %s", "admin", self._outside.address.shown)
         elif now >= run.started_at + self._settings.boot_timeout:
             logger.error("port %d does not answer in time; stopping %s", self._port, SCRIPT)
             run.is_too_late = True

@@ -116,7 +116,8 @@ def test_a_unix_socket_has_the_permissions_asked_for(
 ) -> None:
     path, admin = tmp_path / "socket", tmp_path / "admin"
     environ = {"OBWORKER_ADMIN_BIND": f"unix:{admin}"}
-    start("--bind", f"unix:{path}", "--unix-mode", mode, environ=environ)
+    server = start("--bind", f"unix:{path}", "--unix-mode", mode, environ=environ)
+    server.wait_for_log(f"admin +unix:{admin}\n")
     found = [stat.S_IMODE(each.stat().st_mode) for each in (path, admin)]
     assert found == [int(mode, 8)] * 2
     assert ask(socket.AF_UNIX, str(path)) == 200
