@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from types import WrapperDescriptorType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from obworker.errors import InjectionError, did_you_mean
@@ -85,8 +86,8 @@ def plan_init(predictor: type) -> Plan:
     known: tuple[str, ...] = INIT_NAMES
     if not has_preload(predictor):
         known = tuple(name for name in INIT_NAMES if name != PRELOADED)
-    if predictor.__init__ is object.__init__:  # type: ignore[misc]  # compared, not called
-        return Plan(title, known=known)
+    if isinstance(inspect.getattr_static(predictor, "__init__"), WrapperDescriptorType):
+        return Plan(title, known=known)  # object's, or a built-in class's, which asks for no name
     if is_async(predictor, "__init__"):
         raise InjectionError(f"{title} is async def; it must be a plain function")
     return _plan(title, _bound(predictor, "__init__", title), known)

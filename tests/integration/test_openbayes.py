@@ -236,6 +236,19 @@ def test_ctrl_c_ends_a_script_quietly(serve: Serve, openbayes: Path) -> None:
     assert server.survivors() == []
 
 
+def test_ctrl_c_ends_a_script_quietly_while_its_model_loads(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(
+        "import time\n\n\nclass Predictor:\n    def __init__(self):\n"
+        "        print('loads')\n        time.sleep(60)\n\n"
+        "    def predict(self):\n        return 1\n" + RUN.format("Predictor")
+    )
+    server = serve(script=model / "predictor.py")
+    server.wait_for_log("loads")
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+    assert "KeyboardInterrupt" not in server.log()
+
+
 def test_ctrl_c_ends_a_script_whose_main_thread_the_system_does_not_interrupt(
     serve: Serve, model: Path
 ) -> None:

@@ -260,3 +260,15 @@ def test_a_class_may_be_of_a_module_that_is_not_there(serve: Serve) -> None:
         """
     )
     assert client.post().status == 200
+
+
+@pytest.mark.parametrize("base", ["object", "dict", "Exception"])
+def test_a_class_may_be_built_as_a_class_of_pythons_own(serve: Serve, base: str) -> None:
+    client = serve(
+        f"""
+        class Predictor({base}):
+            def predict(self):
+                return 1
+        """
+    )
+    assert client.post().json == 1
