@@ -162,9 +162,11 @@ class Master:
                 self._other_exited(pid, linux.reap(pid))
 
     def _other_exited(self, pid: int, code: int) -> None:
-        now, oom = time.monotonic(), self._workers.ends.was_killed_for_memory(code)
+        now = time.monotonic()
         mold = self._molds.exited(pid)
         if mold is not None:
+            was_killed = mold.dismissed or bool(mold.reason)
+            oom = not was_killed and self._workers.ends.was_killed_for_memory(code)
             self._generations.mold_gone(mold, exits.describe(code, oom=oom), now)
             self._workers.mold_gone(mold.generation)
         elif not self._outside.exited(pid, code, now):

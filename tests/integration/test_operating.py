@@ -154,9 +154,13 @@ def test_it_is_not_ready_with_too_few_workers(start: Start) -> None:
 
 
 def admin_of(server: Server) -> psutil.Process | None:
+    return child_of(server, "obworker: admin")
+
+
+def child_of(server: Server, title: str) -> psutil.Process | None:
     for child in psutil.Process(server.pid).children():
-        with suppress(psutil.Error):
-            if "obworker: admin" in child.cmdline():
+        with suppress(psutil.Error, IndexError):
+            if child.cmdline()[0].startswith(title):
                 return child
     return None
 
@@ -338,6 +342,10 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_from_others(
     server.wait_until_ready(2)
     ends = scrape(port)["restarts"].samples
     assert {end.labels["cause"]: end.value for end in ends if end.value} == {"oom": 1}
+    mold = child_of(server, "obworker: mold")
+    assert mold is not None
+    mold.kill()
+    server.wait_for_log("the mold was killed by SIGKILL, out of memory")
 
 
 def test_a_bug_of_ours_ends_a_turn_and_not_the_service(
