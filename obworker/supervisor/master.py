@@ -280,6 +280,7 @@ class Master:
         try:
             plan = self._replan()
             log.open_files(plan.settings)
+            self._outside.admin.follow_log()
         except (ObworkerError, OSError) as error:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
@@ -317,6 +318,7 @@ class Master:
 
     def _reopen_logs(self) -> None:
         log.reopen_files(self._plan.settings)
+        self._outside.admin.follow_log()
         self._molds.signal_all(signal.SIGUSR1)
         self._workers.signal_all(signal.SIGUSR1)
 

@@ -23,7 +23,6 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from obworker.control import ask as command
-from obworker.supervisor.signals import OF_MASTER
 
 PREDICTOR = """
 import fcntl, os, time
@@ -174,18 +173,6 @@ def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
     eventually(lambda: (new := admin_of(server)) and new.pid != old.pid, 10, "another one")
     assert ask(port, "/livez")[0] == 200
     assert server.stop() == 0
-
-
-def test_the_admin_process_leaves_the_masters_signals_to_the_master(start: Start) -> None:
-    server = start()
-    port = admin_port(server)
-    admin = admin_of(server)
-    assert admin is not None
-    assert ask(port, "/livez")[0] == 200  # it has come as far as to ignore them
-    for number in OF_MASTER:
-        admin.send_signal(number)
-    assert ask(port, "/livez")[0] == 200
-    assert admin_of(server) == admin
 
 
 def test_one_that_left_before_its_successor_came_is_said_to_have_left(start: Start) -> None:
