@@ -213,6 +213,20 @@ def test_who_waits_for_a_reload_is_told_which_generation_it_was(
     assert command(control, "reload", wait=True) == {"generation": 2}
 
 
+def test_a_reload_that_gives_way_to_a_newer_one_is_not_shown_as_one_that_failed(
+    start: Start, run: Run, model: Path
+) -> None:
+    port = admin_port(start(workers=1))
+    (model / "predictor.py").write_text(f"import time; time.sleep(600){PREDICTOR}")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(run, "reload", "--wait")
+        eventually(lambda: ask(port, "/healthz")[1]["phase"] == "reloading")
+        assert run("reload").returncode == 0
+        assert "a newer reload took its place" in first.result().stderr
+    report = ask(port, "/healthz")[1]
+    assert (report["phase"], report["reload_failure"]) == ("reloading", None)
+
+
 def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) -> None:
     server = start(workers=1)
     with ThreadPoolExecutor() as pool:
