@@ -1,8 +1,9 @@
 """The admin process: answers probes while every worker is busy, and buries them after the master.
 
-It has the scoreboard, its own listener and one end of a socket pair to the master. A byte on that
-means that obworker has stopped and nothing is left to do; the end of the file without one means
-that the master is gone, however it died, and the undertaker has work.
+It has the scoreboard, its own listener and one end of a socket pair to the master. On that come the
+files of the log when they are others, and in the end a byte, which means that obworker has stopped
+and nothing is left to do; the end of the file without one means that the master is gone, however it
+died, and the undertaker has work.
 
 Signals are not for it: the terminal's are the master's business, and a TERM that went to every
 process of the service must not take away the answer "stopping". So it ignores those that mean
@@ -25,6 +26,7 @@ from obworker.http.reactor import READ, Turn
 from obworker.http.server import Server
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
+from obworker.supervisor.admins import LOG, OUTPUTS
 from obworker.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
@@ -63,12 +65,25 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     master = socket.socket(fileno=channel)
     if listener != -1:
         _serve(Admin(board), socket.socket(fileno=listener), master)
+    while not _is_over(master):
+        pass
     if not master.recv(1):
         bury(board)
 
 
+def _is_over(master: socket.socket) -> bool:
+    """Do what the master says; return whether there is only its last word, or its end, to read."""
+    if master.recv(1, socket.MSG_PEEK) != LOG:
+        return True
+    _, files, _, _ = socket.recv_fds(master, 1, len(OUTPUTS))
+    for file, output in zip(files, OUTPUTS, strict=False):
+        os.dup2(file, output)
+        os.close(file)
+    return False
+
+
 def _serve(application: Admin, listener: socket.socket, master: socket.socket) -> None:
-    """Answer until the master has something to say, or is gone.
+    """Answer until the master has its last word to say, or is gone.
 
     What takes time is done on another thread: neither a probe nor the undertaker waits for it.
     """
@@ -82,7 +97,7 @@ def _serve(application: Admin, listener: socket.socket, master: socket.socket) -
         on_overdue=_is_never_overdue,
         on_drained=_is_never_drained,
     )
-    server.reactor.watch(master.fileno(), READ, lambda _: turn.end())
+    server.reactor.watch(master.fileno(), READ, lambda _: turn.end() if _is_over(master) else None)
     listeners.claim(listener, alone=False)
     server.start()
     threading.Thread(target=server.executors.run_here, name="executor", daemon=True).start()

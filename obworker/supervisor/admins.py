@@ -26,7 +26,8 @@ logger = logging.getLogger("obworker.master")
 
 DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
 ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
-GOOD_BYE = b"."
+GOOD_BYE, LOG = b".", b"l"
+OUTPUTS = (1, 2)  # standard output and standard error
 LEAVE_TIMEOUT = 2.0
 KILL_TIMEOUT = 5.0
 
@@ -133,6 +134,13 @@ class Admin:
     def _forget(self, process: Process) -> None:
         process.channel.close()
         self._process = self._due = None
+
+    def follow_log(self) -> None:
+        """Have it write where this process writes by now: the log has another file."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):  # it ends, or stands still
+                channel = self._process.channel
+                socket.send_fds(channel, [LOG], OUTPUTS, socket.MSG_DONTWAIT)
 
     def stop(self, now: float) -> None:
         """Let it leave, the last of all: until then it says that obworker is stopping."""

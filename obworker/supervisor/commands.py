@@ -77,6 +77,6 @@ class Commands:
         slot: int = request.arguments["slot"]
         pid = self._master.show_stacks(slot)
         if pid is None:
-            request.fail(f"there is no worker in slot {slot}")
+            request.fail(f"no worker serves in slot {slot}")
         else:
             request.reply({"pid": pid})

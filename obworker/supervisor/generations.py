@@ -53,6 +53,11 @@ class Reload:
     answers: list[Callable[[str], None]] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
 
+    def tell(self, failure: str) -> None:
+        """Tell who waits how it ended."""
+        for answer in self.answers:
+            answer(failure)
+
 
 class Generations:
     """The generations there are and the one that comes.
@@ -108,7 +113,7 @@ class Generations:
     def reload(self, plan: Plan, now: float, answer: Callable[[str], None] | None = None) -> None:
         """Load the code anew and roll it out; a reload that is on its way gives way to this one."""
         if self.reloading is not None:
-            self._end_reload("a newer reload took its place")
+            self.reloading.tell("a newer reload took its place")
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=self._table.rollout.current if self.is_proved else None)
         self.reloading = Reload(self._newest + 1, now, [answer] if answer else [])
@@ -263,8 +268,7 @@ class Generations:
         reload, self.reloading = self.reloading, None
         if reload is not None:
             self._on_reloaded(failure)
-            for answer in reload.answers:
-                answer(failure)
+            reload.tell(failure)
 
     # what is due
 

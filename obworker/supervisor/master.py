@@ -162,9 +162,11 @@ class Master:
                 self._other_exited(pid, linux.reap(pid))
 
     def _other_exited(self, pid: int, code: int) -> None:
-        now, oom = time.monotonic(), self._workers.ends.was_killed_for_memory(code)
+        now = time.monotonic()
         mold = self._molds.exited(pid)
         if mold is not None:
+            was_killed = mold.dismissed or bool(mold.reason)
+            oom = not was_killed and self._workers.ends.was_killed_for_memory(code)
             self._generations.mold_gone(mold, exits.describe(code, oom=oom), now)
             self._workers.mold_gone(mold.generation)
         elif not self._outside.exited(pid, code, now):
@@ -278,6 +280,7 @@ class Master:
         try:
             plan = self._replan()
             log.open_files(plan.settings)
+            self._outside.admin.follow_log()
         except (ObworkerError, OSError) as error:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
@@ -315,6 +318,7 @@ class Master:
 
     def _reopen_logs(self) -> None:
         log.reopen_files(self._plan.settings)
+        self._outside.admin.follow_log()
         self._molds.signal_all(signal.SIGUSR1)
         self._workers.signal_all(signal.SIGUSR1)
 

@@ -52,9 +52,8 @@ def is_safe(directory: Path, user: int) -> bool:
 
 def socket_paths(candidates: list[Path], user: int) -> Iterator[Path]:
     """Find the sockets in safe directories, in no order that means anything."""
-    for directory in candidates:
-        if is_safe(directory, user):
-            yield from directory.glob(f"*{SUFFIX}")
+    for directory in {path.resolve() for path in candidates if is_safe(path, user)}:
+        yield from directory.glob(f"*{SUFFIX}")
 
 
 def connect(path: Path, timeout: float | None) -> socket.socket:

@@ -215,11 +215,15 @@ class Script:
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
             signal.SIGHUP: self.reload,
-            signal.SIGUSR1: lambda: log.reopen_files(self._settings),
+            signal.SIGUSR1: self._reopen_logs,
         }
         for number in self._signals.take():
             if number in reactions:
                 reactions[number]()
+
+    def _reopen_logs(self) -> None:
+        log.reopen_files(self._settings)
+        self._outside.admin.follow_log()
 
     def terminate(self) -> None:
         """Stop gracefully."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from clients import Client
 from harness import Serve, Server, eventually, run_to_end
@@ -24,6 +25,16 @@ class Predictor:
 
 def ask(server: Server, port: int, number: int) -> None:
     assert Client(port, keep=False).post(f"/?n={number}").text == "1"
+
+
+def who_has_open(server: Server, file: Path) -> list[psutil.Process]:
+    """Return its processes for which a deleted file would still take its room on the disk."""
+    master = psutil.Process(server.pid)
+    return [
+        process
+        for process in [master, *master.children(recursive=True)]
+        if str(file) in (opened.path for opened in process.open_files())
+    ]
 
 
 def test_every_process_writes_to_the_new_file_after_a_rotation(
@@ -45,6 +56,7 @@ def test_every_process_writes_to_the_new_file_after_a_rotation(
         return "n=2" in access.read_text() and "printed 2\nwritten 2\n" in log.read_text()
 
     eventually(lands_in_the_new_files, 5, "lines in the new files")
+    eventually(lambda: not who_has_open(server, old_log), 5, "the end of the old file")
     server.workers()[0].kill()
     eventually(lambda: "killed by SIGKILL" in log.read_text() and " ready in " in log.read_text())
     assert "n=1" in old_access.read_text()

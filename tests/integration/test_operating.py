@@ -23,7 +23,6 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from obworker.control import ask as command
-from obworker.supervisor.signals import OF_MASTER
 
 PREDICTOR = """
 import fcntl, os, time
@@ -154,9 +153,13 @@ def test_it_is_not_ready_with_too_few_workers(start: Start) -> None:
 
 
 def admin_of(server: Server) -> psutil.Process | None:
+    return child_of(server, "obworker: admin")
+
+
+def child_of(server: Server, title: str) -> psutil.Process | None:
     for child in psutil.Process(server.pid).children():
-        with suppress(psutil.Error):
-            if "obworker: admin" in child.cmdline():
+        with suppress(psutil.Error, IndexError):
+            if child.cmdline()[0].startswith(title):
                 return child
     return None
 
@@ -188,18 +191,6 @@ def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
     eventually(lambda: (new := admin_of(server)) and new.pid != old.pid, 10, "another one")
     assert ask(port, "/livez")[0] == 200
     assert server.stop() == 0
-
-
-def test_the_admin_process_leaves_the_masters_signals_to_the_master(start: Start) -> None:
-    server = start()
-    port = admin_port(server)
-    admin = admin_of(server)
-    assert admin is not None
-    assert ask(port, "/livez")[0] == 200  # it has come as far as to ignore them
-    for number in OF_MASTER:
-        admin.send_signal(number)
-    assert ask(port, "/livez")[0] == 200
-    assert admin_of(server) == admin
 
 
 def test_one_that_left_before_its_successor_came_is_said_to_have_left(start: Start) -> None:
@@ -238,6 +229,20 @@ def test_who_waits_for_a_reload_is_told_which_generation_it_was(
 ) -> None:
     start("--reload-strategy", "replace", workers=1)
     assert command(control, "reload", wait=True) == {"generation": 2}
+
+
+def test_a_reload_that_gives_way_to_a_newer_one_is_not_shown_as_one_that_failed(
+    start: Start, run: Run, model: Path
+) -> None:
+    port = admin_port(start(workers=1))
+    (model / "predictor.py").write_text(f"import time; time.sleep(600){PREDICTOR}")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(run, "reload", "--wait")
+        eventually(lambda: ask(port, "/healthz")[1]["phase"] == "reloading")
+        assert run("reload").returncode == 0
+        assert "a newer reload took its place" in first.result().stderr
+    report = ask(port, "/healthz")[1]
+    assert (report["phase"], report["reload_failure"]) == ("reloading", None)
 
 
 def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) -> None:
@@ -356,6 +361,10 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_from_others(
     server.wait_until_ready(2)
     ends = scrape(port)["restarts"].samples
     assert {end.labels["cause"]: end.value for end in ends if end.value} == {"oom": 1}
+    mold = child_of(server, "obworker: mold")
+    assert mold is not None
+    mold.kill()
+    server.wait_for_log("the mold was killed by SIGKILL, out of memory")
 
 
 def test_a_bug_of_ours_ends_a_turn_and_not_the_service(

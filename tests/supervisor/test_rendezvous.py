@@ -51,6 +51,15 @@ def test_a_link_to_a_place_of_ours_is_not_used(tmp_path: Path) -> None:
     assert rendezvous.prepare([tmp_path / "link"], ME) is None
 
 
+def test_a_socket_is_found_once_however_its_place_is_called(tmp_path: Path) -> None:
+    place, link = tmp_path / "run" / "obworker", tmp_path / "link"
+    place.mkdir(parents=True)
+    (place / "1.sock").touch()
+    link.symlink_to(place.parent)  # as /var/run is to /run
+    places = [link / "obworker", place, place]
+    assert list(rendezvous.socket_paths(places, ME)) == [place / "1.sock"]
+
+
 def test_only_sockets_that_nobody_answers_at_are_removed(tmp_path: Path) -> None:
     mine = f"{os.getpid()}.sock"
     # pids end below 4,194,304 (proc(5), pid_max)
