@@ -129,6 +129,7 @@ def direct(channel: int, *descriptors: Any) -> None:
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
     blueprint, tls = _load(order, settings, inherited.channel, is_mold=False)
+    os.environ.update(spawn.environment)  # over what the import has set, as in a fork
     context = inherited.context(order, settings, blueprint, tls)
     worker.main(spawn, inherited.channel, context)
 

@@ -175,6 +175,21 @@ def test_a_fork_hook_of_the_users_code_sees_the_slots_device_too(
     }
 
 
+@pytest.mark.parametrize("is_forked", [True, False], ids=["forked", "direct"])
+def test_a_device_that_the_import_has_chosen_is_not_the_slots(
+    serve: Serve, model: Path, seen: Path, is_forked: bool
+) -> None:
+    chosen = 'import os\nos.environ["CUDA_VISIBLE_DEVICES"] = "0"\n'
+    unsafe = (
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
+    (model / "predictor.py").write_text(chosen + ("" if is_forked else unsafe) + PREDICTOR)
+    environ = {"CUDA_VISIBLE_DEVICES": "2,1", "SEEN": str(seen)}
+    server = serve(str(model), environ=environ).wait_until_ready(2)
+    pids = {slot: process.pid for slot, process in server.workers().items()}
+    assert {slot: at(seen, "init", pid).devices for slot, pid in pids.items()} == {0: "2", 1: "1"}
+
+
 def test_an_order_that_the_user_has_set_stands(
     start_on: StartOn, seen: Path, smi: Callable[[str], None]
 ) -> None:
