@@ -198,8 +198,10 @@ def _stand_in_for_main(module: types.ModuleType) -> None:
 
 def _module_name(file: Path) -> str:
     name = re.sub(r"\W", "_", file.stem)
-    # The guard must not run, and a user's json.py must not replace the real one for everybody.
-    if name == "__main__" or name in sys.stdlib_module_names:
+    # The guard must not run, and a user's json.py must not replace the real one for everybody,
+    # nor a package beside it of the same name, which an import means.
+    is_package = (file.parent / name / "__init__.py").is_file()
+    if name == "__main__" or name in sys.stdlib_module_names or is_package:
         return f"predictor_{name}"
     return name
 

@@ -280,6 +280,15 @@ def test_another_file_is_imported_under_its_own_name(model: Model, file: str, mo
     assert loader.load_class(path, None).__module__ == module
 
 
+def test_a_package_of_the_files_own_name_is_beside_it(model: Model) -> None:
+    directory = model(f"from predictor.net import Net\nclass Predictor(Net):\n {PREDICT}")
+    (directory / "predictor").mkdir()
+    (directory / "predictor" / "__init__.py").touch()
+    (directory / "predictor" / "net.py").write_text("class Net: pass")
+    assert load(directory).__mro__[1].__module__ == "predictor.net"
+    del sys.modules["predictor"]
+
+
 def test_openbayes_serving_is_ours_even_beside_another(model: Model) -> None:
     source = (
         f"import openbayes_serving as serv\nclass Predictor:\n emit = serv.emit_event\n {PREDICT}"
