@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from werkzeug.datastructures import Headers as ResponseHeaders
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Request
 
@@ -24,7 +25,7 @@ from obworker.predictor import payload
 from obworker.predictor.traces import is_inside
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask import Flask
 
     from obworker.predictor.injection import Plan
@@ -40,11 +41,12 @@ _IMPORTS_FLASK = re.compile(rb"^[^#\n]*\b(from|import)\b[^#\n]*\bflask", re.MULT
 class Call:
     """One call of predict: its environ, its body once read, and what to let go of afterwards."""
 
-    __slots__ = ("_body", "environ", "releases")
+    __slots__ = ("_body", "_start", "environ", "releases")
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.environ = environ
         self._body: bytes | None = None
+        self._start: Callable[..., Any] | None = None
         self.releases: list[Release] = []
 
     @property
@@ -63,6 +65,14 @@ class Call:
     def content_type(self) -> str:
         """The request's Content-Type, empty if there is none."""
         return self.environ.get("CONTENT_TYPE", "")  # type: ignore[no-any-return]
+
+    def on_start(self, start: Callable[..., Any]) -> None:
+        """Have `start` called in the place of start_response, which it gets first."""
+        self._start = start
+
+    def starting(self, start_response: StartResponse) -> StartResponse:
+        """Return what is to be called as start_response."""
+        return start_response if self._start is None else partial(self._start, start_response)
 
     def on_release(self, release: Release) -> None:
         """Have `release` called when the reply is complete."""
@@ -242,4 +252,29 @@ def _enter_request(app: Flask, call: Call) -> object:
     context = app.request_context(call.environ)
     context.push()
     call.on_release(context.pop)
+    call.on_start(partial(_run_after_request, app, context))
     return context.request
+
+
+def _run_after_request(
+    app: Flask,
+    context: object,
+    start_response: StartResponse,
+    status: str,
+    headers: list[tuple[str, str]],
+    *exc_info: Any,
+) -> Callable[[bytes], object]:
+    """Start the response with what the functions given to after_this_request make of its head.
+
+    The body is made already, and as long as it was.
+    """
+    functions = getattr(context, "_after_request_functions", [])
+    if functions:
+        response = app.response_class(status=status)
+        response.headers = ResponseHeaders(headers)
+        while functions:  # each once, also where one fails
+            response = app.ensure_sync(functions.pop(0))(response)
+        response.headers.pop("Content-Length", None)
+        length = [(name, value) for name, value in headers if name.lower() == "content-length"]
+        status, headers = response.status, [*response.headers.to_wsgi_list(), *length]
+    return start_response(status, headers, *exc_info)

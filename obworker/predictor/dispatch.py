@@ -168,9 +168,9 @@ class Application:
         body: Iterable[bytes] = ()
         try:
             value = predict(call)
-            body = self._reply(value, context, call, start_response)
+            body = self._reply(value, context, call, call.starting(start_response))
         except Exception as error:  # noqa: BLE001  # the seam: whatever predict raises is answered
-            answer = self._failures.answer(error, call.environ, start_response)
+            answer = self._failures.answer(error, call.environ, call.starting(start_response))
             body = self._pass_on(answer, context, call)
         finally:
             if call.releases and type(body) not in UNFINISHED:

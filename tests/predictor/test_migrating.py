@@ -45,6 +45,61 @@ def test_flask_answers_as_in_its_own_views(serve: Serve) -> None:
     assert client.post_json({"kind": "made"}).status == 410
 
 
+AFTER = """
+    from flask import Response, abort, after_this_request, jsonify, request
+
+    class Predictor:
+        called = []
+
+        def predict(self, params):
+            if params["kind"] == "called":
+                return self.called
+
+            @after_this_request
+            def first(response):
+                self.called.append(request.args["kind"])
+                response.headers["X-First"] = "1"
+                response.set_data("longer than it was")
+                if params["kind"] == "fail":
+                    raise ValueError
+                return response
+
+            @after_this_request
+            def second(response):
+                response.status_code += 1
+                response.set_cookie("a", "b")
+                return response
+
+            if params["kind"] == "abort":
+                abort(409)
+            return {"dict": {"a": 1}, "response": Response("r"), "stream": iter("s"), "fail": 1}[
+                params["kind"]
+            ]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "body"),
+    [
+        ("dict", 201, b'{"a":1}'),
+        ("response", 201, b"r"),
+        ("stream", 201, b"s"),
+        ("abort", 410, None),
+        ("fail", 501, None),
+    ],
+)
+def test_flask_is_told_after_a_request_of_its_head(
+    serve: Serve, kind: str, status: int, body: bytes | None
+) -> None:
+    client = serve(AFTER)
+    response = client.post(QUERY_STRING=f"kind={kind}")
+    assert (response.status, response.headers["Set-Cookie"]) == (status, "a=b; Path=/")
+    assert ("X-First" in response.headers) == (kind != "fail")
+    assert body is None or response.body == body
+    assert response.headers.get("Content-Length", "1") == str(len(response.body))
+    assert client.post(QUERY_STRING="kind=called").json == [kind]
+
+
 def test_the_page_names_options_that_there_are() -> None:
     ours = {flag for option in OPTIONS for flag in option.flags} | {"--no-access-log", "--wait"}
     rows = re.findall(r"^\|.*\| (.*?) \|$", PAGE, re.MULTILINE)
