@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from obworker import configuration, log
-from obworker.command import make_command, parse
+from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.cores import threads_alone
 from obworker.environment import Environment, default_port, detect, with_dotenv
@@ -119,7 +119,8 @@ def _print(printed: str | int) -> int:
         return printed
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may be predictor.py's own
     shown = printed.encode(encoding, "backslashreplace").decode(encoding)
-    sys.stdout.write(f"{shown}\n")  # at once: who reads only the first line may have gone by then
+    with to_standard_output():
+        sys.stdout.write(f"{shown}\n")
     return 0
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from obworker.configuration import CONFIG_VARIABLE
-from obworker.errors import EXIT_INTERRUPTED, UsageError
+from obworker.errors import EXIT_INTERRUPTED, ObworkerError, UsageError
 from obworker.options import Option
+from obworker.printing import STANDARD_OUTPUT
 from obworker.settings import OPTIONS
 
 MODEL_HELP = "Serve the predictor.py or the start.sh in the directory MODEL over HTTP."
@@ -103,7 +107,8 @@ def make_command(name: str, *, takes_model: bool) -> click.Command:
 
 def parse(command: click.Command, arguments: Sequence[str]) -> dict[str, Any] | int:
     """Return the values given, or the exit code where click has said all there is to say."""
-    values = invoke(command, arguments)
+    with to_standard_output():  # --help
+        values = invoke(command, arguments)
     return values if isinstance(values, dict) else int(values)
 
 
@@ -117,3 +122,22 @@ def invoke(command: click.Command, arguments: Sequence[str], context: object = N
         raise UsageError(error.format_message(), hint=f"{command.name} --help") from error
     except click.Abort:
         return EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def to_standard_output() -> Iterator[None]:
+    """Print, and say in a line where that cannot be; say nothing where the reader has gone.
+
+    Raises:
+        ObworkerError: the disk is full, say.
+        SystemExit: nobody reads it any more.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # else Python tries once more when it ends, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(1) from error
+        raise ObworkerError(f"standard output: {error.strerror}") from error

@@ -34,7 +34,7 @@ MAY_IMPORT = {
         *("errors", "settings", "environment", "log", "http"),
     },
     "admin": {"errors", "settings", "environment", "log", "http", "supervisor"},
-    "command": {"configuration", "errors", "options", "settings"},
+    "command": {"configuration", "errors", "options", "printing", "settings"},
     "control": {"errors", "supervisor"},
     "status": set(),
     "prepack": {"command", "errors", "onnx_options", "predictor"},

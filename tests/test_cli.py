@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import pytest
 from harness import command
@@ -231,3 +232,34 @@ def test_what_cannot_be_encoded_is_printed_with_escapes(encoding: str) -> None:
 def test_an_error_that_cannot_be_told_has_its_exit_code(given: str) -> None:
     line = f"OBWORKER_NOPE=1 {' '.join(command(given))} 2> /dev/full"  # full(4)
     assert subprocess.run(["bash", "-c", line], check=False).returncode == 2
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "--print-config"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_cannot_be_printed_is_said_in_a_line(argument: str, unbuffered: str) -> None:
+    told = "obworker: error: standard output: No space left on device\n"
+    with Path("/dev/full").open("w") as full:
+        assert printing_to(full, argument, unbuffered) == (1, told)
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "--print-config"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nothing_is_said_where_the_reader_has_gone(argument: str, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        assert printing_to(pipe, argument, unbuffered) == (1, "")
+
+
+def printing_to(output: IO[str], argument: str, unbuffered: str) -> tuple[int, str]:
+    """Return the exit code, and what standard error has."""
+    ended = subprocess.run(
+        command(argument),
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return ended.returncode, ended.stderr
