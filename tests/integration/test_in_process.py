@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -76,6 +77,16 @@ def test_ctrl_c_while_a_predictor_is_built_is_no_failure_of_its(start: Start) ->
     server.signal(signal.SIGINT)
     assert server.wait(10) == 130
     assert "KeyboardInterrupt" not in server.log()
+
+
+def test_what_a_predictor_raises_while_it_is_built_is_shown_where(start: Start) -> None:
+    server = start(init="sum([None])")
+    assert server.wait(10) == 3
+    assert re.search(
+        r'Traceback .*\n  File "\S+predictor\.py", line 7, in __init__\n(.*\n)+TypeError: .*\n'
+        r"obworker: error: predictor\.py:7: Predictor\.__init__ raised TypeError: .*\n$",
+        server.log(),
+    )
 
 
 @pytest.mark.parametrize(
