@@ -1,8 +1,8 @@
 """What has to be done when the master was killed: let nothing that it kept alive outlive it.
 
 Workers die with the master by themselves (prctl(2), PR_SET_PDEATHSIG), but not what they started,
-and a start.sh knows nothing of that. Each leads a process group, and the scoreboard still says
-which, for its pages are there as long as somebody has them mapped.
+and a start.sh knows nothing of that. Each leads a session, and the scoreboard still says which, for
+its pages are there as long as somebody has them mapped.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ INTERVAL = 0.02
 
 
 def groups(board: Scoreboard) -> set[int]:
-    """Return the leaders of the process groups that live, as far as the master had written."""
+    """Return the process groups of the sessions that live, as far as the master had written."""
     pids = {
         row.pid
         for slot in range(board.header.slots)
         for row in board.seats(slot)
         if row.state in HAS_PROCESS
     }
-    return {pid for pid in (*pids, *board.header.mold_pids) if pid}
+    leaders = {pid for pid in (*pids, *board.header.mold_pids) if pid}
+    return leaders | linux.groups_of(leaders)
 
 
 def bury(board: Scoreboard) -> None:

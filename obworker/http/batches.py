@@ -194,6 +194,8 @@ def _told(answer_all: AnswerAll, environs: Sequence[Environ], left: Members) -> 
     """Yield what the application does; what it raises, each cycle that is left raises."""
     try:
         yield from answer_all(environs)
+    except GeneratorExit:  # nobody asks any more: Ctrl-C has ended what did
+        raise
     except BaseException as error:  # noqa: BLE001  # the request seam of each takes it
         yield [(place, partial(_raise, error)) for place in left]
 

@@ -79,6 +79,8 @@ def _boot(blueprint: Blueprint, threads: int) -> Predictions:
     except ObworkerError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):
             raise error.__cause__ from None
+        if error.traceback:
+            logger.error("%s", error.traceback.rstrip())
         raise
 
 

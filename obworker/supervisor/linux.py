@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import setproctitle
 
+from obworker.kernel_files import text_of
+
 logger = logging.getLogger("obworker.worker")
 
 # <linux/prctl.h>
@@ -94,6 +96,16 @@ def group_exists(group: int) -> bool:
     return True
 
 
+def groups_of(sessions: Collection[int]) -> set[int]:
+    """Return the process groups of sessions: under job control each job is one (credentials(7))."""
+    groups = set()
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        fields = text_of(process).rpartition(")")[2].split()
+        if fields and int(fields[3]) in sessions:
+            groups.add(int(fields[2]))
+    return groups
+
+
 def children() -> set[int]:
     """Return the children of this process (proc(5); not every kernel tells)."""
     try:
@@ -164,6 +176,12 @@ def kill_group(pid: int, number: signal.Signals) -> None:
         signal_process(pid, number)
     except PermissionError:
         pass  # all that is left of it is another user's, by a sudo in a start.sh
+
+
+def kill_session(leader: int, number: signal.Signals) -> None:
+    """Signal all that is in the session which `leader` has begun, whatever its group."""
+    for group in {leader} | groups_of({leader}):
+        kill_group(group, number)
 
 
 def signal_process(pid: int, number: int) -> None:

@@ -14,6 +14,7 @@ import or its preload() made forking unsafe, a *direct* worker imports it and th
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pkgutil
@@ -237,5 +238,6 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: Cont
                 os.kill(pid, signal.SIGKILL)
         finally:
             os._exit(0)
-    os.waitpid(between, 0)
+    with contextlib.suppress(ChildProcessError):  # the user's code has seen to SIGCHLD
+        os.waitpid(between, 0)
     end.close()

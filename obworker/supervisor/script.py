@@ -5,9 +5,9 @@ signalled. While its port does not answer it is booting; it is ready when a TCP 
 accepted. A script that ends with code 0 has done what it wanted and so has obworker. One that fails
 is started again, with backoff; one that fails five times before it was ever ready is given up.
 
-To stop it, for good or to start it anew, its group gets TERM, and KILL when the graceful timeout is
-over; a run has ended when the last of its group has. It owns its port, so a reload cannot have two
-of them at once: there is a gap.
+To stop it, for good or to start it anew, its session gets TERM, and KILL when the graceful timeout
+is over; a run has ended when the last of its session has. It owns its port, so a reload cannot have
+two of them at once: there is a gap.
 
 To everybody else it is a service with one slot (scoreboard.py).
 """
@@ -47,7 +47,7 @@ KILL_TIMEOUT = 5.0
 
 @dataclass
 class Run:
-    """One run of the script, which lasts as long as its process group does."""
+    """One run of the script, which lasts as long as its session does."""
 
     pid: int
     started_at: float
@@ -159,13 +159,13 @@ class Script:
             is_script = run is not None and pid == run.pid
             # Once told to stop, the script's other processes may finish what they are doing.
             if run is not None and is_script and run.kill_due is None:
-                linux.kill_rest_of_group(pid)
+                linux.kill_session(pid, signal.SIGKILL)
             code = linux.reap(pid)
             if run is not None and is_script:
                 self._script_ended(run, code)
             else:
                 self._outside.exited(pid, code, time.monotonic())
-        if self._run is not None and self._run.has_ended and not linux.group_exists(self._run.pid):
+        if self._run is not None and self._run.has_ended and not linux.groups_of({self._run.pid}):
             self._run = None
 
     def _act(self, now: float) -> None:
@@ -186,7 +186,7 @@ class Script:
             return
         logger.error("%s did not stop in time; killing it", SCRIPT)
         run.was_killed, run.kill_due = True, now + KILL_TIMEOUT
-        linux.kill_group(run.pid, signal.SIGKILL)
+        linux.kill_session(run.pid, signal.SIGKILL)
 
     def _publish(self) -> None:
         header, row, run = self._board.header, self._board.seat(0, 0), self._run
@@ -244,7 +244,7 @@ class Script:
         """Ask a run to end, which is killed if it has not in time."""
         due = time.monotonic() + patience
         run.kill_due = due if run.kill_due is None else min(due, run.kill_due)
-        linux.kill_group(run.pid, signal.SIGTERM)
+        linux.kill_session(run.pid, signal.SIGTERM)
 
     def reload(self, answer: Callable[[str], None] | None = None) -> None:
         """Stop the script and start it again; `answer` learns how that went."""

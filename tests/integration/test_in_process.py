@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -22,6 +23,16 @@ class Predictor:
         return 1
 
 {run}
+"""
+SLOW = """
+import time, openbayes_serving as serv
+
+class Predictor:
+    def {predict}:
+        print("began", flush=True)
+        time.sleep(60)
+
+serv.run(Predictor)
 """
 RUN_TWICE = """
 try:
@@ -66,6 +77,31 @@ def test_ctrl_c_while_a_predictor_is_built_is_no_failure_of_its(start: Start) ->
     server.signal(signal.SIGINT)
     assert server.wait(10) == 130
     assert "KeyboardInterrupt" not in server.log()
+
+
+def test_what_a_predictor_raises_while_it_is_built_is_shown_where(start: Start) -> None:
+    server = start(init="sum([None])")
+    assert server.wait(10) == 3
+    assert re.search(
+        r'Traceback .*\n  File "\S+predictor\.py", line 7, in __init__\n(.*\n)+TypeError: .*\n'
+        r"obworker: error: predictor\.py:7: Predictor\.__init__ raised TypeError: .*\n$",
+        server.log(),
+    )
+
+
+@pytest.mark.parametrize(
+    "predict", ["predict(self)", "predict_batch(self, data)"], ids=["predict", "predict_batch"]
+)
+def test_ctrl_c_in_a_call_ends_it_quietly(serve: Serve, model: Path, predict: str) -> None:
+    script = model / "predictor.py"
+    script.write_text(SLOW.format(predict=predict))
+    server = serve(script=script)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST / HTTP/1.0\r\n\r\n")
+        server.wait_for_log("began\n")
+        server.signal(signal.SIGINT)
+        assert server.wait(10) == 130
+    assert "Traceback" not in server.log()
 
 
 def test_what_was_stopped_can_be_run_again(start: Start) -> None:

@@ -768,6 +768,32 @@ def test_predict_may_use_signals_and_subprocesses_as_in_any_program(
     assert server.request().body == b"[-15,1]"
 
 
+REAP = """
+def reap(*_):
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("reaping", ["signal.SIG_IGN", "reap"])
+def test_an_import_may_have_children_reaped_by_themselves(
+    serve: Serve, model: Path, reaping: str
+) -> None:
+    (model / "predictor.py").write_text(
+        f"import os, signal\n{REAP}signal.signal(signal.SIGCHLD, {reaping})\n"
+        "class Predictor:\n    def predict(self): return 1\n"
+    )
+    server = serve("--workers", "2", str(model)).wait_until_ready(2)
+    assert server.request().body == b"1"
+    server.workers()[0].kill()
+    server.wait_until_ready(3)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log()
+    assert "mold" not in server.log()
+
+
 DESCRIPTORS = """
 import os
 

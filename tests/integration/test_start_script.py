@@ -300,6 +300,34 @@ def is_read(port: int) -> bool:
     return bool(queues) and all(queue.endswith(":00000000") for queue in queues)
 
 
+def test_term_reaches_what_runs_under_job_control(script: StartScript, port: int) -> None:
+    """As in a start.sh that came from a Dockerfile: each job of `set -m` is a group of its own."""
+    server = script("set -m\npython3 server.py &\nfg %1\n")
+    wait_until_ready(server)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"POST /1 HTTP/1.0\r\n\r\n")
+        eventually(lambda: is_read(port), what="reading of the request")
+        server.signal(signal.SIGTERM)
+        assert connection.recv(100)[:12] == b"HTTP/1.0 200"
+    server.wait()
+    assert "finished\n" in server.log()
+
+
+def test_what_ran_under_job_control_is_gone_before_the_next_start(
+    script: StartScript, model: Path
+) -> None:
+    server = script("set -m\necho run >> runs\npython3 server.py &\nfg %1\n")
+    wait_until_ready(server)
+    server.signal(signal.SIGHUP)
+    wait_until_ready(server, times=2)
+    psutil.Process(started(server)).kill()
+    wait_until_ready(server, times=3)
+    servers = [line for line in server.survivors() if line.endswith("server.py")]
+    assert len(servers) == 1
+    assert (model / "runs").read_text().count("run") == 3
+    server.stop()
+
+
 def test_one_that_ignores_term_is_killed_when_the_graceful_timeout_is_over(
     script: StartScript,
 ) -> None:
@@ -457,8 +485,9 @@ def test_it_is_not_started_again_by_a_reload_that_comes_after_its_end(
     assert server.log().count("running    start.sh") == 1
 
 
-def test_the_script_dies_with_its_master(script: StartScript) -> None:
-    server = script("sleep 602 &\nexec python3 server.py\n")
+@pytest.mark.parametrize("control", ["", "set -m\n"])
+def test_the_script_dies_with_its_master(script: StartScript, control: str) -> None:
+    server = script(control + "sleep 602 &\nexec python3 server.py\n")
     wait_until_ready(server)
     server.process.kill()
     server.process.wait()
