@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psutil
 from harness import ROOT
@@ -30,7 +31,7 @@ def running_script(module: str, *argv: str) -> Iterator[subprocess.Popen[str]]:
         running.wait(30)
 
 
-def workers_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers_of(running: subprocess.Popen[Any]) -> list[psutil.Process]:
     """Return the workers of the server that a script runs."""
     found = []
     for process in psutil.Process(running.pid).children(recursive=True):

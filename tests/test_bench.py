@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import re
 import socket
 import statistics
 import threading
@@ -12,18 +14,22 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from random import Random
 
 import pytest
-from benchmarks import memory, memory_servers, onnx, options, queueing, work
+from benchmarks import batch, memory, memory_servers, onnx, options, queueing, tail, work
+from benchmarks.__main__ import command_line
 from benchmarks.openloop import connected
 from benchmarks.outcomes import UNANSWERED, Arrival, Outcome, failures
 from benchmarks.overload import WINDOW, recovery_seconds
-from benchmarks.servers import BenchError
+from benchmarks.servers import BenchError, Running, Server, installed
 from benchmarks.slow_clients import KINDS, slow_clients
-from harness import eventually
+from benchmarks.tail_servers import LOADED
+from harness import ROOT, eventually
 
 PREDICT_SECONDS = 0.05
+PERFORMANCE = ROOT / "docs" / "performance.md"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +111,10 @@ def test_recovery_without_answers_is_never() -> None:
     assert recovery_seconds([], normal=0.02) == math.inf
 
 
+def test_recovery_to_what_was_no_answer_is_never() -> None:
+    assert recovery_seconds([answered(0.0, 0.02)], normal=math.inf) == math.inf
+
+
 def test_slow_clients_come_within_their_time_and_again_when_they_are_cut_off() -> None:
     came: list[float] = []
 
@@ -133,6 +143,66 @@ def test_slow_clients_come_within_their_time_and_again_when_they_are_cut_off() -
 )
 def test_a_size_may_have_a_unit(text: str, expected: int) -> None:
     assert options.size(text) == expected
+
+
+COMMANDS = re.findall(r"scripts/bench ((?:--?\w|\w)[^`]*?)[`\n]", PERFORMANCE.read_text())
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_the_command_line_takes_what_the_documentation_says(command: str) -> None:
+    words = ["70" if word == "N" else word for word in command.split()]
+    assert callable(command_line().parse_args(words).run)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "x"])
+def test_a_time_is_more_than_none(text: str) -> None:
+    with pytest.raises(ValueError, match=text if text == "x" else f"^{text}$"):
+        options.seconds(text)
+
+
+def test_a_delay_may_be_none() -> None:
+    assert [options.delay(text) for text in ("0", "2.5")] == [0, 2.5]
+    with pytest.raises(ValueError, match="-1"):
+        options.delay("-1")
+
+
+def test_where_no_server_that_was_asked_for_is_installed_nothing_was_measured() -> None:
+    """It printed an empty table, and all was well."""
+    missing = Server("none", "there-is-no-such-package", ("none",), {})
+    with pytest.raises(BenchError, match="nothing is left"):
+        installed([missing], {"none"})
+
+
+def test_nobody_connects_before_all_workers_have_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their connections stayed with those that had: gunicorn's p99 was ten times what it is."""
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(tail, "START_SECONDS", 0.2)
+    target = Running("four", 1, os.getpid(), tmp_path)
+    (tmp_path / LOADED).write_text("...")
+    with pytest.raises(BenchError, match="four: not 4 workers"):
+        tail._wait_until_loaded(target)
+    (tmp_path / LOADED).write_text("....")
+    tail._wait_until_loaded(target)
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", "was left with"),
+        (b'HTTP/1.1 500 Oh\r\n\r\n{"error": 1}', "was answered"),
+    ],
+    ids=["cut off", "refused"],
+)
+def test_a_client_that_is_alone_needs_whole_answers(sent: bytes, why: str) -> None:
+    """It read on for ever where the connection had ended."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(BenchError, match=why):
+            batch._receive(ours)
 
 
 class Sleeper(BaseHTTPRequestHandler):

@@ -6,17 +6,28 @@ import json
 import math
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
+from typing import cast
 
 import pytest
+from harness import eventually
 from turmoil import access_lines, footprint, log, report, verdict
 from turmoil.absences import Absences
 from turmoil.answers import Answer
+from turmoil.clients import CHUNKED, KEPT, SLOW, Client, Kind, Place
 from turmoil.footprint import Footprint
-from turmoil.ledger import Answered, Kill, Ledger, Loss, Operation
+from turmoil.ledger import Answered, Fault, Kill, Ledger, Loss, Operation
 from turmoil.orders import Order, Wrong
 from turmoil.probes import fault_of
+from turmoil.sending import PAUSE_SECONDS
 from turmoil.sockets import clients_ports
+from turmoil.spells import Spell, overlap
+from turmoil.watch import LATE_SECONDS, Attendance, beat
 
 KILL = Kill(pid=7, at=100.0, ports=frozenset({4000}))
 LOST = Loss("kept-1", at=100.2, how="cut", port=4000, opened=90.0, is_cut=True)
@@ -212,6 +223,126 @@ def test_the_kernel_tells_which_connections_a_process_holds() -> None:
         assert port in clients_ports(os.getpid())
         accepted.close()
         assert port not in clients_ports(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("spells", "seconds"),
+    [
+        ([], 0),
+        ([Spell(0, 9)], 0),
+        ([Spell(8, 11)], 1),
+        ([Spell(11, 12)], 1),
+        ([Spell(13, 17), Spell(12, 15)], 3),
+        ([Spell(11, 14), Spell(12, 13)], 3),
+        ([Spell(5, 30)], 5),
+        ([Spell(15, 16)], 0),
+    ],
+    ids=["none", "over", "begun before", "within", "two at once", "one in another", "all", "later"],
+)
+def test_spells_are_counted_as_far_as_they_cover_a_time_and_once(
+    spells: list[Spell], seconds: float
+) -> None:
+    assert overlap(spells, 10, 15) == seconds
+
+
+def test_who_waits_longer_than_the_spells_it_met_explain_is_a_failure() -> None:
+    most = verdict.MOST_SECONDS
+    waited = [
+        Answered("kept-1", worker=7, at=50.0, seconds=most),
+        Answered("kept-2", worker=7, at=50.0, seconds=most + 3),
+        Answered("kept-3", worker=7, at=90.0, seconds=most + 3),
+    ]
+    frozen = [Spell(45.0, 48.0)]
+    assert list(verdict.slow_faults(waited, frozen)) == [
+        Fault("kept-3: answered after 5.0 s, and nothing explains 5.0 s of it", at=90.0)
+    ]
+    ledger = Ledger(answered=waited[:2], spells=frozen)
+    said = list(report.lines(ledger, verdict.Sorted([], [], []), []))
+    assert "2 answered, the slowest kept-2 after 5.0 s; at most 2.0 s unexplained" in said
+
+
+def test_there_is_nobody_from_one_look_that_saw_somebody_to_the_next() -> None:
+    ledger, seen = Ledger(), iter((3, 0, 0, 2, 1))
+    attendance = Attendance(lambda: next(seen), ledger)
+    looks = []
+    for _ in range(5):
+        looks.append(time.monotonic())
+        attendance.look()
+    (spell,) = ledger.spells
+    assert looks[0] <= spell.begin < looks[1]
+    assert looks[3] <= spell.end < looks[4]
+
+
+def test_it_counts_against_nobody_that_the_clients_themselves_did_not_run() -> None:
+    ledger, over = Ledger(), Late(LATE_SECONDS + 0.1)
+    beat(ledger, cast("threading.Event", over))
+    (spell,) = ledger.spells
+    assert spell.end - spell.begin >= LATE_SECONDS
+
+
+class Late:
+    """An event that is awaited three times, the second time for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        self._delays = [0.0, seconds, 0.0]
+
+    def wait(self, _: float) -> bool:
+        if self._delays:
+            time.sleep(self._delays.pop(0))
+            return False
+        return True
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The port of a server that answers what clients ask for, at once."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", [CHUNKED, SLOW, KEPT], ids=lambda kind: kind.name)
+def test_a_client_waits_from_when_it_has_sent_all(port: int, kind: Kind) -> None:
+    ledger, over = Ledger(), threading.Event()
+    client = Client(kind, kind.name, Place(port, None, threading.Event()), ledger, Random(2))
+    thread = threading.Thread(target=client.run, args=(over,))
+    thread.start()
+    eventually(lambda: ledger.answered or ledger.losses)
+    over.set()
+    thread.join(10)
+    assert not ledger.losses
+    assert 0 <= ledger.answered[0].seconds < PAUSE_SECONDS
+
+
+class Answering(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        order = json.loads(self._body())
+        found = {"id": order["id"], "size": len(order["padding"]), "pid": 7}
+        answer = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("X-Request-ID", order["id"])
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_growth_is_more_descriptors_or_much_more_memory() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+from harness import ROOT, eventually
+from scripts_run import workers_of
 
 # It takes the processes that are titled as workers for those that compute.
 NVIDIA_SMI = """#!/bin/bash
@@ -46,8 +48,12 @@ def install(machine: Path, second: str) -> None:
     tool.chmod(0o755)
 
 
-def check(machine: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    variables = {
+def command(seconds: str) -> list[str]:
+    return [str(ROOT / "scripts" / "gpu_check"), "--seconds", seconds]
+
+
+def variables(machine: Path, **environ: str) -> dict[str, str]:
+    return {
         **os.environ,
         "PATH": f"{machine / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(machine / "modules"),
@@ -55,9 +61,16 @@ def check(machine: Path, **environ: str) -> subprocess.CompletedProcess[str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         **environ,
     }
-    command = [str(ROOT / "scripts" / "gpu_check"), "--seconds", "0.5"]
+
+
+def check(machine: Path, seconds: str = "0.5", **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, env=variables, capture_output=True, text=True, timeout=100, check=False
+        command(seconds),
+        env=variables(machine, **environ),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
@@ -82,3 +95,19 @@ def test_a_worker_on_another_gpu_fails(machine: Path) -> None:
     ended = check(machine)
     assert ended.returncode == 1, ended
     assert "is to be on gpu 1, is on GPU-cccccccc-0000" in ended.stdout
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "a"])
+def test_a_time_that_is_none_is_an_error_of_usage(machine: Path, seconds: str) -> None:
+    ended = check(machine, seconds, CUDA_VISIBLE_DEVICES="")
+    assert ended.returncode == 2
+    assert f"argument --seconds: invalid seconds value: '{seconds}'" in ended.stderr
+
+
+def test_one_that_is_ended_leaves_no_server(machine: Path) -> None:
+    install(machine, "GPU-bbbbbbbb-0000")
+    running = subprocess.Popen(command("3"), env=variables(machine), stdout=subprocess.DEVNULL)
+    workers = eventually(lambda: workers_of(running), 60, "workers")
+    running.terminate()
+    assert running.wait(60) == 128 + signal.SIGTERM
+    eventually(lambda: not any(worker.is_running() for worker in workers), what="their end")

@@ -25,6 +25,20 @@ from benchmarks.servers import BenchError
 
 def main() -> int:
     """Run the chosen benchmark and return the exit status."""
+    options = command_line().parse_args()
+    # A killed bench must unwind too, or its servers would stay.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        return int(options.run(options) or 0)
+    except (BenchError, TimeoutError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return what parses the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     for benchmark in (
@@ -32,16 +46,7 @@ def main() -> int:
         *(overload, slow, soak, stream, reload, threads),
     ):
         benchmark.add_command(commands.add_parser)
-    options = parser.parse_args()
-    # A killed bench must unwind too, or its servers would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        return int(options.run(options) or 0)
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return parser
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks import options as types
 from benchmarks.batch_servers import CALL, CALLS, ITEM, batching, litserve
 from benchmarks.claims import Claim, at_least, at_most, verdict
-from benchmarks.load import Exchange, Load
+from benchmarks.load import STALL_SECONDS, Exchange, Load
 from benchmarks.servers import BenchError, installed, running
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--connections", type=types.count, default=64, help="clients at once")
     parser.add_argument("--size", type=types.count, default=16, help="of a batch, at most")
     parser.add_argument(
-        "--litserve-timeout", type=float, default=0.0, help="its batch_timeout, in seconds"
+        "--litserve-timeout", type=types.delay, default=0.0, help="its batch_timeout, in seconds"
     )
     parser.add_argument("--rounds", type=types.count, default=3, help="of each server")
     parser.add_argument("--seconds", type=types.count, default=10, help="of a round")
@@ -130,16 +130,26 @@ def _calls(target: Running) -> int:
 def _latencies_ms(port: int, request: bytes) -> list[float]:
     """Return how long each of a few requests takes that one client sends, one after the other."""
     latencies = []
-    with socket.create_connection(("127.0.0.1", port)) as client:
+    with socket.create_connection(("127.0.0.1", port), STALL_SECONDS) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(ALONE):
             begun = time.monotonic()
             client.sendall(request)
-            received = client.recv(65536)
-            while not received.endswith(b"}"):
-                received += client.recv(65536)
+            _receive(client)
             latencies.append((time.monotonic() - begun) * 1e3)
     return latencies
+
+
+def _receive(client: socket.socket) -> None:
+    """Read an answer, whose body is an object."""
+    received = b""
+    while not received.endswith(b"}"):
+        arrived = client.recv(65536)
+        if not arrived:
+            raise BenchError(f"the client that is alone was left with {received!r}")
+        received += arrived
+    if not received.startswith(b"HTTP/1.1 200 "):
+        raise BenchError(f"the client that is alone was answered {received!r}")
 
 
 def _print_table(table: dict[str, Measured]) -> None:

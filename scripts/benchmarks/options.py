@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6}
@@ -14,6 +15,19 @@ def count(text: str) -> int:
     if value < 1:
         raise ValueError(text)
     return value
+
+
+def seconds(text: str) -> float:
+    """Return a time of more than 0 seconds."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+def delay(text: str) -> float:
+    """Return a time of 0 seconds or more."""
+    return 0.0 if float(text) == 0 else seconds(text)
 
 
 def size(text: str) -> int:

@@ -15,10 +15,10 @@ from benchmarks import options as types
 from benchmarks import work
 from benchmarks.claims import Claim, at_least, at_most, verdict
 from benchmarks.openloop import OpenLoop, connected
-from benchmarks.outcomes import Outcome, lag_ms, latency_ms
+from benchmarks.outcomes import Outcome, failures, lag_ms, latency_ms
 from benchmarks.processes import MIB, Memory, watched
 from benchmarks.queueing import percentile
-from benchmarks.servers import obworker, running
+from benchmarks.servers import BenchError, obworker, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +96,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--seconds", type=types.count, default=30, help="of overload")
     parser.add_argument("--workers", type=types.count, default=4, help="of obworker")
     parser.add_argument("--max-queue", type=types.count, default=400, help="of obworker")
-    parser.add_argument("--queue-timeout", type=float, default=60, help="of obworker")
+    parser.add_argument("--queue-timeout", type=types.seconds, default=60, help="of obworker")
     parser.add_argument("--stay", action="store_true", help="see above")
     parser.set_defaults(run=run)
 
@@ -105,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
     """Overload obworker; print what is claimed and what was measured."""
     fields = Plan.__dataclass_fields__
     plan = Plan(**{name: value for name, value in vars(options).items() if name in fields})
+    if plan.seconds < 2:
+        raise BenchError("--seconds must be 2 or more: goodput counts after the first")
     measured = _measure(plan)
     for phase in ("before", "overload", "after"):
         kinds = Counter(str(outcome) for outcome in getattr(measured, phase))
@@ -149,6 +151,8 @@ def _overload(plan: Plan, usual: OpenLoop, crowd: OpenLoop) -> tuple[list[Outcom
 
 def _claims(plan: Plan, measured: Measured) -> Iterator[Claim]:
     overload = measured.overload
+    refused = failures(measured.before)
+    yield Claim("none failed before", str(dict(refused) or 0), not refused)
     accepted = [outcome for outcome in overload if outcome.ok]
     others = [outcome for outcome in overload if outcome.status not in (200, 503)]
     left = 0 if plan.stay else sum(outcome.was_left for outcome in others)
@@ -177,7 +181,7 @@ def _claims(plan: Plan, measured: Measured) -> Iterator[Claim]:
 
 def recovery_seconds(outcomes: Sequence[Outcome], normal: float) -> float:
     """Return from when on the median latency, a window at a time, is within twice the normal."""
-    if not outcomes:
+    if not outcomes or not math.isfinite(normal):
         return math.inf
     windows = defaultdict(list)
     for outcome in outcomes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from benchmarks import options as types
 from benchmarks.echo_servers import PREDICTOR
 from obworker.http import response
 from obworker.http.environ import base_environ, make_environ
@@ -52,7 +53,9 @@ class Collector:
 def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Declare the command ``parts``."""
     parser = add_parser("parts", help="microseconds of each part of an echo request's way")
-    parser.add_argument("--requests", type=int, default=20000, help="requests per repetition")
+    parser.add_argument(
+        "--requests", type=types.count, default=20000, help="requests per repetition"
+    )
     parser.set_defaults(run=run)
 
 

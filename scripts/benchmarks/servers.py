@@ -69,7 +69,10 @@ def installed(servers: Iterable[Server], only: Collection[str] | None) -> list[S
     for server in chosen:
         if server.version() is None:
             print(f"{server.name}: left out, {server.package} is not installed", flush=True)
-    return [server for server in chosen if server.version() is not None]
+    found = [server for server in chosen if server.version() is not None]
+    if only is not None and not found:
+        raise BenchError("nothing is left to measure")
+    return found
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,11 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--clients", type=types.count, default=2000, help="slow ones")
     parser.add_argument("--workers", type=types.count, default=4, help="of obworker")
     parser.add_argument(
-        "--within", type=float, default=10.0, metavar="SECONDS", help="in which the slow ones come"
+        "--within",
+        type=types.delay,
+        default=10.0,
+        metavar="SECONDS",
+        help="in which the slow ones come",
     )
     parser.add_argument("--rounds", type=types.count, default=3, help="with and without each")
     parser.add_argument("--seconds", type=types.count, default=15, help="of a round")

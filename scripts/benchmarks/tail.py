@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import statistics
+import time
 from collections import defaultdict
 from pathlib import Path
 from random import Random
@@ -17,8 +18,8 @@ from benchmarks import queueing, work
 from benchmarks.openloop import connected
 from benchmarks.outcomes import Outcome, failures, lag_ms, latency_ms
 from benchmarks.queueing import ideal_latencies, percentile
-from benchmarks.servers import Server, installed, running
-from benchmarks.tail_servers import SERVERS, WORKERS
+from benchmarks.servers import START_SECONDS, BenchError, Running, Server, installed, running
+from benchmarks.tail_servers import LOADED, SERVERS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ CAPACITY = WORKERS / SERVICE
 CONNECTIONS = 64
 WARM_UP = 100
 PATIENCE = 30.0
+SETTLE_SECONDS = 1.0
 
 
 class Figures(NamedTuple):
@@ -142,9 +144,21 @@ def _round(server: Server, jobs: Sequence[Job], padding: bytes) -> list[Outcome]
     """Start the server, warm it up, and return what became of the jobs."""
     ready = b"".join(work.message(0.0, server.path))
     warm_up = [(number * 2 * SERVICE / WORKERS, SERVICE) for number in range(WARM_UP)]
-    with running(server, ready) as target, connected(target.port, CONNECTIONS) as client:
-        client.run(work.arrivals(warm_up, server.path, padding), PATIENCE)
-        return client.run(work.arrivals(jobs, server.path, padding), PATIENCE)
+    with running(server, ready) as target:
+        _wait_until_loaded(target)
+        with connected(target.port, CONNECTIONS) as client:
+            client.run(work.arrivals(warm_up, server.path, padding), PATIENCE)
+            return client.run(work.arrivals(jobs, server.path, padding), PATIENCE)
+
+
+def _wait_until_loaded(target: Running) -> None:
+    """Wait until all workers have loaded, and for a moment, in which they begin to accept."""
+    deadline = time.monotonic() + START_SECONDS
+    while (target.directory / LOADED).stat().st_size < WORKERS:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{target.name}: not {WORKERS} workers in {START_SECONDS:.0f} s")
+        time.sleep(0.05)
+    time.sleep(SETTLE_SECONDS)
 
 
 def _ideal(latencies: Sequence[float]) -> Figures:

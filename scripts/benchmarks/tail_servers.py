@@ -1,16 +1,46 @@
-"""The servers that tail compares, each with four workers that compute one request at a time."""
+"""The servers that tail compares, each with four workers that compute one request at a time.
+
+Each worker says so when it has loaded: who keeps a connection stays with its worker on most of
+these servers, so nobody may connect before all are there.
+"""
 
 from __future__ import annotations
 
-from benchmarks import work
 from benchmarks.servers import Server, obworker
 
 WORKERS = 4
+LOADED = "loaded"
+"""The file that gets a byte for each worker."""
 
-WSGI = """\
+SAY = f"""\
 import time
 
+
+def say_loaded():
+    with open("{LOADED}", "a") as loaded:
+        loaded.write(".")
+
+"""
+
+PREDICTOR = (
+    SAY
+    + """
+class Predictor:
+    def __init__(self):
+        say_loaded()
+
+    def predict(self, json):
+        time.sleep(json["seconds"])
+        return {"ok": True}
+"""
+)
+
+WSGI = (
+    SAY
+    + """
 import orjson
+
+say_loaded()
 
 
 def app(environ, start_response):
@@ -20,17 +50,19 @@ def app(environ, start_response):
     start_response("200 OK", headers)
     return [b'{"ok":true}']
 """
+)
 
-LITSERVE = """\
+LITSERVE = (
+    SAY
+    + """
 import sys
-import time
 
 import litserve
 
 
 class Sleeper(litserve.LitAPI):
     def setup(self, device):
-        pass
+        say_loaded()
 
     def decode_request(self, request):
         return request["seconds"]
@@ -55,9 +87,10 @@ if __name__ == "__main__":
         access_log=False,
     )
 """.replace("WORKERS", str(WORKERS))
+)
 
 SERVERS = (
-    obworker(work.PREDICTOR, "--workers", str(WORKERS)),
+    obworker(PREDICTOR, "--workers", str(WORKERS)),
     Server(
         "granian",
         "granian",

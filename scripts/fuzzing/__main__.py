@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 
 import psutil
+from benchmarks.options import count, seconds
 from scorecards import models
 from scorecards.kinds import Obworker
 from scorecards.servers import Options
@@ -60,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/fuzz", description="Send broken requests to a server; see whether it stands."
     )
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--connections", type=int, default=8, help="that are open at once")
+    parser.add_argument("--seconds", type=seconds, default=600.0)
+    parser.add_argument("--connections", type=count, default=8, help="that are open at once")
     parser.add_argument("--seed", type=int, help="of the run that is to be repeated")
     return parser
 
@@ -77,6 +78,8 @@ def _fuzz(server: Obworker, options: argparse.Namespace) -> int:
     first = _memory(server.workers())
     for client in clients:
         client.join()
+    if not (tally.connections and tally.good):
+        tally.fail("nothing was sent: --seconds are too few")
     _look_for_harm(server, workers, first, tally)
     print(
         f"{tally.connections} connections, {tally.requests} broken requests, slowest end "

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_checks.service import MODEL, Service, wait_for
+from benchmarks import options
+
+from gpu_checks.service import MODEL, START_TIMEOUT, Service, wait_for
 from obworker.supervisor import gpu_listing, gpus
 from obworker.supervisor.gpus import Device
 
@@ -23,6 +26,7 @@ EXIT_NO_GPU = 77  # as for automake: there was nothing to test
 WORKERS = 2
 CLIENTS = 8
 RECOVERY_TIMEOUT = 300.0
+QUERY_TIMEOUT = 60.0
 LOOP = """
 import sys, time
 from predictor import Predictor
@@ -39,8 +43,12 @@ print(count / seconds)
 def main() -> int:
     """Run all checks; say plainly where there is nothing to check."""
     parser = argparse.ArgumentParser(prog="scripts/gpu_check", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each measurement")
+    parser.add_argument(
+        "--seconds", type=options.seconds, default=10.0, help="for each measurement"
+    )
     seconds = parser.parse_args().seconds
+    # A killed run must unwind too, or its server would stay.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     devices = gpus.select("auto", os.environ, gpu_listing.enumerate_gpus)
     if not devices:
         print("no GPU: nothing was checked")
@@ -53,6 +61,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         service = Service(Path(directory) / "log", WORKERS)
         try:
+            service.wait_until_ready()
             failures = _check(service, devices, bare, seconds)
         finally:
             service.stop()
@@ -108,7 +117,9 @@ def _compute_processes() -> dict[int, str]:
 
 def _rows(query: str) -> list[list[str]]:
     command = ["nvidia-smi", query, "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    answer = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=QUERY_TIMEOUT
+    ).stdout
     return [re.split(r",\s*", line) for line in answer.splitlines() if line.strip()]
 
 
@@ -120,7 +131,13 @@ def _bare_loop(device: Device, seconds: float) -> float:
     environ = {**os.environ, **device.environment}
     command = [sys.executable, "-c", LOOP, str(seconds)]
     answer = subprocess.run(
-        command, cwd=MODEL, env=environ, capture_output=True, text=True, check=True
+        command,
+        cwd=MODEL,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=START_TIMEOUT + seconds,
     )
     return float(answer.stdout)
 

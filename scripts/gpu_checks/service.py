@@ -43,6 +43,9 @@ class Service:
                 stdout=output,
                 stderr=output,
             )
+
+    def wait_until_ready(self) -> None:
+        """Wait for both ports and all workers; who has made this stops it, whatever comes of it."""
         self.port = self._find_port("serving")
         self._admin_port = self._find_port("admin")
         wait_for(lambda: self.report()["status"] == "ok", START_TIMEOUT, "all workers ready")
@@ -79,7 +82,9 @@ class Service:
                 counts[number] += response.status == 200
             connection.close()
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
+        threads = [
+            threading.Thread(target=work, args=(number,), daemon=True) for number in range(clients)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

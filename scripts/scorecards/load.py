@@ -55,8 +55,9 @@ class Load:
 
     @property
     def usual(self) -> float:
-        """The median latency of answers."""
-        return statistics.median(result.latency for result in self.results if result.ok)
+        """The median latency of answers, 0 where there are none."""
+        latencies = [result.latency for result in self.results if result.ok]
+        return statistics.median(latencies) if latencies else 0.0
 
     def go_on(self, requests: int, within: float = 10) -> None:
         """Wait until so many more requests have come to an end, or until they will not."""

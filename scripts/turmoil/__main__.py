@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from random import Random, SystemRandom
 
+from benchmarks.options import seconds
 from scorecards.servers import Options
 
 from turmoil import certificate, report
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/chaos", description="Do everything to a server under load; see what is lost."
     )
     parser.add_argument("--seed", type=int, help="of the run that is to be repeated")
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seconds", type=seconds, default=300.0)
     parser.add_argument("--mode", choices=MODES, default="plain", help="the kind of predictor")
     parser.add_argument("--kills", action="store_true", help="kill workers, too")
     parser.add_argument("--tls", action="store_true", help="serve and ask by TLS")

@@ -90,12 +90,13 @@ class Client:
         for order in orders:
             self._ledger.send(self._kind.name, order.id)
         unanswered = deque(orders)
-        sent = time.monotonic()
+        began = link.opened if link.heard is None else time.monotonic()
+        began -= link.rested
         try:
             link.secure()
             self._kind.send(link, orders, self._random)
             if self._kind.stays:
-                self._hear(link, unanswered, sent)
+                self._hear(link, unanswered, began + link.rested)
             else:
                 self._go_rudely(link)
         except (OSError, ValueError, Wrong) as error:
@@ -115,13 +116,14 @@ class Client:
             self._link = Link(self._place.port, self._place.tls)
         return self._link
 
-    def _hear(self, link: Link, unanswered: deque[Order], sent: float) -> None:
+    def _hear(self, link: Link, unanswered: deque[Order], since: float) -> None:
         while unanswered:
             answer = link.hear()
             worker = unanswered[0].worker(answer)
             now = time.monotonic()
             order = unanswered.popleft()
-            self._ledger.answered.append(Answered(order.id, worker, now, now - sent))
+            self._ledger.answered.append(Answered(order.id, worker, now, now - since))
+            since = now
             if answer.is_last:
                 break
         if answer.is_last or not self._kind.keeps:

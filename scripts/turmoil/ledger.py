@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from turmoil.moments import time_of_day
+from turmoil.spells import Spell
 
 
 class Answered(NamedTuple):
-    """A request that got its answer, from that process, at that monotonic time."""
+    """A request that got its answer, from that process, at that monotonic time.
+
+    `seconds` is how long the client waited: not while it took its time to send, nor for the answers
+    to what it had sent before.
+    """
 
     id: str
     worker: int
@@ -81,6 +86,7 @@ class Ledger:
     faults: list[Fault] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
     operations: list[Operation] = field(default_factory=list)
+    spells: list[Spell] = field(default_factory=list)
     probes: Counter[str] = field(default_factory=Counter)
     closed_idle: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -31,6 +31,8 @@ class Link:
         """When the last answer had come, None while there is none."""
         self.is_answering = False
         """Whether the head of an answer has come, and not the rest."""
+        self.rested = 0.0
+        """How many seconds the client took its time to send."""
 
     def secure(self) -> None:
         """Shake hands, if it is to be encrypted and is not yet."""
@@ -48,6 +50,12 @@ class Link:
     def send(self, piece: bytes) -> None:
         """Send it all."""
         self._socket.sendall(piece)
+
+    def rest(self, seconds: float) -> None:
+        """Take some time before more is sent."""
+        began = time.monotonic()
+        time.sleep(seconds)
+        self.rested += time.monotonic() - began
 
     def hear_head(self) -> Head:
         """Wait for the head of an answer."""

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from turmoil.footprint import Footprint
-from turmoil.ledger import Answered, Fault, Ledger, Loss, Operation
-from turmoil.verdict import Sorted, by_kind
+from turmoil.ledger import Fault, Ledger, Loss, Operation
+from turmoil.verdict import Sorted, by_kind, unexplained_seconds
 
 RECENT_SECONDS = 12.0
 
@@ -17,7 +17,7 @@ def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterat
     done = Counter(operation.name for operation in ledger.operations)
     yield f"{done.total()} operations: {_counts(done)}"
     yield f"{ledger.requests.total()} requests: {_counts(ledger.requests)}"
-    yield f"{len(ledger.answered)} answered, the slowest {_slowest(ledger.answered)}"
+    yield f"{len(ledger.answered)} answered, the slowest {_slowest(ledger)}"
     yield f"{ledger.closed_idle} idle connections closed"
     yield f"{ledger.probes.total()} probes: {_counts(ledger.probes)}"
     kills = f"{len(ledger.kills)} killed processes"
@@ -39,9 +39,13 @@ def _before(at: float, operations: Sequence[Operation]) -> str:
     return ", ".join(f"{one.name} {one.at - at:+.2f} s" for one in recent) or "nothing"
 
 
-def _slowest(answered: Sequence[Answered]) -> str:
-    slowest = max(answered, key=lambda one: one.seconds, default=None)
-    return f"{slowest.id} after {slowest.seconds:.1f} s" if slowest else "-"
+def _slowest(ledger: Ledger) -> str:
+    """Say which answer took longest, and how long one did without an explanation."""
+    slowest = max(ledger.answered, key=lambda one: one.seconds, default=None)
+    if slowest is None:
+        return "-"
+    unexplained = max(unexplained_seconds(one, ledger.spells) for one in ledger.answered)
+    return f"{slowest.id} after {slowest.seconds:.1f} s; at most {unexplained:.1f} s unexplained"
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from subprocess import TimeoutExpired
 
@@ -23,6 +24,7 @@ from turmoil.probes import Prober
 from turmoil.scene import Scene
 from turmoil.served import Served
 from turmoil.verdict import Sorted
+from turmoil.watch import Attendance, beat
 from turmoil.work import at_work
 
 WARM_UP_PART = 0.25
@@ -72,7 +74,8 @@ class Run:
     def _storm(self, name: str, seconds: float) -> None:
         chance = Random(f"{self._seed}-{name}")
         prober = Prober(self._scene, self._server.admin_port, chance)
-        with at_work([*self._crowd(name), prober.run]):
+        attendance = Attendance(self._server.count_ready, self.ledger)
+        with at_work([*self._crowd(name), prober.run, attendance.run]):
             self._operator.work(seconds)
 
     def _stop(self) -> None:
@@ -89,16 +92,20 @@ class Run:
         eventually(lambda: self._server.is_gone, END_SECONDS, "end of all processes")
 
     def _crowd(self, during: str) -> list[Callable[[threading.Event], None]]:
-        """Return what all clients do."""
+        """Return what all clients do, and who sees whether they can."""
         place = Place(self._server.port, self._server.tls, self._is_closing)
         names = [
             (kind, f"{kind.name}-{self._seed}.{during}-{number}")
             for number, kind in enumerate(self._kinds)
         ]
-        return [Client(kind, name, place, self.ledger, Random(name)).run for kind, name in names]
+        clients = (Client(kind, name, place, self.ledger, Random(name)) for kind, name in names)
+        return [*(client.run for client in clients), partial(beat, self.ledger)]
 
     def _judge(self) -> Sorted:
         ledger, lines = self.ledger, access_lines.read(self._server.access_log)
+        if not ledger.answered:
+            ledger.fail("no request was answered")
+        ledger.faults += verdict.slow_faults(ledger.answered, ledger.spells)
         found = self.findings
         found += [f"access log: torn: {line!r}" for line in lines.torn]
         found += verdict.log_faults(lines.ids, ledger.answered, ledger.sent, ledger.kills)

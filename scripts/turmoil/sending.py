@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from random import Random
 
@@ -23,7 +22,7 @@ def slowly(link: Link, orders: Sequence[Order], _: Random) -> None:
     for order in orders:
         for piece in _pieces(message(order), SLOW_PIECE):
             link.send(piece)
-            time.sleep(PAUSE_SECONDS)
+            link.rest(PAUSE_SECONDS)
 
 
 def chunked(link: Link, orders: Sequence[Order], random: Random) -> None:
@@ -34,7 +33,7 @@ def chunked(link: Link, orders: Sequence[Order], random: Random) -> None:
         for piece in _pieces(body, random.randrange(1, len(body) // 3)):
             link.send(b"%x\r\n%s\r\n" % (len(piece), piece))
             if random.random() < 0.2:
-                time.sleep(PAUSE_SECONDS)
+                link.rest(PAUSE_SECONDS)
         link.send(b"0\r\n\r\n")
 
 

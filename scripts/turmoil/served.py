@@ -93,6 +93,10 @@ class Served(Obworker):
                 report: dict[str, Any] = json.load(answer)["result"]
         return report
 
+    def count_ready(self) -> int:
+        """Return how many workers it says are ready."""
+        return int(self.report()["workers"]["ready"])
+
     @cached_property
     def _asked_port(self) -> int:
         return self.admin_port

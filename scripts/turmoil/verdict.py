@@ -9,6 +9,9 @@ The other excuse is HTTP's own (RFC 9112 9.3.1, 9.6): over a kept connection a r
 server's end of it. That is one only where idle connections are closed and not handed on to another
 worker (docs/timeouts.md): encrypted ones, and all in a stop. It is none for a request that the
 server has read, and its access log names those.
+
+A request may be slow where it met a spell in which somebody was stopped or away, by as long as that
+took, and by what a crowd of such clients explains.
 """
 
 from __future__ import annotations
@@ -17,12 +20,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from turmoil.ledger import Answered, Kill, Loss
+from turmoil.ledger import Answered, Fault, Kill, Loss
+from turmoil.spells import Spell, overlap
 
 # The access log is written within some 20 ms (docs/logging.md), on a machine that has the time.
 UNWRITTEN_SECONDS = 1.0
 # A client looks at its connection right before it sends: what can cross is what ends in between.
 LARGEST_CROSSED_PART = 0.01
+# With a single worker one may wait for a call of 0.03 s of each other client, a stream of 0.3 s and
+# a body of 2 MB: a second. The rest is for a machine that has other work.
+MOST_SECONDS = 2.0
 
 
 class Sorted(NamedTuple):
@@ -64,6 +71,19 @@ def crossing_faults(crossed: Iterable[Loss], requests: int) -> Iterator[str]:
     count = sum(1 for loss in crossed if loss.idle)
     if count > 1 + requests * LARGEST_CROSSED_PART:
         yield f"{count} of {requests} requests crossed the end of an idle connection"
+
+
+def slow_faults(answered: Iterable[Answered], spells: Collection[Spell]) -> Iterator[Fault]:
+    """Say who waited for longer than can be explained."""
+    for answer in answered:
+        if (unexplained := unexplained_seconds(answer, spells)) > MOST_SECONDS:
+            what = f"{answer.id}: answered after {answer.seconds:.1f} s"
+            yield Fault(f"{what}, and nothing explains {unexplained:.1f} s of it", answer.at)
+
+
+def unexplained_seconds(answer: Answered, spells: Iterable[Spell]) -> float:
+    """Return how long it took but for the spells that it met."""
+    return answer.seconds - overlap(spells, answer.at - answer.seconds, answer.at)
 
 
 def log_faults(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from contextlib import suppress
 
 import psutil
 
 from turmoil.scene import Scene
+from turmoil.spells import Spell
 
 LONGEST_FREEZE = 3.0
 
@@ -46,8 +48,9 @@ class Victims:
     def freeze_worker(self) -> None:
         """Stop a worker for a while; other things are done meanwhile."""
         if worker := self._any_worker():
+            now, seconds = time.monotonic(), self._scene.random.uniform(0.1, LONGEST_FREEZE)
             worker.send_signal(signal.SIGSTOP)
-            seconds = self._scene.random.uniform(0.1, LONGEST_FREEZE)
+            self._scene.ledger.spells.append(Spell(now, now + seconds))
             timer = threading.Timer(seconds, self._thaw, [worker])
             self._frozen[worker] = timer
             timer.start()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from harness import eventually
 from scripts_run import running_script, workers_of
 
 pytestmark = pytest.mark.timeout(240)
+
+UNEXPLAINED_SECONDS = 6.0
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,25 @@ def test_a_request_that_is_lost_with_a_worker_that_nobody_meant_to_kill_is_a_fai
     assert re.search(r"ConnectionResetError|Cut", errors)
     assert f"the log is {directory / 'log'}" in errors
     assert (directory / "log").exists()
+    shutil.rmtree(directory)
+
+
+def test_a_request_that_waits_although_nobody_was_stopped_is_a_failure() -> None:
+    with running_script("turmoil", "--seconds", "8", "--seed", "3") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "seed 3\n"
+        directory = Path(re.findall(r"--control-socket (\S+)/", running.stdout.readline())[0])
+        eventually(lambda: has_lines(directory / "access"), 60, "answered requests")
+        stopped = eventually(lambda: workers_of(running), 30, "workers")
+        for worker in stopped:
+            worker.suspend()
+        time.sleep(UNEXPLAINED_SECONDS)
+        for worker in stopped:
+            with suppress(psutil.NoSuchProcess):
+                worker.resume()
+        output, errors = running.communicate(timeout=200)
+    assert running.returncode == 1, output
+    assert re.search(r"answered after \d.\d s, and nothing explains", errors), errors
     shutil.rmtree(directory)
 
 

@@ -189,6 +189,25 @@ def test_a_request_whose_client_has_left_the_queue_is_not_computed(start: Start)
     eventually(lambda: service.places == free, what="all places")
 
 
+def test_what_waits_for_any_worker_is_not_passed_by_what_cannot_move(start: Start) -> None:
+    """Two that pipeline kept their worker from the exchange for as long as they went on."""
+    service = start()
+    first, second, waiting, *greedy = service.connect(5)
+    service.scale(2)
+    free = service.places
+    for number, client in enumerate((first, second)):
+        ask(client, f"/?n=long{number}&sleep={1 + 4 * number}")
+        eventually(lambda: f"long{number}" in service.begun, what="a long call")  # noqa: B023
+    ask(waiting, "/?n=waited")
+    eventually(lambda: service.places == free - 1, what="a request in the exchange")
+    for client in greedy:
+        client.send(
+            20 * b"POST /?n=later&sleep=0.05 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        )
+    assert answer(waiting)["n"] == "waited"
+    assert service.begun[:3] == ["long0", "long1", "waited"]
+
+
 def chunked(client: Client) -> None:
     client.send(b"POST /?n=c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(10):
