@@ -272,6 +272,7 @@ class Script:
         """Go by what the configuration file, the environment and .env say now, but for the port."""
         settings, environ = self._reread()
         log.open_files(settings)
+        self._outside.admin.follow_log()
         log.configure(settings.log_level)
         self._settings, self._environ = settings, environ
 

@@ -66,6 +66,19 @@ def test_every_process_writes_to_the_new_file_after_a_rotation(
     assert server.log() == ""
 
 
+def test_a_reload_of_a_start_sh_takes_every_process_to_a_new_file(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "start.sh").write_text("exec python3 -m http.server $PORT\n")
+    log = tmp_path / "log"
+    server = serve("--log-file", str(log), str(model))
+    eventually(lambda: log.exists() and " ready in " in log.read_text())
+    old = log.rename(tmp_path / "log.1")
+    server.signal(signal.SIGHUP)
+    eventually(lambda: log.exists() and " ready in " in log.read_text())
+    eventually(lambda: not who_has_open(server, old), 5, "the end of the old file")
+
+
 def test_a_file_that_cannot_be_written_is_an_error(model: Path, tmp_path: Path) -> None:
     (model / "predictor.py").write_text(PREDICTOR)
     path = tmp_path / "nowhere" / "log"
