@@ -19,6 +19,7 @@ from obworker.settings import Settings, without_effect
 from obworker.supervisor import linux
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
 from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.forks import one_process
 from obworker.supervisor.listeners import Listeners, claim
 from obworker.supervisor.signals import Signals
 
@@ -75,7 +76,8 @@ def serve(
 def _boot(blueprint: Blueprint, threads: int) -> Predictions:
     """Build the predictor; Ctrl-C meanwhile is no failure of its."""
     try:
-        return blueprint.boot(threads, _report_fatal)
+        with one_process("__init__"):
+            return blueprint.boot(threads, _report_fatal)
     except ObworkerError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):
             raise error.__cause__ from None

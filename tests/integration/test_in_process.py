@@ -12,7 +12,7 @@ import pytest
 from harness import Serve, Server, eventually
 
 PREDICTOR = """
-import io, sys, threading, time
+import io, os, sys, threading, time
 import openbayes_serving as serv
 
 class Predictor:
@@ -102,6 +102,16 @@ def test_ctrl_c_in_a_call_ends_it_quietly(serve: Serve, model: Path, predict: st
         server.signal(signal.SIGINT)
         assert server.wait(10) == 130
     assert "Traceback" not in server.log()
+
+
+def test_a_process_that_init_forks_does_not_serve_beside_it(start: Start) -> None:
+    server = start(init="os.fork() or time.sleep(0.1)")
+    server.wait_for_log("a process that __init__ forked came back from it", 10)
+    assert server.request().body == b"1"
+    assert len(server.survivors()) == 1
+    server.signal(signal.SIGINT)
+    assert server.wait(10) == 130
+    assert server.survivors() == []
 
 
 def test_what_was_stopped_can_be_run_again(start: Start) -> None:
