@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     of_weights, preloaded = _measure(weights, options.requests)
     _measure(lambda layers: session(layers, "--preload", "off"), 0)
     beside, _ = _measure(memory_servers.gunicorn, 0)
+    _measure(memory_servers.gunicorn_shared, 0)
     ratios = [_latency(session(LAYERS), own) for _ in range(options.launches)]
     print("latency, of that of one that is not shared:", *(f"{ratio:.3f}" for ratio in ratios))
     ratio = statistics.median(ratios)

@@ -12,6 +12,7 @@ from benchmarks import onnx_models
 from benchmarks.servers import Server, obworker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 WORKERS = 4
@@ -64,7 +65,7 @@ import json
 import plain
 from called import call
 
-session = None
+session = {session}
 
 def app(environ, start_response):
     seed = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
@@ -121,12 +122,22 @@ def of_weights(layers: int) -> Server:
 
 def gunicorn(layers: int) -> Server:
     """Return gunicorn with an application that was loaded before the fork, and sessions after."""
+    name, loaded = "gunicorn --preload", WSGI.format(session="None")
+    return _gunicorn(name, layers, {"served.py": loaded, "hooks.py": HOOKS})
+
+
+def gunicorn_shared(layers: int) -> Server:
+    """Return gunicorn with one session, made before the fork: whoever knows that it can be."""
+    loaded = WSGI.format(session="plain.session()")
+    return _gunicorn("gunicorn, one session", layers, {"served.py": loaded, "hooks.py": ""})
+
+
+def _gunicorn(name: str, layers: int, files: Mapping[str, str]) -> Server:
     argv = (
         *("gunicorn", "--preload", "--workers", str(WORKERS), "--config", "hooks.py"),
         *("--bind", "127.0.0.1:{port}", "--log-level", "warning", "served:app"),
     )
-    served = {"served.py": WSGI, "hooks.py": HOOKS, **_files(layers)}
-    return Server("gunicorn --preload", "gunicorn", argv, served)
+    return Server(name, "gunicorn", argv, {**files, **_files(layers)})
 
 
 def _files(layers: int) -> dict[str, str | bytes]:
