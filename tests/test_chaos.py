@@ -16,7 +16,7 @@ from typing import cast
 
 import pytest
 from harness import eventually
-from turmoil import access_lines, footprint, log, report, verdict
+from turmoil import access_lines, footprint, log, report, sending, verdict
 from turmoil.absences import Absences
 from turmoil.answers import Answer
 from turmoil.clients import CHUNKED, KEPT, SLOW, Client, Kind, Place
@@ -24,7 +24,6 @@ from turmoil.footprint import Footprint
 from turmoil.ledger import Answered, Fault, Kill, Ledger, Loss, Operation
 from turmoil.orders import Order, Wrong
 from turmoil.probes import fault_of
-from turmoil.sending import PAUSE_SECONDS
 from turmoil.sockets import clients_ports
 from turmoil.spells import Spell, overlap
 from turmoil.watch import LATE_SECONDS, Attendance, beat
@@ -306,7 +305,11 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", [CHUNKED, SLOW, KEPT], ids=lambda kind: kind.name)
-def test_a_client_waits_from_when_it_has_sent_all(port: int, kind: Kind) -> None:
+def test_a_client_waits_from_when_it_has_sent_all(
+    port: int, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "PAUSE_SECONDS", 0.5)  # longer than a busy machine takes to answer
+    monkeypatch.setattr(sending, "SLOW_PIECE", 100)
     ledger, over = Ledger(), threading.Event()
     client = Client(kind, kind.name, Place(port, None, threading.Event()), ledger, Random(2))
     thread = threading.Thread(target=client.run, args=(over,))
@@ -315,7 +318,7 @@ def test_a_client_waits_from_when_it_has_sent_all(port: int, kind: Kind) -> None
     over.set()
     thread.join(10)
     assert not ledger.losses
-    assert 0 <= ledger.answered[0].seconds < PAUSE_SECONDS
+    assert 0 <= ledger.answered[0].seconds < sending.PAUSE_SECONDS
 
 
 class Answering(BaseHTTPRequestHandler):
