@@ -70,11 +70,13 @@ def run(options: argparse.Namespace) -> None:
         Path(name, "predictor.py").write_text(PREDICTOR)
         application = create(name)
     environ = make_environ(base, collector.request)
+    body = collector.request.body
+    assert isinstance(body, bytes)
     # What our own server adds: without it, the application would name the request itself.
     environ |= {"HTTP_X_REQUEST_ID": "0", "obworker.extend_deadline": ignore}
 
     def call() -> object:
-        fresh = environ | {"wsgi.input": io.BytesIO(collector.request.body)}
+        fresh = environ | {"wsgi.input": io.BytesIO(body)}
         return application(fresh, ignore)
 
     def head() -> object:

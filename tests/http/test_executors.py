@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import eventually
-from wire import AT_ONCE, TIMEOUT, Client, Running, StartServer, echo
+from wire import AT_ONCE, TIMEOUT, Blocking, Client, Running, StartServer, echo
 
 from obworker.http.executors import SHORT, Executors
 from obworker.http.reactor import Reactor
@@ -174,16 +174,18 @@ def executors(threads: int = 1, **options: Any) -> Iterator[tuple[Reactor, Execu
 
 def test_who_wakes_an_executor_leaves_no_room_for_a_second_call(start: StartServer) -> None:
     """Each time it did: a request that should have waited in the queue was handed over."""
-    server = start(Paced(2), threads=2, max_queue=0)
+    app = Blocking()
+    server = start(app, threads=2, max_queue=0)
     for _ in range(3):
         server.call(server.server.executors.wake)
     eventually(server.server.executors._jobs.empty)
     *served, refused = (server.connect() for _ in range(3))
     for client in served:
-        client.get("/?300")
-    eventually(lambda: server.server.executors.busy)
+        client.get("/")
+        app.wait_until_begun()
     refused.get("/")
     assert refused.read_reply().status == 503
+    app.release.set()
     assert [client.read_reply().status for client in served] == [200, 200]
 
 
