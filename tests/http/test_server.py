@@ -427,6 +427,19 @@ class TestAccepting:
                 assert client.read_reply().body == f"POST /{round_}/{i} ".encode() + b"x" * i
 
 
+def printed(capfd: pytest.CaptureFixture[str], *, lines: int) -> str:
+    """Wait until so many lines were printed, and return them."""
+    output = ""
+
+    def they_are_there() -> bool:
+        nonlocal output
+        output += capfd.readouterr().out
+        return output.count("\n") == lines
+
+    eventually(they_are_there)
+    return output
+
+
 class TestAccessLog:
     def test_a_line_for_each_request(
         self, start: StartServer, capfd: pytest.CaptureFixture[str]
@@ -435,14 +448,7 @@ class TestAccessLog:
         for path in ("/a?b", "/c"):
             client.get(path)
             client.read_reply()
-        output = ""
-
-        def both_are_there() -> bool:
-            nonlocal output
-            output += capfd.readouterr().out
-            return output.count("\n") == 2
-
-        eventually(both_are_there)
+        output = printed(capfd, lines=2)
         assert re.search(
             r"""^127.0.0.1 \[\S+\] "GET /a\?b HTTP/1.1" 200 7 [\d.]+ms"""
             r" queued=[\d.]+ms predict=[\d.]+ms slot=- id=\S+$",
@@ -526,14 +532,7 @@ class TestAccessLog:
         client.send(b"GET nonsense\r\n\r\n")
         reply = client.read_reply()
         assert reply.status == 400
-        output = ""
-
-        def it_is_there() -> bool:
-            nonlocal output
-            output += capfd.readouterr().out
-            return output.count("\n") == 1
-
-        eventually(it_is_there)
+        output = printed(capfd, lines=1)
         wanted = rf'127.0.0.1 \[\S+\] "-" 400 {len(reply.body)} 0.0ms .* id=-\n'
         assert re.fullmatch(wanted, output)
 
