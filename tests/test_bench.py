@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
 
 import pytest
+from answering import answering
 from benchmarks import batch, memory, memory_servers, onnx, options, queueing, tail, work
 from benchmarks.__main__ import command_line
 from benchmarks.openloop import connected
@@ -227,13 +228,8 @@ class Sleeper(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Sleeper) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with answering(Sleeper) as port:
+        yield port
 
 
 def test_latency_counts_from_when_a_request_was_due(port: int) -> None:

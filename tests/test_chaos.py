@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
 from typing import cast
 
 import pytest
+from answering import answering
 from harness import eventually
 from turmoil import access_lines, footprint, log, report, sending, verdict
 from turmoil.absences import Absences
@@ -295,13 +296,8 @@ class Late:
 @pytest.fixture
 def port() -> Iterator[int]:
     """The port of a server that answers what clients ask for, at once."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with answering(Answering) as port:
+        yield port
 
 
 @pytest.mark.parametrize("kind", [CHUNKED, SLOW, KEPT], ids=lambda kind: kind.name)

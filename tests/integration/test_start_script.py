@@ -278,7 +278,14 @@ def test_term_reaches_the_whole_group(script: StartScript) -> None:
     assert server.survivors() == []
 
 
-@pytest.mark.parametrize("how", ["exec python3 server.py\n", "python3 server.py\n"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "exec python3 server.py\n",
+        "python3 server.py\n",
+        "set -m\npython3 server.py &\nfg %1\n",  # under job control each job is a group of its own
+    ],
+)
 def test_term_lets_a_request_in_progress_be_answered(
     script: StartScript, port: int, how: str
 ) -> None:
@@ -298,19 +305,6 @@ def is_read(port: int) -> bool:
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     queues = [line[4] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"]
     return bool(queues) and all(queue.endswith(":00000000") for queue in queues)
-
-
-def test_term_reaches_what_runs_under_job_control(script: StartScript, port: int) -> None:
-    """As in a start.sh that came from a Dockerfile: each job of `set -m` is a group of its own."""
-    server = script("set -m\npython3 server.py &\nfg %1\n")
-    wait_until_ready(server)
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(b"POST /1 HTTP/1.0\r\n\r\n")
-        eventually(lambda: is_read(port), what="reading of the request")
-        server.signal(signal.SIGTERM)
-        assert connection.recv(100)[:12] == b"HTTP/1.0 200"
-    server.wait()
-    assert "finished\n" in server.log()
 
 
 def test_what_ran_under_job_control_is_gone_before_the_next_start(
