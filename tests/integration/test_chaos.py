@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -40,10 +41,7 @@ def test_a_server_stands_anything_in_any_order(argv: tuple[str, ...]) -> None:
 
 def test_a_request_that_is_lost_with_a_worker_that_nobody_meant_to_kill_is_a_failure() -> None:
     with running_script("turmoil", "--seconds", "5", "--seed", "1") as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "seed 1\n"
-        directory = Path(re.findall(r"--control-socket (\S+)/", running.stdout.readline())[0])
-        eventually(lambda: has_lines(directory / "access"), 60, "answered requests")
+        directory = begun(running, seed=1)
         for worker in eventually(lambda: workers_of(running), 30, "workers"):
             worker.kill()
         output, errors = running.communicate(timeout=200)
@@ -56,10 +54,7 @@ def test_a_request_that_is_lost_with_a_worker_that_nobody_meant_to_kill_is_a_fai
 
 def test_a_request_that_waits_although_nobody_was_stopped_is_a_failure() -> None:
     with running_script("turmoil", "--seconds", "8", "--seed", "3") as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "seed 3\n"
-        directory = Path(re.findall(r"--control-socket (\S+)/", running.stdout.readline())[0])
-        eventually(lambda: has_lines(directory / "access"), 60, "answered requests")
+        directory = begun(running, seed=3)
         stopped = eventually(lambda: workers_of(running), 30, "workers")
         for worker in stopped:
             worker.suspend()
@@ -71,6 +66,15 @@ def test_a_request_that_waits_although_nobody_was_stopped_is_a_failure() -> None
     assert running.returncode == 1, output
     assert re.search(r"answered after \d.\d s, and nothing explains", errors), errors
     shutil.rmtree(directory)
+
+
+def begun(running: subprocess.Popen[str], *, seed: int) -> Path:
+    """Wait until requests are answered; return the directory of the run."""
+    assert running.stdout is not None
+    assert running.stdout.readline() == f"seed {seed}\n"
+    directory = Path(re.findall(r"--control-socket (\S+)/", running.stdout.readline())[0])
+    eventually(lambda: has_lines(directory / "access"), 60, "answered requests")
+    return directory
 
 
 def has_lines(path: Path) -> bool:
