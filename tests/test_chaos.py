@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -25,6 +26,8 @@ from turmoil.footprint import Footprint
 from turmoil.ledger import Answered, Fault, Kill, Ledger, Loss, Operation
 from turmoil.orders import Order, Wrong
 from turmoil.probes import fault_of
+from turmoil.rest import Rest
+from turmoil.served import Served
 from turmoil.sockets import clients_ports
 from turmoil.spells import Spell, overlap
 from turmoil.watch import LATE_SECONDS, Attendance, beat
@@ -342,6 +345,30 @@ class Answering(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class Quiet:
+    """A server of two workers, one of which answers each greeting."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self._greeted = iter((8, 8, 9))
+
+    def is_whole(self) -> bool:
+        return True
+
+    def processes(self, _: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid) for pid in (8, 9)]
+
+    def greet(self) -> None:
+        worker = next(self._greeted)
+        self.ledger.answered.append(Answered("new-1", worker, at=1.0, seconds=0.1))
+
+
+def test_a_worker_that_has_never_answered_is_asked_before_it_is_measured() -> None:
+    quiet = Quiet()
+    rest = Rest(cast("Served", quiet), quiet.ledger, quiet.greet)
+    assert [rest.has_come() for _ in range(4)] == [False, False, False, True]
 
 
 def test_growth_is_more_descriptors_or_much_more_memory() -> None:

@@ -15,12 +15,13 @@ from scorecards.waiting import Late, eventually
 
 from turmoil import access_lines, footprint, log, verdict
 from turmoil.absences import Absences
-from turmoil.clients import CROWD, STREAMED, Client, Kind, Place
+from turmoil.clients import CROWD, NEW, STREAMED, Client, Kind, Place
 from turmoil.footprint import Footprint
 from turmoil.ledger import Ledger
 from turmoil.modes import Mode
 from turmoil.operations import Operator
 from turmoil.probes import Prober
+from turmoil.rest import Rest
 from turmoil.scene import Scene
 from turmoil.served import Served
 from turmoil.verdict import Sorted
@@ -28,6 +29,8 @@ from turmoil.watch import Attendance, beat
 from turmoil.work import at_work
 
 WARM_UP_PART = 0.25
+GREETERS = (NEW,) * 6
+GREETING_SECONDS = 0.05
 LAST_SECONDS = 1.0
 # Slots of workers that were killed again and again stay empty for up to 36 s (docs/signals.md).
 SETTLE_SECONDS = 60.0
@@ -48,6 +51,7 @@ class Run:
         self._kinds: Sequence[Kind] = (*CROWD, STREAMED) if mode.streams else CROWD
         self._scene = Scene(server, mode, Absences(), self.ledger, Random(seed))
         self._operator = Operator(self._scene, kills=kills)
+        self._rest = Rest(server, self.ledger, self._greet)
         self._is_closing = threading.Event()
         self._stopped_at = float("inf")
 
@@ -68,21 +72,25 @@ class Run:
         eventually(self._server.is_whole, START_SECONDS, "readiness")
         for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
             self._storm(name, part * seconds)
-            eventually(self._server.is_whole, SETTLE_SECONDS, "rest")
+            eventually(self._rest.has_come, SETTLE_SECONDS, "rest")
             self.footprints.append(footprint.least(self._server))
 
     def _storm(self, name: str, seconds: float) -> None:
         chance = Random(f"{self._seed}-{name}")
         prober = Prober(self._scene, self._server.admin_port, chance)
         attendance = Attendance(self._server.count_ready, self.ledger)
-        with at_work([*self._crowd(name), prober.run, attendance.run]):
+        with at_work([*self._crowd(name, self._kinds), prober.run, attendance.run]):
             self._operator.work(seconds)
+
+    def _greet(self) -> None:
+        with at_work(self._crowd(f"greeting{len(self.ledger.answered)}", GREETERS)):
+            time.sleep(GREETING_SECONDS)
 
     def _stop(self) -> None:
         """Stop it under load: what it has accepted is answered, and nobody else let in."""
         if self._server.has_ended:
             raise Ended(f"it ended with {self._server.wait(0)}")
-        with at_work(self._crowd("last")):
+        with at_work(self._crowd("last", self._kinds)):
             time.sleep(LAST_SECONDS)
             self._is_closing.set()
             self._stopped_at = time.monotonic()
@@ -91,12 +99,12 @@ class Run:
             self.ledger.fail(f"exit code {code}")
         eventually(lambda: self._server.is_gone, END_SECONDS, "end of all processes")
 
-    def _crowd(self, during: str) -> list[Callable[[threading.Event], None]]:
-        """Return what all clients do, and who sees whether they can."""
+    def _crowd(self, during: str, kinds: Sequence[Kind]) -> list[Callable[[threading.Event], None]]:
+        """Return what clients do, and who sees whether they can."""
         place = Place(self._server.port, self._server.tls, self._is_closing)
         names = [
             (kind, f"{kind.name}-{self._seed}.{during}-{number}")
-            for number, kind in enumerate(self._kinds)
+            for number, kind in enumerate(kinds)
         ]
         clients = (Client(kind, name, place, self.ledger, Random(name)) for kind, name in names)
         return [*(client.run for client in clients), partial(beat, self.ledger)]
