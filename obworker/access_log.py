@@ -4,7 +4,8 @@ Theory of operation. Who serves requests only puts a small record into a queue. 
 process makes lines of them and writes each in a single write. It looks every 20 ms while requests
 come, so that none has to wake it, and sleeps when none has come for a second. A reader that stalls
 or a slow disk holds up this thread and no request. The queue is bounded: past it lines are lost,
-and the log says how many.
+and the log says how many. Where writing fails lines are lost, too; some seconds later it is tried
+again: a full disk is cleared some day, and nobody thinks of the log then.
 
 A process that is killed takes the lines of its last moments with it; one that ends calls `close`.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import select
@@ -27,7 +29,7 @@ from typing import NamedTuple
 import orjson
 
 from obworker.errors import UsageError
-from obworker.log import append_again, open_log
+from obworker.log import append, append_again, open_log
 from obworker.printing import STANDARD_OUTPUT
 
 logger = logging.getLogger("obworker.log")
@@ -39,6 +41,8 @@ MOST_WAITING = 10_000
 CLOSE_TIMEOUT = 1.0
 LOSS_INTERVAL = 1.0
 """The log tells of lost lines no more often than that."""
+RETRY_INTERVAL = 10.0
+"""For so many seconds after a failure lines are lost; then the next one is tried."""
 
 # W3C Trace Context 3.2.2
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
@@ -226,7 +230,7 @@ class AccessLog:
             record = self._waiting.popleft()
             if record is None:
                 self._output.reopen()
-            elif not self._output.has_failed:
+            elif self._output.is_due(time.monotonic()):
                 self._write_line(self._format(record, self._slot))
         self._tell_of_losses_at_times()
 
@@ -250,12 +254,14 @@ class AccessLog:
 
 
 class _Output:
-    """A file, or standard output, into which lines go until one fails."""
+    """A file, or standard output; for some seconds after a failure it takes no lines."""
 
     def __init__(self, path: str | None) -> None:
         self.name = path or "standard output"
-        self.has_failed = False
         self._path = path
+        self._missed = 0
+        self._retry_due: float | None = None
+        self._is_torn = False
         self._descriptor = STANDARD_OUTPUT if path is None else self._open(path)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
@@ -266,30 +272,61 @@ class _Output:
         try:
             return open_log(OPTION, path)
         except UsageError as error:
-            self.has_failed = True
-            logger.warning("no access log from here on: %s", error)
+            self._fail(str(error))
             return os.open(os.devnull, os.O_WRONLY)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether the next line is to be written; else it is lost."""
+        is_due = self._retry_due is None or (now >= self._retry_due and self._can_retry(now))
+        self._missed += not is_due
+        return is_due
+
+    def _can_retry(self, now: float) -> bool:
+        self._retry_due = now + RETRY_INTERVAL
+        try:
+            if self._path is not None:
+                append(self._path, (self._descriptor,))
+                self._may_stall = self._has_reader()
+        except OSError:
+            return False
+        return True
 
     def has_room(self, timeout: float) -> bool:
         """Wait until it takes a line, so many seconds at most; return whether it does."""
         return not self._may_stall or bool(self._poll.poll(timeout * 1000))
 
     def write(self, line: bytes) -> None:
-        """Write a line; after a failure nothing more is written."""
+        """Write a line; behind half of one that failed, on a line of its own."""
+        rest = b"\n" + line if self._is_torn else line
         try:
-            while line:
+            while rest:
                 with contextlib.suppress(BlockingIOError):  # a terminal that somebody made so
-                    line = line[os.write(self._descriptor, line) :]
+                    written = os.write(self._descriptor, rest)
+                    rest, self._is_torn = rest[written:], written < len(rest)
         except OSError as error:  # who read standard output has gone, or the disk is full
-            self.has_failed = True
-            logger.warning("no access log from here on: %s: %s", self.name, error.strerror)
+            self._missed += 1
+            self._fail(f"{self.name}: {error.strerror}")
+        else:
+            self._go_on()
+
+    def _fail(self, why: str) -> None:
+        if self._retry_due is None:
+            logger.warning("no access log for now: %s", why)
+        self._retry_due = time.monotonic() + RETRY_INTERVAL
+
+    def _go_on(self) -> None:
+        if self._retry_due is not None:
+            logger.info("the access log goes on: %s; %d lines were lost", self.name, self._missed)
+            self._missed, self._retry_due = 0, None
 
     def reopen(self) -> None:
         """Open the path again, if there is one; try again where writing had failed."""
-        self.has_failed = False
+        if self._retry_due is not None:
+            self._retry_due = -math.inf
         if self._path is not None:
             append_again(OPTION, self._path, (self._descriptor,))
             self._may_stall = self._has_reader()
+            self._is_torn = False
 
     def close(self) -> None:
         """Close the file."""

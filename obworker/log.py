@@ -176,7 +176,7 @@ def open_files(to: Destinations) -> None:
     if to.log_file is None:
         return
     try:
-        _append(to.log_file, _descriptors_of_log(to))
+        append(to.log_file, _descriptors_of_log(to))
     except OSError as error:
         raise _cannot("--log-file", to.log_file, error) from error
 
@@ -201,8 +201,12 @@ def _try_access_log(to: Destinations) -> None:
         os.close(open_log("--access-log-file", to.access_log_file))
 
 
-def _append(path: str, descriptors: tuple[int, ...]) -> None:
-    """Point descriptors at the end of a file."""
+def append(path: str, descriptors: tuple[int, ...]) -> None:
+    """Point descriptors at the end of a file.
+
+    Raises:
+        OSError: it cannot be had.
+    """
     opened = _open(path)
     for descriptor in descriptors:
         os.dup2(opened, descriptor, inheritable=descriptor <= STANDARD_ERROR)
@@ -230,7 +234,7 @@ def _open(path: str) -> int:
 def append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:
     """Point descriptors at the end of a file that was renamed; what fails is logged."""
     try:
-        _append(path, descriptors)
+        append(path, descriptors)
     except OSError as error:
         logger.error("%s; the old file stays in use", _cannot(option, path, error))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -154,6 +156,17 @@ def test_a_trace_is_known_by_w3c_trace_context_3_2_2(traceparent: str, found: st
 def lines(path: Path) -> list[str]:
     """Return the targets of all lines."""
     return re.findall(r'"POST (\S+) ', path.read_text())
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file of this process grow any further, as on a full disk (setrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def count_descriptors() -> int:
@@ -336,7 +349,7 @@ class TestWriter:
             log.write(record())
         log.close()
         (told,) = caplog.records
-        assert told.getMessage() == "no access log from here on: /dev/full: No space left on device"
+        assert told.getMessage() == "no access log for now: /dev/full: No space left on device"
 
     def test_a_reader_that_has_gone_is_told_once(
         self, pipe: Pipe, caplog: pytest.LogCaptureFixture
@@ -349,6 +362,48 @@ class TestWriter:
         pipe.close_writing()
         (told,) = caplog.records
         assert told.getMessage().endswith("Broken pipe")
+
+    def test_a_while_after_a_failure_it_is_tried_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level("INFO", "obworker.log")
+        monkeypatch.setattr(access_log, "RETRY_INTERVAL", 0.2)
+        path = tmp_path / "access"
+        path.symlink_to("/dev/full")
+        log = AccessLog(str(path), "text", 0)
+        log.write(record(target=b"/lost"))
+        eventually(lambda: caplog.records)
+        path.unlink()
+        path.touch()
+
+        def is_written() -> bool:
+            log.write(record(target=b"/kept"))
+            return bool(lines(path))
+
+        eventually(is_written)
+        log.close()
+        assert set(lines(path)) == {"/kept"}
+        assert re.search(
+            r"the access log goes on: \S+/access; [1-9]\d* lines were lost", caplog.text
+        )
+        assert caplog.text.count("no access log for now") == 1
+
+    def test_behind_a_line_that_was_cut_short_the_next_begins_anew(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(access_log, "RETRY_INTERVAL", 0.0)
+        path = tmp_path / "access"
+        log = AccessLog(str(path), "text", 0)
+        with largest_file(200):
+            for _ in range(3):
+                log.write(record(target=b"/cut"))
+            eventually(lambda: caplog.records)
+        log.write(record(target=b"/kept"))
+        log.close()
+        whole, cut, last = path.read_text().splitlines()
+        assert len(f"{whole}\n{cut}") == 200
+        assert "/kept" in last
+        assert len(last) == len(whole) + 1
 
     def test_reopening_starts_it_again(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -388,6 +443,6 @@ def test_a_file_that_cannot_be_had_is_told_and_tried_again(
     log.reopen()
     log.write(record())
     log.close()
-    told = f"no access log from here on: --access-log-file: cannot append to {path}: No such file"
+    told = f"no access log for now: --access-log-file: cannot append to {path}: No such file"
     assert caplog.text.count(told) == 1
     assert len(lines(path)) == 1

@@ -149,5 +149,5 @@ def test_a_worker_takes_the_place_of_another_without_its_access_log(
     first.kill()
     server.wait_until_ready(2)
     assert server.request().status == 200
-    assert "no access log from here on: --access-log-file: cannot append to" in server.log()
+    assert "no access log for now: --access-log-file: cannot append to" in server.log()
     assert server.stop() == 0
