@@ -549,6 +549,8 @@ def test_a_failing_init_is_one_line(serve: Serve, statement: str, message: str) 
 
 
 RUNNING = """
+    import asyncio
+
     class Predictor:
         def run(self):
             {}
@@ -575,6 +577,7 @@ def booted_run(
     [
         ("raise ValueError('gone')", "production", True),
         ("raise SystemExit(1)", "production", True),
+        ("raise asyncio.CancelledError", "production", True),
         ("raise ValueError('gone')", "local", False),
         ("pass", "production", False),
     ],
