@@ -268,7 +268,7 @@ class Blueprint:
     ) -> None:
         try:
             run()
-        except BaseException as error:  # noqa: BLE001  # the user's thread ends here
+        except BaseException as error:  # the user's thread ends here
             shown = (type(error), error, trim(error, self.file.parent))
             log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
             if not failures.examine(error) and on_fatal is not None:
