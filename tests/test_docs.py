@@ -211,6 +211,26 @@ def test_the_index_names_every_page() -> None:
     assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("[!R]*.md"))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cannot listen on ",
+        "names no option",
+        "exited with code ",
+        "each worker imports and preloads ",
+        "the code has changed since the other workers loaded it: reload",
+        " is neither",
+        "refused a request with 503",
+        "the predictor did not answer in time",
+        "out of memory",
+    ],
+)
+def test_a_message_that_is_looked_up_is_one_that_there_is(message: str) -> None:
+    code = "\n".join(path.read_text() for path in ROOT.glob("obworker/**/*.py"))
+    assert message in page("troubleshooting.md")
+    assert message in code
+
+
 def test_the_readme_has_the_scores_of_the_scorecard() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for title, name in {
