@@ -930,9 +930,10 @@ def failure_cases() -> Iterator[Case]:
         for name, kind in UNSENDABLE.items():
             for id_ in ("absent", "msgpack"):
                 pattern = (
-                    rb'\{"error":"Internal Server Error","traceback":".*'
+                    rb'\{"error":"Internal Server Error","traceback":"predict returned what'
+                    rb" cannot be sent: a [\w.]*"
                     + kind.encode()
-                    + rb' cannot be sent.*"\}'
+                    + rb' cannot be sent; allowed are [\w, ]+"\}'
                 )
                 yield Case(
                     f"{model.name}-{name}-accept-{id_}",

@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 from corpus import CORPUS
 from harness import ROOT
+from scorecards.table import SCENARIOS
 
 from obworker import errors, onnx_options
 from obworker.access_log import AccessRecord, json_line
@@ -203,6 +204,45 @@ def laid_out() -> Iterator[str]:
             directory = match[1]
         elif match := re.match(r" +((?:\w+\.py(?: +|$))+)", line):
             yield from ((directory if indent > 6 else "") + name for name in match[1].split())
+
+
+def test_the_index_names_every_page() -> None:
+    named = re.findall(r"\]\((\w[\w-]*\.md)\)", page("README.md"))
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("[!R]*.md"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cannot listen on ",
+        "names no option",
+        "exited with code ",
+        "each worker imports and preloads ",
+        "the code has changed since the other workers loaded it: reload",
+        " is neither",
+        "refused a request with 503",
+        "the predictor did not answer in time",
+        "out of memory",
+    ],
+)
+def test_a_message_that_is_looked_up_is_one_that_there_is(message: str) -> None:
+    code = "\n".join(path.read_text() for path in ROOT.glob("obworker/**/*.py"))
+    assert message in page("troubleshooting.md")
+    assert message in code
+
+
+def test_the_readme_has_the_scores_of_the_scorecard() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for title, name in {
+        "obworker": "obworker",
+        "gunicorn 27.0.1, gthread": "gunicorn 27 gthread",
+        "gunicorn 27.0.1, sync": "gunicorn 27 sync",
+    }.items():
+        rows = re.findall(r"\| (ok|MISS|n/a) +\|", section("scorecard.md", f"## {title}"))
+        scores = [rows.count(score) for score in ("ok", "MISS", "n/a")]
+        scores[2] += len(SCENARIOS) - sum(scores)  # rows that a table leaves out
+        assert f"| {name} | {scores[0]} | {scores[1]} | {scores[2]} |\n" in readme
+    assert f"in {len(SCENARIOS)} scenarios" in readme
 
 
 def test_the_layout_has_every_module_and_no_other() -> None:

@@ -268,7 +268,7 @@ class Blueprint:
     ) -> None:
         try:
             run()
-        except (Exception, SystemExit) as error:  # the user's thread ends here
+        except BaseException as error:  # the user's thread ends here
             shown = (type(error), error, trim(error, self.file.parent))
             log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
             if not failures.examine(error) and on_fatal is not None:
@@ -315,14 +315,15 @@ def create(
     class_name: str | None = None,
     model_path: str | None = None,
     onnx: Mapping[str, Any] | None = None,
+    tracebacks: str = "auto",
 ) -> Application:
     """Return the application for any WSGI server.
 
-    For example ``gunicorn "obworker.predictor.application:create('./model')"``. `onnx` is for
-    plan_session.
+    For example ``gunicorn "obworker.predictor.application:create('./model')"``. `onnx` and
+    `tracebacks` are as for load.
     """
     os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
-    blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx)
+    blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx, tracebacks)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
     return blueprint.boot(
         threads_alone(os.environ), on_fatal=lambda error: os._exit(error.exit_code)
@@ -345,6 +346,7 @@ def _plan(
     wants_onnx = "onnx" in init.names
     session = plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None
     where = Environment(environment)
+    shows = {"on": True, "off": False, "auto": where is not Environment.PRODUCTION}
     return Blueprint(
         file=file,
         predictor=predictor,
@@ -357,9 +359,7 @@ def _plan(
         has_run=has_background_run(predictor),
         health=health_method(predictor),
         environment=where,
-        shows_tracebacks={"on": True, "off": False}.get(
-            tracebacks, where is not Environment.PRODUCTION
-        ),
+        shows_tracebacks=shows[tracebacks],
     )
 
 

@@ -212,7 +212,7 @@ class Application:
         """Return the body that a WSGI callable made, produced in the request's context."""
         if isinstance(body, list):
             return body
-        return Continued(body, context, self._failures.examine, call.release)
+        return Continued(body, context, self._failures.report, call.release)
 
 
 def introduce(environ: WSGIEnvironment) -> None:

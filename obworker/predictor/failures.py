@@ -36,6 +36,7 @@ ANSWERS: dict[Fault, RequestError] = {
     Fault.TOO_LARGE: InsufficientStorage("there is not as much memory as this takes"),
 }
 RETRY_AFTER = ("Retry-After", "1")
+UNSENDABLE = "predict returned what cannot be sent: %s"
 
 log = logging.getLogger("obworker.predictor")
 
@@ -116,7 +117,7 @@ class Failures:
     def _log(self, error: BaseException) -> None:
         enable_loggers()
         if isinstance(error, ReplyError):
-            log.error("predict returned what cannot be sent: %s", error)
+            log.error(UNSENDABLE, error)
             return
         shown = (type(error), error, trim(error, self._directory))
         log.error("predict raised %s", type(error).__name__, exc_info=shown)
@@ -128,11 +129,16 @@ class Failures:
         answer = RequestError(INTERNAL) if diagnosis is None else ANSWERS[diagnosis.fault]
         content = {"error": str(answer)}
         if self._shows_tracebacks:
-            trace = user_traceback(error, self._directory)
-            content["traceback"] = trace.encode("utf-8", "backslashreplace").decode()
+            content["traceback"] = self._explain(error)
         retry = [RETRY_AFTER] if answer.status == ServiceUnavailable.status else []
         headers = [("X-Request-ID", request_id()), *retry]
         return answer_json(start_response, answer.status, content, headers)
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, ReplyError):  # predict has returned: every frame would be ours
+            return UNSENDABLE % error
+        trace = user_traceback(error, self._directory)
+        return trace.encode("utf-8", "backslashreplace").decode()
 
 
 def identify(environ: WSGIEnvironment) -> str:

@@ -101,7 +101,7 @@ class Continued(Iterator[bytes]):
         self,
         parts: Iterable[bytes],
         context: Context,
-        on_error: Callable[[BaseException], object],
+        on_error: Callable[[BaseException], None],
         on_close: Callable[[], None],
     ) -> None:
         self._parts = parts
@@ -120,7 +120,7 @@ class Continued(Iterator[bytes]):
             raise
         except Exception as error:
             self._on_error(error)
-            raise
+            raise BrokenOff(f"the response raised {type(error).__name__}") from error
 
     def close(self) -> None:
         """Close the body, then let go of what the request held."""

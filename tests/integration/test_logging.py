@@ -94,11 +94,13 @@ def test_what_a_start_script_says_is_in_the_log(model: Path, tmp_path: Path) -> 
     assert {"out", "err"} <= set(read(log).splitlines())
 
 
+@pytest.mark.parametrize("returned", ["parts()", "flask.Response(parts())"])
 def test_a_stream_that_breaks_off_is_one_error_with_the_frames_of_the_user(
-    serve: Serve, model: Path
+    serve: Serve, model: Path, returned: str
 ) -> None:
     source = (
-        "class Predictor:\n    def predict(self):\n        yield 'a'\n        raise ValueError\n"
+        "import flask\ndef parts():\n    yield 'a'\n    raise ValueError\n"
+        f"class Predictor:\n    def predict(self):\n        return {returned}\n"
     )
     (model / "predictor.py").write_text(source)
     server = serve("--no-access-log", str(model))

@@ -841,6 +841,32 @@ def test_a_worker_that_floods_its_log_is_not_held_up(serve: Serve, model: Path) 
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "process", "place"),
+    [
+        ("{}\nclass Predictor:\n def predict(self): 0", "obworker: mold", "in <module>"),
+        (
+            "class Predictor:\n def __init__(self): {}\n def predict(self): 0",
+            "obworker: worker",
+            "in __init__",
+        ),
+    ],
+    ids=["import", "boot"],
+)
+def test_what_takes_long_to_load_shows_its_stacks_on_request(
+    serve: Serve, model: Path, source: str, process: str, place: str
+) -> None:
+    wait = "print('waits', flush=True); import time; time.sleep(60)"
+    (model / "predictor.py").write_text(source.format(wait))
+    server = serve(str(model))
+    server.wait_for_log("waits")
+    children = psutil.Process(server.pid).children()
+    (found,) = [child for child in children if child.cmdline()[0].startswith(process)]
+    found.send_signal(signal.SIGRTMIN)
+    server.wait_for_log(rf'predictor\.py", line \d {place}', 10)
+    assert found.is_running()
+
+
 def test_a_boot_that_hangs_is_killed_and_the_start_is_given_up(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(
         "import time\nclass Predictor:\n"

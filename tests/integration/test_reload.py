@@ -290,6 +290,29 @@ def test_a_mold_that_died_is_made_again_and_the_workers_stay(
     assert "reloaded" not in server.log()
 
 
+@pytest.mark.parametrize("way", [(), ("--preload", "off")], ids=["forked", "by-itself"])
+def test_a_link_is_followed_anew_by_a_reload_and_not_before(
+    serve: Serve, tmp_path: Path, way: tuple[str, ...]
+) -> None:
+    for number in (1, 2):
+        directory = tmp_path / f"model-{number}"
+        directory.mkdir()
+        (directory / "weights").write_text(str(number))
+        (directory / "predictor.py").write_text(
+            "class Predictor:\n    def predict(self): return open('weights').read()\n"
+        )
+    link = tmp_path / "current"
+    link.symlink_to("model-1")
+    server = serve(*way, "./current", cwd=tmp_path).wait_until_ready()
+    for generation, number in ((2, 2), (3, 1)):
+        before = server.request().body
+        link.unlink()
+        link.symlink_to(f"model-{number}")
+        assert server.request().body == before
+        reload(server, generation)
+        assert server.request().body == str(number).encode()
+
+
 def test_code_that_has_changed_when_the_mold_died_is_rolled_out_and_never_mixed(
     serve: Serve, model: Path, write: Write
 ) -> None:

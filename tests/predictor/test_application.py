@@ -334,6 +334,15 @@ def test_who_asks_for_tracebacks_or_for_none_is_heard(
     assert ("traceback" in response.json) is is_shown
 
 
+def test_another_server_can_be_told_to_send_no_traceback(model: Model, client_of: ClientOf) -> None:
+    path = str(model(FAILING))
+    assert "traceback" in client_of(application.create(path)).post().json
+    response = client_of(application.create(path, tracebacks="off")).post()
+    assert response.json == {"error": "Internal Server Error"}
+    with pytest.raises(KeyError, match="of"):
+        application.create(path, tracebacks="of")
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
@@ -549,6 +558,8 @@ def test_a_failing_init_is_one_line(serve: Serve, statement: str, message: str) 
 
 
 RUNNING = """
+    import asyncio
+
     class Predictor:
         def run(self):
             {}
@@ -575,6 +586,7 @@ def booted_run(
     [
         ("raise ValueError('gone')", "production", True),
         ("raise SystemExit(1)", "production", True),
+        ("raise asyncio.CancelledError", "production", True),
         ("raise ValueError('gone')", "local", False),
         ("pass", "production", False),
     ],
