@@ -52,6 +52,7 @@ FATAL = {
     46: Wording("DEVICE_UNAVAILABLE", "busy or unavailable"),
     214: Wording("ECC_UNCORRECTABLE", "uncorrectable ECC error"),
     220: Wording("NVLINK_UNCORRECTABLE", "uncorrectable NVLink error"),
+    226: Wording("CONTAINED", "Invalid access of peer GPU memory over nvlink"),
     700: Wording("ILLEGAL_ADDRESS", "illegal memory access"),
     702: Wording("LAUNCH_TIMEOUT", "launch timed out"),
     710: Wording("ASSERT", "device-side assert"),
@@ -61,6 +62,9 @@ FATAL = {
     717: Wording("INVALID_ADDRESS_SPACE", "not supported on global/shared address space"),
     718: Wording("INVALID_PC", "invalid program counter"),
     719: Wording("LAUNCH_FAILED", "unspecified launch failure"),
+    721: Wording("TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
+    810: Wording("MPS_CLIENT_TERMINATED", "MPS client has been terminated"),
+    911: Wording("EXTERNAL_DEVICE", "async error has occured in external entity"),
     999: Wording("UNKNOWN", "unknown error"),
 }
 OUT_OF_MEMORY = 2
@@ -79,7 +83,7 @@ LIBRARIES = {"cuda", "onnxruntime", "pycuda", "tensorflow"}
 
 _NUMBER = re.compile(r"\b(?:CUDA|HIP) (?:failure|error) (\d+)\b")
 _SAID_BY_A_DRIVER = re.compile(
-    r"\b(CUDA|HIP)( driver)? error\b|\[CUDA\]|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
+    r"\b(CUDA|HIP)( driver| unknown)? error\b|\[CUDA\]|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
     re.IGNORECASE,
 )
 _FATAL_TEXT = re.compile("|".join(re.escape(error.text) for error in FATAL.values()), re.IGNORECASE)

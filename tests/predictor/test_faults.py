@@ -104,7 +104,10 @@ def torch_tried(amount: str) -> OutOfMemoryError:
     )
 
 
-@pytest.mark.parametrize("code", [46, 214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719, 999])
+@pytest.mark.parametrize(
+    "code",
+    [46, 214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999],
+)
 def test_a_code_after_which_the_context_is_dead(code: int) -> None:
     for error in (
         AcceleratorError(code),
@@ -133,6 +136,10 @@ def test_a_code_after_which_the_context_is_dead(code: int) -> None:
         "unspecified launch failure",
         "uncorrectable ECC error encountered",
         "uncorrectable NVLink error detected during the execution",
+        "Invalid access of peer GPU memory over nvlink or a hardware error",
+        "tensor memory not completely freed",
+        "the MPS client has been terminated by the server",
+        "an async error has occured in external entity outside of CUDA",
         "CUDA-capable device(s) is/are busy or unavailable",
         "unknown error",
     ],
@@ -153,6 +160,7 @@ def test_a_text_after_which_the_context_is_dead(text: str) -> None:
         *("DEVICE_UNAVAILABLE", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "ILLEGAL_ADDRESS"),
         *("LAUNCH_TIMEOUT", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION"),
         *("MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "LAUNCH_FAILED", "UNKNOWN"),
+        *("CONTAINED", "TENSOR_MEMORY_LEAK", "MPS_CLIENT_TERMINATED", "EXTERNAL_DEVICE"),
     ],
 )
 def test_a_name_after_which_the_context_is_dead(name: str) -> None:
@@ -202,6 +210,8 @@ def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> 
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
+        # torch's own words for 999 when it is initialised
+        (RuntimeError("CUDA unknown error - this may be due to an incorrectly set up"), LOST),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), LOST),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), LOST),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasS`"), LOST),
