@@ -83,7 +83,8 @@ LIBRARIES = {"cuda", "onnxruntime", "pycuda", "tensorflow"}
 
 _NUMBER = re.compile(r"\b(?:CUDA|HIP) (?:failure|error) (\d+)\b")
 _SAID_BY_A_DRIVER = re.compile(
-    r"\b(CUDA|HIP)( driver| unknown)? error\b|\[CUDA\]|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
+    r"\b(CUDA|HIP)( driver| unknown)? error\b|\[CUDA\]"
+    r"|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
     re.IGNORECASE,
 )
 _FATAL_TEXT = re.compile("|".join(re.escape(error.text) for error in FATAL.values()), re.IGNORECASE)
