@@ -363,7 +363,6 @@ class Workers:
             cause=link.cause,
             was_killed=seat.state is State.KILLING and not link.hung_up,
         )
-        self.devices.judge()
 
     def _forget(self, channel: Channel) -> None:
         """Close a channel, once or again."""

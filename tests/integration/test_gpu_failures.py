@@ -369,6 +369,22 @@ def test_new_code_for_which_no_gpu_works_is_given_up(
     assert server.request().status == 200
 
 
+def test_new_code_that_comes_when_every_gpu_is_in_quarantine_again_is_given_up(
+    start: Start, model: Path
+) -> None:
+    slow = "\nwhile os.path.exists('importing'):\n    time.sleep(0.02)\n"
+    server = start("4", source=PREDICTOR + slow).wait_until_ready()
+    fail_into_quarantine(server, "4")
+    for name in ("broken-4", "importing"):
+        (model / name).touch()
+    with ThreadPoolExecutor(1) as threads:
+        reload = threads.submit(reload_in_vain, model)
+        server.wait_for_log(r"(?s)gpu 4 is in quarantine: .* gpu 4 is in quarantine: ")
+        (model / "importing").unlink()
+        assert "every GPU is in quarantine" in reload.result()
+    assert "generation 1 serves on" in server.log()
+
+
 def test_want_of_memory_ends_nothing_and_is_counted(start: Start, model: Path) -> None:
     server = start("4").wait_until_ready()
     old = pid_in(server, 0)
