@@ -68,7 +68,7 @@ class Master:
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
         )
         self._table = Table(
-            len(plan.devices),
+            plan.workers,
             plan.timeouts,
             random.random,
             Strategy(plan.settings.reload_strategy),
@@ -292,8 +292,8 @@ class Master:
             logger.warning("only a restart changes %s", ", ".join(fixed))
         if self._generations.reloading is None:
             self._served_size = self._table.wanted or self._paused_size
-        if len(plan.devices) != len(self._plan.devices):
-            self._table.resize(len(plan.devices))
+        if plan.workers != self._plan.workers:
+            self._table.resize(plan.workers)
         elif self._table.wanted == 0:
             self._table.resize(self._paused_size)
         self._workers.devices.give_back_all()
