@@ -65,6 +65,23 @@ class Predictor:
             torch.launch(params.get("kernel", "add"))
         return {"pid": os.getpid(), "gpu": self.gpu}
 """
+# As in the compute mode EXCLUSIVE_PROCESS: a GPU takes no second process.
+EXCLUSIVE = """
+import fcntl, os
+import torch
+
+class Predictor:
+    def __init__(self):
+        self.context = open("context-" + os.environ["CUDA_VISIBLE_DEVICES"], "w")
+        try:
+            fcntl.flock(self.context, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = "CUDA-capable device(s) is/are busy or unavailable"
+            raise torch.AcceleratorError(46, message) from None
+
+    def predict(self):
+        return {"pid": os.getpid()}
+"""
 AT_IMPORT = """
 if os.path.exists("broken-" + os.environ["CUDA_VISIBLE_DEVICES"]):
     torch.launch("assert")
@@ -383,6 +400,17 @@ def test_new_code_that_comes_when_every_gpu_is_in_quarantine_again_is_given_up(
         (model / "importing").unlink()
         assert "every GPU is in quarantine" in reload.result()
     assert "generation 1 serves on" in server.log()
+
+
+def test_on_a_gpu_that_takes_one_process_the_old_worker_goes_first(
+    start: Start, model: Path
+) -> None:
+    server = start("4,6", source=EXCLUSIVE).wait_until_ready(2)
+    old = {slot: worker.pid for slot, worker in server.workers().items()}
+    obworker(model, "reload", "--wait")
+    assert all(pid_in(server, slot) != pid for slot, pid in old.items())
+    assert "there is no room beside the old worker" in server.log()
+    assert "quarantine" not in server.log()
 
 
 def test_want_of_memory_ends_nothing_and_is_counted(start: Start, model: Path) -> None:
