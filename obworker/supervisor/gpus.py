@@ -71,7 +71,7 @@ def select(
     and CUDA is told so.
 
     Raises:
-        UsageError: a device is not there, or comes twice.
+        UsageError: a device is not there, comes twice, or is named in another way than the others.
     """
     if gpus == "none":
         return []
@@ -98,6 +98,8 @@ def _pick(gpus: str, visible: list[str], family: Family) -> list[str]:
         if token in chosen:
             raise UsageError(f"--gpus: {gpus!r} names {token!r} twice")
         chosen.append(token)
+    if not family.mixes and len(set(map(family.is_uuid, chosen))) > 1:
+        raise UsageError(f"--gpus: {gpus!r} has indices and UUIDs; {family.runtime} takes one kind")
     return chosen
 
 

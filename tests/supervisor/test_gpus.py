@@ -111,6 +111,7 @@ def test_an_ascend_device_has_no_uuid() -> None:
         (f"0,{A}", A, f"'0,{A}' names '{A}' twice"),
         (B, A, f"there is no GPU '{B}'; visible: {A}"),
         (B, "", f"there is no GPU '{B}'; visible: none"),
+        (f"{A},1", "0,1", f"'{A},1' has indices and UUIDs; CUDA takes one kind"),
     ],
 )
 def test_a_choice_that_is_not_there_is_refused(gpus: str, visible: str, message: str) -> None:
