@@ -55,7 +55,7 @@ FATAL = {
     226: Wording("CONTAINED", "Invalid access of peer GPU memory over nvlink"),
     700: Wording("ILLEGAL_ADDRESS", "illegal memory access"),
     702: Wording("LAUNCH_TIMEOUT", "launch timed out"),
-    710: Wording("ASSERT", "device-side assert"),
+    710: Wording("ASSERT", "device-side assert triggered"),
     714: Wording("HARDWARE_STACK_ERROR", "hardware stack error"),
     715: Wording("ILLEGAL_INSTRUCTION", "illegal instruction"),
     716: Wording("MISALIGNED_ADDRESS", "misaligned address"),

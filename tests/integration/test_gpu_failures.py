@@ -19,7 +19,8 @@ from harness import Reply, Serve, Server, command, eventually, request
 TORCH = """
 class AcceleratorError(RuntimeError):
     def __init__(self, code, message):
-        super().__init__(f"CUDA error: {message}\\nCompile with TORCH_USE_CUDA_DSA")
+        advice = "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\\n"
+        super().__init__(f"CUDA error: {message}\\n{advice}")
         self.error_code = code
 
 class OutOfMemoryError(RuntimeError):

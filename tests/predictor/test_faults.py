@@ -12,6 +12,14 @@ from obworker.predictor.faults import Fault, diagnose
 LOST, NO_MEMORY, TOO_LARGE = Fault.DEVICE_LOST, Fault.NO_MEMORY, Fault.TOO_LARGE
 
 
+# What torch adds to every error of CUDA; before 2.8 its type says no more than the text.
+ADVICE = (
+    "\nCUDA kernel errors might be asynchronously reported at some other API call, so the "
+    "stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+    "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
+
+
 class AcceleratorError(RuntimeError):
     """torch's since 2.8."""
 
@@ -145,12 +153,11 @@ def test_a_code_after_which_the_context_is_dead(code: int) -> None:
     ],
 )
 def test_a_text_after_which_the_context_is_dead(text: str) -> None:
-    later = "\nCUDA kernel errors might be asynchronously reported at some other API call."
     for driver in (
         *("CUDA error", "HIP error", "CUDA driver error", "Triton Error [CUDA]"),
         *("cudaErrorSomething", "hipErrorSomething", "cuMemcpyDtoH failed"),
     ):
-        diagnosis = diagnose(RuntimeError(f"{driver}: {text}{later}"))
+        diagnosis = diagnose(RuntimeError(f"{driver}: {text}{ADVICE}"))
         assert diagnosis == (LOST, f"{driver}: {text}")
 
 
@@ -241,6 +248,7 @@ def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> 
         # what is neither
         (AcceleratorError(1, "CUDA error: invalid argument"), None),
         (RuntimeError("CUDA error: invalid argument"), None),
+        (RuntimeError(f"CUDA error: invalid configuration argument{ADVICE}"), None),
         (RuntimeError("CUDA failure 1: invalid argument"), None),
         (RuntimeError("device-side assert triggered"), None),
         (RuntimeError("unknown error"), None),
