@@ -155,7 +155,7 @@ def open_session(plan: SessionPlan) -> InferenceSession:
     onnxruntime = import_onnxruntime()
     name = plan.model.name
     options = options_of(plan, onnxruntime)
-    create = partial(onnxruntime.InferenceSession, str(plan.model), options, enable_fallback=False)
+    create = partial(_without_fallback(onnxruntime.InferenceSession), str(plan.model), options)
     try:
         session = _start(create, plan)
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
@@ -169,8 +169,7 @@ def open_session(plan: SessionPlan) -> InferenceSession:
 def _start(create: Callable[..., InferenceSession], plan: SessionPlan) -> InferenceSession:
     """Make the session; without the first provider where that cannot be started, if others may.
 
-    Left to itself onnxruntime does so too, but also where the device is lost or full, and in a call
-    that fails: then all that follow run on the CPU, of a worker that looks well.
+    A device that is lost or full is no reason to go on without it.
     """
     first, *others = plan.providers
     try:
@@ -180,6 +179,16 @@ def _start(create: Callable[..., InferenceSession], plan: SessionPlan) -> Infere
             raise
         log.warning("%s: %s: %s", plan.model.name, short_name(first), summarise(error))
     return create(providers=others)
+
+
+def _without_fallback(kind: type) -> type:
+    """Return a kind of session that does not leave its device for the CPU unasked.
+
+    onnxruntime's does, whatever the error, when it is made and in a call that fails: then all that
+    follow run on the CPU, of a worker that looks well. Before 1.23 it took no argument for that.
+    """
+    never = property(lambda _: False, lambda *_: None)
+    return type(kind.__name__, (kind,), {"_enable_fallback": never})
 
 
 def options_of(plan: SessionPlan, onnxruntime: ModuleType) -> SessionOptions:
