@@ -100,6 +100,10 @@ _NO_MEMORY = re.compile(
     r"|can't allocate memory|bad.alloc",
     re.IGNORECASE,
 )
+# The driver finds none of those that the process may see: it fell off the bus, or never was there.
+_NO_DEVICE = re.compile(
+    r"\bNo (CUDA|HIP) GPUs are available|\bno (CUDA|ROCm)-capable device|\bCUDA_ERROR_NO_DEVICE\b"
+)
 # "Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.89 GiB of which…"
 _TRIED = re.compile(
     r"Tried to allocate ([\d.]+) (\w+)\..*?total capac\w+ of ([\d.]+) (\w+)", re.DOTALL
@@ -115,10 +119,14 @@ def diagnose(error: BaseException) -> Diagnosis | None:
 
 
 def kind_of(error: BaseException, otherwise: type[ObworkerError]) -> type[ObworkerError]:
-    """Return what to raise for an error of the user's code: DeviceError, if that is what it is."""
+    """Return what to raise for an error of what builds a predictor: DeviceError, if it is that.
+
+    A device that is not there is that, too. Where predict finds none, it may be that the code asks
+    for one in a worker that has none, which nothing is won by replacing.
+    """
     diagnosis = diagnose(error)
     is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
-    return DeviceError if is_lost else otherwise
+    return DeviceError if is_lost or any(map(_finds_no_device, _behind(error))) else otherwise
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
@@ -150,6 +158,10 @@ def _judge(error: BaseException) -> Fault | None:
     if isinstance(error, MemoryError):
         return Fault.TOO_LARGE
     return _judge_text(message_of(error)) if _is_by_a_library(error) else None
+
+
+def _finds_no_device(error: BaseException) -> bool:
+    return _is_by_a_library(error) and _NO_DEVICE.search(message_of(error)) is not None
 
 
 def _code_of(error: BaseException, types: set[str]) -> int | None:

@@ -83,6 +83,18 @@ class Predictor:
     def predict(self):
         return {"pid": os.getpid()}
 """
+# What torch says where CUDA finds none of the GPUs that it may see: one has fallen off the bus.
+ABSENT = """
+import os
+
+class Predictor:
+    def __init__(self):
+        if os.path.exists("absent-" + os.environ["CUDA_VISIBLE_DEVICES"]):
+            raise RuntimeError("No CUDA GPUs are available")
+
+    def predict(self):
+        return {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}
+"""
 AT_IMPORT = """
 if os.path.exists("broken-" + os.environ["CUDA_VISIBLE_DEVICES"]):
     torch.launch("assert")
@@ -314,6 +326,14 @@ def test_a_gpu_that_is_broken_from_the_start_keeps_no_other_from_serving(
     server.wait_for_log(r"gpu 4 is in quarantine: .* \(slots: 0\)")
     assert json.loads(server.request().body)["gpu"] == "6"
     assert "exited with code" not in server.log()
+
+
+def test_a_gpu_that_is_not_there_keeps_no_other_from_serving(start: Start, model: Path) -> None:
+    (model / "absent-4").touch()
+    server = start("4,6", source=ABSENT).wait_until_ready()
+    server.wait_for_log(r"gpu 4 is in quarantine: .*No CUDA GPUs are available.* \(slots: 0\)")
+    obworker(model, "reload", "--wait")
+    assert json.loads(server.request().body)["gpu"] == "6"
 
 
 def test_an_import_that_finds_its_gpu_broken_counts_as_well(start: Start, model: Path) -> None:

@@ -7,7 +7,8 @@ import enum
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
-from obworker.predictor.faults import Fault, diagnose
+from obworker.errors import BootError, DeviceError
+from obworker.predictor.faults import Fault, diagnose, kind_of
 
 LOST, NO_MEMORY, TOO_LARGE = Fault.DEVICE_LOST, Fault.NO_MEMORY, Fault.TOO_LARGE
 
@@ -262,6 +263,33 @@ def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> 
 def test_what_an_error_says(error: BaseException, fault: Fault | None) -> None:
     diagnosis = diagnose(error)
     assert (diagnosis and diagnosis.fault) == fault
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("No CUDA GPUs are available"),
+        AcceleratorError(100, "CUDA error: no CUDA-capable device is detected"),
+        CUDARuntimeError(100, "cudaErrorNoDevice: no CUDA-capable device is detected"),
+        RuntimeError("CUDA failure 100: no CUDA-capable device is detected ; GPU=-1"),
+        RuntimeError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE (100)"),
+        RuntimeError("HIP error: no ROCm-capable device is detected"),
+    ],
+)
+def test_a_device_that_is_not_there_is_to_blame_for_a_boot_and_not_for_a_predict(
+    error: Exception,
+) -> None:
+    assert kind_of(error, BootError) is DeviceError
+    assert kind_of(caused(Elsewhere(), error), BootError) is DeviceError
+    assert diagnose(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("No CUDA GPUs are available"), RuntimeError("CUDA error: invalid device ordinal")],
+)
+def test_what_else_fails_a_boot_is_the_codes(error: Exception) -> None:
+    assert kind_of(error, BootError) is BootError
 
 
 def caused(outer: BaseException, inner: BaseException) -> BaseException:
