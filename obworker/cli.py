@@ -387,8 +387,7 @@ def _serve_here(
         raise LoadError("run() has to be called on the main thread, where predict will run")
     if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
         chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
-        groups = gpus.grouped(chosen, given.gpus_per_worker)
-        os.environ.update(gpus.assign(groups, 1, 1)[0].environment)
+        os.environ.update(gpus.grouped(chosen, given.gpus_per_worker)[0].environment)
     where = detect(environ).value
     with contextlib.closing(_listeners(given, environ)) as served:
         blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)

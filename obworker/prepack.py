@@ -68,11 +68,11 @@ def _command(model: Path, output: Path | None, *, force: bool, texts: Sequence[s
     plan = _plan(model, texts)
     try:
         with _workplace(target.parent) as directory:
-            size = _write(plan, directory / target.name)
+            written = _write(plan, directory / target.name)
             _move(directory, target.parent)
     except OSError as error:
         raise CommandError(f"{target}: cannot be written: {error.strerror}") from error
-    return f"{target}  {size / 2**20:.1f} MiB with its weights, which are in {target.name}.data"
+    return f"{target}  {written}"
 
 
 def _check_paths(model: Path, target: Path, *, force: bool) -> None:
@@ -111,8 +111,8 @@ def _workplace(parent: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def _write(plan: SessionPlan, target: Path) -> int:
-    """Write the model and its weights, side by side; return their size."""
+def _write(plan: SessionPlan, target: Path) -> str:
+    """Write the model and its weights, side by side; say how large they are, and where."""
     onnxruntime = onnx.import_onnxruntime()
     version = onnxruntime.__version__
     if tuple(map(int, version.split(".")[:2])) < FIRST_VERSION:
@@ -130,7 +130,9 @@ def _write(plan: SessionPlan, target: Path) -> int:
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
         raise CommandError(f"{plan.model}: cannot be pre-packed: {summarise(error)}") from error
     prepacked.mark(target, prepacked.this_cpu())
-    return sum(path.stat().st_size for path in target.parent.iterdir())
+    size = sum(path.stat().st_size for path in target.parent.iterdir())
+    where = f"are in {data}" if (target.parent / data).exists() else "are too small to be shared"
+    return f"{size / 2**20:.1f} MiB with its weights, which {where}"
 
 
 def _move(source: Path, directory: Path) -> None:

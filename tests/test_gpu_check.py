@@ -19,6 +19,7 @@ case "$1" in
 -L) echo "GPU 0: X (UUID: GPU-aaaaaaaa-0000)"; echo "GPU 1: X (UUID: GPU-bbbbbbbb-0000)";;
 --query-gpu=*) echo "0, GPU-aaaaaaaa-0000"; echo "1, GPU-bbbbbbbb-0000";;
 --query-compute-apps=*)
+    echo "[Insufficient Permissions], GPU-aaaaaaaa-0000"
     for path in /proc/[0-9]*; do
         title=$(tr '\\0' ' ' 2>/dev/null <"$path/cmdline") || continue
         case "$title" in
@@ -95,6 +96,16 @@ def test_a_worker_on_another_gpu_fails(machine: Path) -> None:
     ended = check(machine)
     assert ended.returncode == 1, ended
     assert "is to be on gpu 1, is on GPU-cccccccc-0000" in ended.stdout
+
+
+def test_where_torch_cannot_use_the_gpu_it_says_why(machine: Path) -> None:
+    install(machine, "GPU-bbbbbbbb-0000")
+    with (machine / "modules" / "torch.py").open("a") as file:
+        file.write("raise RuntimeError('the driver is too old')\n")
+    ended = check(machine)
+    assert ended.returncode == 1
+    assert "RuntimeError: the driver is too old\n" in ended.stderr
+    assert ended.stderr.endswith("FAIL a bare loop on gpu 0: torch says why, above\n")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "a"])

@@ -52,15 +52,19 @@ FATAL = {
     46: Wording("DEVICE_UNAVAILABLE", "busy or unavailable"),
     214: Wording("ECC_UNCORRECTABLE", "uncorrectable ECC error"),
     220: Wording("NVLINK_UNCORRECTABLE", "uncorrectable NVLink error"),
+    226: Wording("CONTAINED", "Invalid access of peer GPU memory over nvlink"),
     700: Wording("ILLEGAL_ADDRESS", "illegal memory access"),
     702: Wording("LAUNCH_TIMEOUT", "launch timed out"),
-    710: Wording("ASSERT", "device-side assert"),
+    710: Wording("ASSERT", "device-side assert triggered"),
     714: Wording("HARDWARE_STACK_ERROR", "hardware stack error"),
     715: Wording("ILLEGAL_INSTRUCTION", "illegal instruction"),
     716: Wording("MISALIGNED_ADDRESS", "misaligned address"),
     717: Wording("INVALID_ADDRESS_SPACE", "not supported on global/shared address space"),
     718: Wording("INVALID_PC", "invalid program counter"),
     719: Wording("LAUNCH_FAILED", "unspecified launch failure"),
+    721: Wording("TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
+    810: Wording("MPS_CLIENT_TERMINATED", "MPS client has been terminated"),
+    911: Wording("EXTERNAL_DEVICE", "async error has occured in external entity"),
     999: Wording("UNKNOWN", "unknown error"),
 }
 OUT_OF_MEMORY = 2
@@ -79,7 +83,8 @@ LIBRARIES = {"cuda", "onnxruntime", "pycuda", "tensorflow"}
 
 _NUMBER = re.compile(r"\b(?:CUDA|HIP) (?:failure|error) (\d+)\b")
 _SAID_BY_A_DRIVER = re.compile(
-    r"\b(CUDA|HIP)( driver)? error\b|\[CUDA\]|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
+    r"\b(CUDA|HIP)( driver| unknown)? error\b|\[CUDA\]"
+    r"|\b(?-i:(cuda|hip)Error[A-Z]|cu[A-Z]\w* failed:)",
     re.IGNORECASE,
 )
 _FATAL_TEXT = re.compile("|".join(re.escape(error.text) for error in FATAL.values()), re.IGNORECASE)
@@ -94,6 +99,10 @@ _NO_MEMORY = re.compile(
     r"|Failed to allocate memory for requested buffer|is smaller than requested bytes"
     r"|can't allocate memory|bad.alloc",
     re.IGNORECASE,
+)
+# The driver finds none of those that the process may see: it fell off the bus, or never was there.
+_NO_DEVICE = re.compile(
+    r"\bNo (CUDA|HIP) GPUs are available|\bno (CUDA|ROCm)-capable device|\bCUDA_ERROR_NO_DEVICE\b"
 )
 # "Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.89 GiB of which…"
 _TRIED = re.compile(
@@ -110,10 +119,14 @@ def diagnose(error: BaseException) -> Diagnosis | None:
 
 
 def kind_of(error: BaseException, otherwise: type[ObworkerError]) -> type[ObworkerError]:
-    """Return what to raise for an error of the user's code: DeviceError, if that is what it is."""
+    """Return what to raise for an error of what builds a predictor: DeviceError, if it is that.
+
+    A device that is not there is that, too. Where predict finds none, it may be that the code asks
+    for one in a worker that has none, which nothing is won by replacing.
+    """
     diagnosis = diagnose(error)
     is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
-    return DeviceError if is_lost else otherwise
+    return DeviceError if is_lost or any(map(_finds_no_device, _behind(error))) else otherwise
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
@@ -145,6 +158,10 @@ def _judge(error: BaseException) -> Fault | None:
     if isinstance(error, MemoryError):
         return Fault.TOO_LARGE
     return _judge_text(message_of(error)) if _is_by_a_library(error) else None
+
+
+def _finds_no_device(error: BaseException) -> bool:
+    return _is_by_a_library(error) and _NO_DEVICE.search(message_of(error)) is not None
 
 
 def _code_of(error: BaseException, types: set[str]) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from obworker.errors import Unhealthy
@@ -35,11 +34,11 @@ class HealthCheck:
             Unhealthy: the predictor cannot serve.
         """
         try:
-            answer = self._ask()
+            is_bad = _is_false(self._ask())
         except BaseException as error:  # whatever it is, it is the user's code that raised it
             self._on_error(error)
             raise Unhealthy(self._explain(error)) from error
-        if _is_false(answer):
+        if is_bad:
             raise Unhealthy(f"{self._title} returned False")
 
     def _explain(self, error: BaseException) -> str:
@@ -49,8 +48,11 @@ class HealthCheck:
 
 
 def _is_false(answer: object) -> bool:
-    """Whether it is False, or numpy's: what ``np.isfinite(x).all()`` gives."""
+    """Whether it is False, or an array's: what ``isfinite(x).all()`` gives in numpy and in torch.
+
+    To look at one may wait for a GPU, and raise what happened there.
+    """
     if answer is False:
         return True
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(answer, numpy.bool_) and not answer
+    is_flag = getattr(answer, "ndim", None) == 0 and str(answer.dtype).endswith("bool")  # type: ignore[attr-defined]  # an array has one
+    return is_flag and not answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from obworker import onnx_options
 from obworker.errors import BootError, LoadError
 from obworker.onnx_options import ATTRIBUTES, AUTO, pairs_of, session_options, short_name
 from obworker.predictor import prepacked
-from obworker.predictor.faults import kind_of
+from obworker.predictor.faults import diagnose, kind_of
 from obworker.predictor.traces import summarise
 
 if TYPE_CHECKING:
@@ -154,16 +155,40 @@ def open_session(plan: SessionPlan) -> InferenceSession:
     onnxruntime = import_onnxruntime()
     name = plan.model.name
     options = options_of(plan, onnxruntime)
+    create = partial(_without_fallback(onnxruntime.InferenceSession), str(plan.model), options)
     try:
-        session = onnxruntime.InferenceSession(
-            str(plan.model), options, providers=list(plan.providers)
-        )
+        session = _start(create, plan)
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
         kind = kind_of(error, BootError)
         raise kind(f"{name} cannot be loaded: {summarise(error)}") from error
     prepacked.check(session, name)
     check_providers(plan, session.get_providers())
     return session
+
+
+def _start(create: Callable[..., InferenceSession], plan: SessionPlan) -> InferenceSession:
+    """Make the session; without the first provider where that cannot be started, if others may.
+
+    A device that is lost or full is no reason to go on without it.
+    """
+    first, *others = plan.providers
+    try:
+        return create(providers=[first, *others])
+    except (ValueError, RuntimeError) as error:  # what creating a provider raises
+        if not others or diagnose(error) is not None:
+            raise
+        log.warning("%s: %s: %s", plan.model.name, short_name(first), summarise(error))
+    return create(providers=others)
+
+
+def _without_fallback(kind: type) -> type:
+    """Return a kind of session that does not leave its device for the CPU unasked.
+
+    onnxruntime's does, whatever the error, when it is made and in a call that fails: then all that
+    follow run on the CPU, of a worker that looks well. Before 1.23 it took no argument for that.
+    """
+    never = property(lambda _: False, lambda *_: None)
+    return type(kind.__name__, (kind,), {"_enable_fallback": never})
 
 
 def options_of(plan: SessionPlan, onnxruntime: ModuleType) -> SessionOptions:

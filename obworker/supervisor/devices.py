@@ -57,16 +57,6 @@ class Devices:
             *(device.label, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
         )
 
-    def judge(self) -> None:
-        """End what cannot be any more where no device is left: the start, or a reload."""
-        if self._table.can_serve or self._table.stopping:
-            return
-        if not self._generations.is_proved:
-            hint = "nvidia-smi and the kernel's log (NVRM: Xid) say more"
-            self._on_fatal(DeviceError(f"no worker became ready: {ALL_HELD}", hint))
-        elif self._table.rollout.candidate is not None:
-            self._generations.fail_reload(ALL_HELD)
-
     def forbid(self, size: int) -> bool:
         """Whether so many slots would leave nobody to serve: all of theirs are held."""
         return self._table.can_serve and all(map(self._is_held, range(size)))
@@ -75,6 +65,7 @@ class Devices:
         """Give back the devices whose time is over; other code may have other devices."""
         self._give_back(self._quarantine.release_due(now))
         self._table.quarantine(self._is_held)
+        self._judge()
 
     def give_back_all(self) -> None:
         """Give back all devices: somebody has seen to them, or they are others by now."""
@@ -90,6 +81,16 @@ class Devices:
             row.quarantined_until = 0.0 if hold is None else hold.until
             if hold is not None:  # a slot that was never filled has not shown its device
                 row.write_text("device", device)
+
+    def _judge(self) -> None:
+        """End what cannot be any more where no device is left: the start, or a reload."""
+        if self._table.can_serve or self._table.stopping:
+            return
+        if not self._generations.is_proved:
+            hint = "nvidia-smi and the kernel's log (NVRM: Xid) say more"
+            self._on_fatal(DeviceError(f"no worker became ready: {ALL_HELD}", hint))
+        elif self._table.rollout.candidate is not None:
+            self._generations.fail_reload(ALL_HELD)
 
     def _give_back(self, devices: list[str]) -> None:
         for device in devices:

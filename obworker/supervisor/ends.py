@@ -28,8 +28,12 @@ CONSEQUENCES = {
     Outcome.HELD: "its device is in quarantine",
     Outcome.YIELDED: "there is no room beside the old worker, which goes first from now on",
 }
-# How Python, PyTorch, onnxruntime and CUDA say that memory was short.
-NO_ROOM = ("memoryerror", "out of memory", "out_of_memory", "failed to allocate memory")
+# How Python, PyTorch, onnxruntime and CUDA say that memory was short, and CUDA that a GPU takes no
+# second process (nvidia-smi(1), compute mode EXCLUSIVE_PROCESS).
+NO_ROOM = (
+    *("memoryerror", "out of memory", "out_of_memory", "failed to allocate memory"),
+    "busy or unavailable",
+)
 
 
 class Ends:
@@ -82,7 +86,7 @@ class Ends:
             seat,
             now,
             certain=failure is not None,
-            no_room=is_oom or _lacks_memory(failure),
+            no_room=is_oom or _lacks_room(failure),
             device_lost=cause is Cause.DEVICE,
         )
         if failure is not None and failure.traceback:
@@ -123,8 +127,8 @@ class Ends:
         return f"after {now - seat.ready_at:.1f} s of service{doing}"
 
 
-def _lacks_memory(failure: Failure | None) -> bool:
-    """Whether a predictor could not be built for want of memory, of the machine or of a GPU."""
+def _lacks_room(failure: Failure | None) -> bool:
+    """Whether a predictor could not be built for want of room, on the machine or on a GPU."""
     text = failure.message.lower() if failure else ""
     return any(sign in text for sign in NO_ROOM)
 

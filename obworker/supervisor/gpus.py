@@ -71,7 +71,7 @@ def select(
     and CUDA is told so.
 
     Raises:
-        UsageError: a device is not there, or comes twice.
+        UsageError: a device is not there, comes twice, or is named in another way than the others.
     """
     if gpus == "none":
         return []
@@ -98,6 +98,8 @@ def _pick(gpus: str, visible: list[str], family: Family) -> list[str]:
         if token in chosen:
             raise UsageError(f"--gpus: {gpus!r} names {token!r} twice")
         chosen.append(token)
+    if not family.mixes and len(set(map(family.is_uuid, chosen))) > 1:
+        raise UsageError(f"--gpus: {gpus!r} has indices and UUIDs; {family.runtime} takes one kind")
     return chosen
 
 
@@ -118,10 +120,14 @@ def _find(token: str, visible: list[str], family: Family) -> str:
 def grouped(devices: list[Device], size: int) -> list[Device]:
     """Put devices together, so many for a slot, or all of them for 0.
 
+    Without a GPU there is one that shows none, so that nobody takes the first one by chance.
+
     Raises:
         UsageError: some would be left over.
     """
-    size = size or max(1, len(devices))
+    if not devices:
+        return [Device("")]
+    size = size or len(devices)
     if len(devices) % size:
         raise UsageError(
             f"--gpus-per-worker: {len(devices)} GPUs cannot be dealt out by {size};"
@@ -138,11 +144,6 @@ def _together(devices: list[Device]) -> Device:
     return replace(first, token=",".join(tokens))
 
 
-def assign(devices: list[Device], workers: int | None, per_gpu: int) -> list[Device]:
-    """Return what each slot sees: slot i has device i modulo their number, for ever.
-
-    Without a GPU every slot sees none, so that nobody takes the first one by chance.
-    """
-    if not devices:
-        return [Device("")] * (workers or 1)
-    return [devices[i % len(devices)] for i in range(workers or len(devices) * per_gpu)]
+def default_workers(groups: list[Device], per_gpu: int) -> int:
+    """Return how many workers there are where nobody says it: one where there is no GPU."""
+    return len(groups) * per_gpu if groups[0].token else 1

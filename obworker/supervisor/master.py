@@ -27,7 +27,6 @@ from collections.abc import Callable
 from obworker import log
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
-from obworker.settings import without_effect
 from obworker.supervisor import exits, linux
 from obworker.supervisor.alarm import TICK, Alarm
 from obworker.supervisor.commands import Commands
@@ -38,8 +37,10 @@ from obworker.supervisor.molds import Descriptors
 from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
+from obworker.supervisor.scaling import Scaling
 from obworker.supervisor.scoreboard import MAX_SLOTS, Phase, Scoreboard
 from obworker.supervisor.signals import Signals
+from obworker.supervisor.start_report import StartReport
 from obworker.supervisor.table import Table
 from obworker.supervisor.workers import Workers
 
@@ -68,11 +69,13 @@ class Master:
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
         )
         self._table = Table(
-            len(plan.devices),
+            plan.workers,
             plan.timeouts,
             random.random,
             Strategy(plan.settings.reload_strategy),
         )
+        self._scaling = Scaling(self._table)
+        self._report = StartReport(listeners, self._outside.address)
         self._exchange = Exchange.create(self._places)
         descriptors = Descriptors(listeners, self._board.descriptor, self._exchange)
         self._generations = Generations(
@@ -80,7 +83,7 @@ class Master:
             self._table,
             descriptors,
             self._selector,
-            on_report=self._report,
+            on_report=self._tell_what_was_found,
             on_fatal=self._give_up,
             on_reloaded=self._reloaded,
         )
@@ -91,12 +94,9 @@ class Master:
             self._board,
             descriptors,
             self._selector,
-            on_ready=self._announce,
+            on_ready=self._report.serves,
             on_fatal=self._give_up,
         )
-        self._body_kind = "none"
-        self._is_announced = False
-        self._paused_size = self._served_size = 0
         self._error: ObworkerError | None = None
 
     def run(self) -> None:
@@ -210,38 +210,15 @@ class Master:
     def _phase(self) -> Phase:
         if self._table.stopping:
             return Phase.STOPPING
-        if not self._is_announced:
+        if not self._report.is_over:
             return Phase.STARTING
         return Phase.SERVING if self._generations.reloading is None else Phase.RELOADING
 
-    # the start-up report
-
-    def _report(self, loaded: Loaded) -> None:
-        """Say what was found, once: a later mold mostly finds the same."""
-        if not self._is_announced:
-            for label, text in loaded.description:
-                logger.info("%-10s %s", label, text)
-            self._tell_shares()
-        if idle := without_effect(self._plan.given, loaded.lacks):
-            logger.warning("%-10s %s", "no effect", idle)
-        logger.info("%-10s in %.2f s", "imported", loaded.seconds)
-        self._body_kind = loaded.body_kind
+    def _tell_what_was_found(self, loaded: Loaded) -> None:
+        self._report.found(loaded, self._plan, self._table.wanted)
 
     def _tell_shares(self) -> None:
-        """Say what workers that are made from now on have of the processors."""
-        for label, text in self._plan.shares(max(1, self._table.wanted)):
-            logger.info("%-10s %s", label, text)
-
-    def _announce(self) -> None:
-        """Say where it serves, once."""
-        if not self._is_announced:
-            self._is_announced = True
-            for address in self._listeners.addresses:
-                logger.info("%-10s %s", "serving", address.shown)
-            first = self._listeners.addresses[0]
-            logger.info("%-10s %s", "try", first.curl(self._body_kind))
-            if self._outside.address is not None:
-                logger.info("%-10s %s", "admin", self._outside.address.shown)
+        self._report.shares(self._plan, self._table.wanted)
 
     # signals
 
@@ -291,11 +268,8 @@ class Master:
         if fixed := self._plan.needs_restart_for(plan):
             logger.warning("only a restart changes %s", ", ".join(fixed))
         if self._generations.reloading is None:
-            self._served_size = self._table.wanted or self._paused_size
-        if len(plan.devices) != len(self._plan.devices):
-            self._table.resize(len(plan.devices))
-        elif self._table.wanted == 0:
-            self._table.resize(self._paused_size)
+            self._scaling.begin_reload()
+        self._scaling.reload(plan.workers if plan.workers != self._plan.workers else None)
         self._workers.devices.give_back_all()
         self._go_by(plan)
         self._generations.reload(plan, time.monotonic(), answer)
@@ -312,8 +286,7 @@ class Master:
         served = self._generations.plan(self._table.rollout.current)
         if self._plan is served or self._generations.reloading is not None:
             return
-        if self._table.wanted:  # nobody has paused it since
-            self._table.resize(self._served_size)
+        self._scaling.undo_reload()
         self._go_by(served)
 
     def _reopen_logs(self) -> None:
@@ -338,8 +311,7 @@ class Master:
         if self._workers.devices.forbid(size):
             return f"with {size} nobody would serve: every GPU that is left is in quarantine"
         logger.info("%-10s from %d to %d workers", "scaling", self._table.wanted, size)
-        self._table.resize(size)
-        self._served_size = size
+        self._scaling.scale(size)
         self._tell_shares()
         return ""
 
@@ -362,8 +334,7 @@ class Master:
         if linux.has_terminal():
             return  # somebody resized the window
         logger.info("SIGWINCH: letting the workers go; SIGHUP brings them back, SIGTTIN one")
-        self._paused_size = self._table.wanted or self._paused_size
-        self._table.resize(0)
+        self._scaling.pause()
 
     # stopping
 

@@ -1,7 +1,7 @@
 """Which cores belong to which slot, where workers are pinned. Pure.
 
-A slot's cores depend on the slot and on how many were planned, as its device does: whatever process
-fills it has the same. Slots have no core in common, unless there are more slots than cores; then
+A slot's cores depend on the slot and on how many were planned: whatever process fills it has the
+same. Slots have no core in common, unless there are more slots than cores; then
 each core has as many as the others, give or take one.
 """
 

@@ -29,15 +29,16 @@ MOST_FROZEN = 30.0
 class Plan:
     """What to serve and how; `factory` names the function that a mold calls with `arguments`.
 
-    `devices` has one entry for each of the slots there are at the start. `environ` is what every
-    process finds. `budget` shares out native threads, and `placement` cores. `api_keys` are packed.
-    `given` are the keys of the options that somebody gave.
+    There are so many `workers` at the start; slot i has device i modulo their number, for ever.
+    `environ` is what every process finds. `budget` shares out native threads, `placement` cores.
+    `api_keys` are packed. `given` are the keys of the options that somebody gave.
     """
 
     label: str
     factory: str
     arguments: dict[str, Any]
     settings: Settings
+    workers: int
     devices: list[Device]
     environ: dict[str, str]
     budget: Budget
@@ -62,10 +63,10 @@ class Plan:
         tls_context(settings)
         keys = ApiKeys.of(settings)
         chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
-        groups = gpus.grouped(chosen, settings.gpus_per_worker)
-        devices = gpus.assign(groups, settings.workers, settings.workers_per_gpu)
+        devices = gpus.grouped(chosen, settings.gpus_per_worker)
+        workers = settings.workers or gpus.default_workers(devices, settings.workers_per_gpu)
         ours = cores.available()
-        budget = Budget.of(ours, environ, len(devices), settings.threads)
+        budget = Budget.of(ours, environ, workers, settings.threads)
         return cls(
             label=str(settings.model),
             factory=factory,
@@ -82,10 +83,11 @@ class Plan:
                 },
             },
             settings=settings,
+            workers=workers,
             devices=devices,
             environ=without_systemd(environ),
             budget=budget,
-            placement=_placement(settings.cpu_affinity, ours.allowed, devices),
+            placement=_placement(settings.cpu_affinity, ours.allowed, devices, workers),
             api_keys=[] if keys is None else keys.pack(),
             given=frozenset(given),
         )
@@ -110,7 +112,7 @@ class Plan:
         )
 
     def device(self, slot: int) -> Device:
-        """Return a slot's device; slots that are added later share those there are."""
+        """Return a slot's device."""
         return self.devices[slot % len(self.devices)]
 
     def environment(self, slot: int, workers: int) -> dict[str, str]:
@@ -132,8 +134,10 @@ class Plan:
             yield "affinity", self.placement.describe(workers)
 
 
-def _placement(affinity: str, allowed: Iterable[int], devices: list[Device]) -> Placement:
+def _placement(
+    affinity: str, allowed: Iterable[int], devices: list[Device], workers: int
+) -> Placement:
     if affinity == "none":
         return Placement()
     near = [topology.near_gpus(device.tokens) for device in devices]
-    return place(topology.in_order(allowed), near)
+    return place(topology.in_order(allowed), [near[slot % len(near)] for slot in range(workers)])

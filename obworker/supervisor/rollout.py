@@ -69,9 +69,14 @@ class Rollout:
     # generations
 
     def reload(self, generation: int) -> None:
-        """Try new code; the newest wins. Where nothing was ever ready it is just the code now."""
+        """Try new code; the newest wins. Where nothing was ever ready it is just the code now.
+
+        So it is where no worker is wanted. Where all devices are held, those of the new code may be
+        others.
+        """
         self._yields, self._trial = False, BootPolicy()
-        if self._boots.was_ever_ready and self._canary is not None:
+        can_be_tried = any(slot.quarantined for slot in self._slots) or self._canary is not None
+        if self._boots.was_ever_ready and can_be_tried:
             self.candidate = generation
         else:
             self._commit(generation)

@@ -11,15 +11,14 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from obworker.errors import DeviceError, ObworkerError
 from obworker.supervisor import exits, linux
 from obworker.supervisor.agenda import Agenda
 from obworker.supervisor.devices import Devices
-from obworker.supervisor.ends import Ends, Failure
+from obworker.supervisor.ends import Ends
 from obworker.supervisor.generations import Generations
-from obworker.supervisor.gpus import Device
+from obworker.supervisor.links import Link, Links
 from obworker.supervisor.messages import (
     BootFailed,
     Channel,
@@ -42,25 +41,6 @@ from obworker.supervisor.table import Table
 logger = logging.getLogger("obworker.master")
 
 
-@dataclass
-class Link:
-    """What connects a seat to the process that fills it.
-
-    `reason` and `cause` are why it ends, where we know, for people and for the count.
-    `device` is the one that it was given: the plan it came from may be forgotten before it ends.
-    """
-
-    channel: Channel
-    device: Device
-    failure: Failure | None = None
-    reason: str = ""
-    cause: Cause | None = None
-    lost_device: str = ""
-    """What its GPU failed with."""
-    hung_up: bool = False
-    """Whether the other side closed it, as the kernel does at an end, before we killed anybody."""
-
-
 class Workers:
     """Carries out what is due; `on_ready` and `on_fatal` tell the master what came of it."""
 
@@ -79,7 +59,6 @@ class Workers:
         self._generations = generations
         self._board = board
         self._descriptors = descriptors
-        self._selector = selector
         self._on_ready = on_ready
         self.ends = Ends(
             table,
@@ -90,7 +69,7 @@ class Workers:
         )
         self.devices = Devices(table, generations, board, on_fatal=on_fatal)
         self._agenda = Agenda(table, generations.can_spawn)
-        self._links: dict[tuple[int, int], Link] = {}
+        self._links = Links(selector)
         self._carry_out: dict[Action, Callable[[Seat], None]] = {
             Action.SPAWN: self._spawn,
             Action.DRAIN: self._drain,
@@ -137,7 +116,7 @@ class Workers:
         """Tell workers that drain already that there will be no others to go on."""
         for seat in self._table.seats:
             if seat.state is State.DRAINING:
-                self._links[_key(seat)].channel.send(self._order_to_drain())
+                self._links.of(seat).channel.send(self._order_to_drain())
 
     def kill_all(self) -> None:
         """Kill every worker."""
@@ -160,15 +139,12 @@ class Workers:
         device = self._generations.plan(seat.generation).device(seat.slot)
         self._board.slot(seat.slot).write_text("device", device.label)
         try:
-            ours, theirs = Channel.pair()
+            theirs = self._links.open(seat, device, self._read)
         except OSError as error:
             self._spawn_failed(seat, f"no process could be asked for: {error.strerror}")
             return
-        ours.set_blocking(False)
-        self._links[_key(seat)] = Link(ours, device)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(seat))
         if self._generations.is_direct(seat.generation):
-            self._execute(seat, ours, theirs)
+            self._execute(seat, theirs)
         else:
             self._generations.molds.order(seat.generation, self._order(seat), theirs)
         theirs.close()
@@ -184,23 +160,24 @@ class Workers:
             title=f"worker {seat.slot} g{seat.generation} {plan.device(seat.slot).label}",
         )
 
-    def _execute(self, seat: Seat, ours: Channel, theirs: Channel) -> None:
+    def _execute(self, seat: Seat, theirs: Channel) -> None:
         """Make a worker that imports the code by itself."""
         plan, order = self._generations.plan(seat.generation), self._order(seat)
         try:
             environ = plan.environ | order.environment
             pid = self._descriptors.execute("direct", theirs, environ)
         except OSError as error:
-            self._forget(self._links.pop(_key(seat)).channel)
+            self._links.close(seat)
             self._spawn_failed(seat, f"no process could be made: {error.strerror}")
             return
         self._table.spawned(seat, pid, loads=True)
-        ours.send(order_to_load(seat.generation, plan))
-        ours.send(order)
+        channel = self._links.of(seat).channel
+        channel.send(order_to_load(seat.generation, plan))
+        channel.send(order)
 
     def _drain(self, seat: Seat) -> None:
         self._table.drain(seat, time.monotonic())
-        self._links[_key(seat)].channel.send(self._order_to_drain())
+        self._links.of(seat).channel.send(self._order_to_drain())
 
     def _order_to_drain(self) -> Drain:
         final = self._table.stopping
@@ -214,7 +191,7 @@ class Workers:
         """
         reason = self._why_late(seat)
         logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
-        link = self._links[_key(seat)]
+        link = self._links.of(seat)
         link.reason, link.cause = f"{reason}, and ", Cause.LATE
         link.channel.send(Drain(empty_queue=False, final=self._table.stopping))
         self._table.dump(seat, time.monotonic())
@@ -254,14 +231,14 @@ class Workers:
         self.ends.tell(who, how, self._table.stick(seat), None)
 
     def _give_up_spawn(self, seat: Seat) -> None:
-        link = self._links.pop(_key(seat))
+        link = self._links.of(seat)
         if not link.channel.is_closed and seat.is_late(time.monotonic()):
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
         for message in link.channel.last_words():  # one that comes later is killed by its mold
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
-        self._forget(link.channel)
+        self._links.close(seat)
         self._spawn_failed(seat, "ended before it could say so")
 
     def _spawn_failed(self, seat: Seat, how: str) -> None:
@@ -271,7 +248,7 @@ class Workers:
     # what they say
 
     def _read(self, seat: Seat) -> None:
-        link = self._links.get(_key(seat))
+        link = self._links.find(seat)
         if link is None:
             return
         for message in link.channel.receive_all():
@@ -300,7 +277,7 @@ class Workers:
     def _ready(self, seat: Seat) -> None:
         now = time.monotonic()
         committed = self._table.became_ready(seat, now)
-        self._links[_key(seat)].channel.send(Serve())
+        self._links.of(seat).channel.send(Serve())
         self._generations.proved()
         if committed:
             self._generations.committed()
@@ -337,7 +314,7 @@ class Workers:
 
     def _unreachable(self, seat: Seat, link: Link) -> None:
         """Account for a channel that ended: so has the process, or nobody can tell it to."""
-        self._forget(link.channel)
+        self._links.hang_up(link)
         if seat.state is State.SPAWNING:
             self._table.unreachable(seat, time.monotonic())
         elif seat.state in HAS_PROCESS - {State.KILLING, State.STUCK}:
@@ -348,8 +325,7 @@ class Workers:
 
     def exited(self, seat: Seat, code: int) -> None:
         """Account for a worker that was reaped."""
-        link = self._links.pop(_key(seat))
-        self._forget(link.channel)
+        link = self._links.close(seat)
         for _ in range(self._board.seat(seat.slot, seat.number).waiting):
             self._descriptors.exchange.release()  # what waited within it has gone with it
         if link.lost_device and self.devices.is_to_blame(link.device, seat):
@@ -363,21 +339,10 @@ class Workers:
             cause=link.cause,
             was_killed=seat.state is State.KILLING and not link.hung_up,
         )
-        self.devices.judge()
-
-    def _forget(self, channel: Channel) -> None:
-        """Close a channel, once or again."""
-        if not channel.is_closed:
-            self._selector.unregister(channel)
-            channel.close()
 
     def mold_gone(self, generation: int) -> None:
         """Take back what a mold that ended was asked for."""
         for seat in self._table.seats:
             if seat.state is State.SPAWNING and seat.generation == generation:
-                self._forget(self._links.pop(_key(seat)).channel)
+                self._links.close(seat)
                 self._table.unspawned(seat)
-
-
-def _key(seat: Seat) -> tuple[int, int]:
-    return seat.slot, seat.number

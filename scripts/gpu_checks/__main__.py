@@ -112,7 +112,8 @@ def _uuids() -> dict[str, str]:
 
 
 def _compute_processes() -> dict[int, str]:
-    return {int(pid): uuid for pid, uuid in _rows("--query-compute-apps=pid,gpu_uuid")}
+    found = _rows("--query-compute-apps=pid,gpu_uuid")
+    return {int(pid): uuid for pid, uuid in found if pid.isdecimal()}  # or [N/A], and its like
 
 
 def _rows(query: str) -> list[list[str]]:
@@ -130,16 +131,18 @@ def _bare_loop(device: Device, seconds: float) -> float:
     """Return how often a second the model computes without any server."""
     environ = {**os.environ, **device.environment}
     command = [sys.executable, "-c", LOOP, str(seconds)]
-    answer = subprocess.run(
+    ended = subprocess.run(
         command,
         cwd=MODEL,
         env=environ,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
+        check=False,
         timeout=START_TIMEOUT + seconds,
     )
-    return float(answer.stdout)
+    if ended.returncode:
+        sys.exit(f"FAIL a bare loop on {device.label}: torch says why, above")
+    return float(ended.stdout)
 
 
 def _check_rate(service: Service, bare: float, busy: int, seconds: float) -> bool:

@@ -19,7 +19,8 @@ from harness import Reply, Serve, Server, command, eventually, request
 TORCH = """
 class AcceleratorError(RuntimeError):
     def __init__(self, code, message):
-        super().__init__(f"CUDA error: {message}\\nCompile with TORCH_USE_CUDA_DSA")
+        advice = "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\\n"
+        super().__init__(f"CUDA error: {message}\\n{advice}")
         self.error_code = code
 
 class OutOfMemoryError(RuntimeError):
@@ -64,6 +65,35 @@ class Predictor:
         if params.get("gpu", self.gpu) == self.gpu:
             torch.launch(params.get("kernel", "add"))
         return {"pid": os.getpid(), "gpu": self.gpu}
+"""
+# As in the compute mode EXCLUSIVE_PROCESS: a GPU takes no second process.
+EXCLUSIVE = """
+import fcntl, os
+import torch
+
+class Predictor:
+    def __init__(self):
+        self.context = open("context-" + os.environ["CUDA_VISIBLE_DEVICES"], "w")
+        try:
+            fcntl.flock(self.context, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = "CUDA-capable device(s) is/are busy or unavailable"
+            raise torch.AcceleratorError(46, message) from None
+
+    def predict(self):
+        return {"pid": os.getpid()}
+"""
+# What torch says where CUDA finds none of the GPUs that it may see: one has fallen off the bus.
+ABSENT = """
+import os
+
+class Predictor:
+    def __init__(self):
+        if os.path.exists("absent-" + os.environ["CUDA_VISIBLE_DEVICES"]):
+            raise RuntimeError("No CUDA GPUs are available")
+
+    def predict(self):
+        return {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}
 """
 AT_IMPORT = """
 if os.path.exists("broken-" + os.environ["CUDA_VISIBLE_DEVICES"]):
@@ -298,6 +328,14 @@ def test_a_gpu_that_is_broken_from_the_start_keeps_no_other_from_serving(
     assert "exited with code" not in server.log()
 
 
+def test_a_gpu_that_is_not_there_keeps_no_other_from_serving(start: Start, model: Path) -> None:
+    (model / "absent-4").touch()
+    server = start("4,6", source=ABSENT).wait_until_ready()
+    server.wait_for_log(r"gpu 4 is in quarantine: .*No CUDA GPUs are available.* \(slots: 0\)")
+    obworker(model, "reload", "--wait")
+    assert json.loads(server.request().body)["gpu"] == "6"
+
+
 def test_an_import_that_finds_its_gpu_broken_counts_as_well(start: Start, model: Path) -> None:
     (model / "broken-4").touch()
     server = start("4,6", "--preload", "off", source=PREDICTOR + AT_IMPORT).wait_until_ready()
@@ -367,6 +405,33 @@ def test_new_code_for_which_no_gpu_works_is_given_up(
     (model / "broken-4").unlink()
     obworker(model, "reload", "--wait")
     assert server.request().status == 200
+
+
+def test_new_code_that_comes_when_every_gpu_is_in_quarantine_again_is_given_up(
+    start: Start, model: Path
+) -> None:
+    slow = "\nwhile os.path.exists('importing'):\n    time.sleep(0.02)\n"
+    server = start("4", source=PREDICTOR + slow).wait_until_ready()
+    fail_into_quarantine(server, "4")
+    for name in ("broken-4", "importing"):
+        (model / name).touch()
+    with ThreadPoolExecutor(1) as threads:
+        reload = threads.submit(reload_in_vain, model)
+        server.wait_for_log(r"(?s)gpu 4 is in quarantine: .* gpu 4 is in quarantine: ")
+        (model / "importing").unlink()
+        assert "every GPU is in quarantine" in reload.result()
+    assert "generation 1 serves on" in server.log()
+
+
+def test_on_a_gpu_that_takes_one_process_the_old_worker_goes_first(
+    start: Start, model: Path
+) -> None:
+    server = start("4,6", source=EXCLUSIVE).wait_until_ready(2)
+    old = {slot: worker.pid for slot, worker in server.workers().items()}
+    obworker(model, "reload", "--wait")
+    assert all(pid_in(server, slot) != pid for slot, pid in old.items())
+    assert "there is no room beside the old worker" in server.log()
+    assert "quarantine" not in server.log()
 
 
 def test_want_of_memory_ends_nothing_and_is_counted(start: Start, model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -238,6 +239,26 @@ def test_each_slot_has_its_device_of_those_the_variable_leaves_visible(
     server = start_on(visible, *argv, workers=len(devices))
     check(server, seen, devices)
     assert imported_with(seen) == visible
+
+
+@pytest.mark.parametrize(
+    ("visible", "argv", "devices"),
+    [
+        ("4,6,7", ["--workers", "1"], ["4", "6", "7", "4"]),
+        ("4,6", ["--workers", "3"], ["4", "6", "4", "6"]),
+        ("", ["--workers", "2"], ["", "", ""]),
+    ],
+)
+def test_a_slot_that_is_added_later_has_the_device_whose_turn_it_is(
+    start_on: StartOn, seen: Path, visible: str, argv: list[str], devices: list[str]
+) -> None:
+    workers = int(argv[-1])
+    server = start_on(visible, *argv, workers=workers)
+    for _ in devices[workers:]:
+        server.signal(signal.SIGTTIN)
+        workers += 1
+        server.wait_until_ready(workers)
+    check(server, seen, devices)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ def test_a_prepacked_model_computes_the_same(model: Path, threads: int) -> None:
     np.testing.assert_array_equal(outputs(written, x, threads), outputs(model, x, threads))
 
 
+def test_it_says_where_there_is_nothing_to_share(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(onnx_models.dense(width=2, layers=1))
+    assert prepack([str(tmp_path / "net.onnx")]) == (
+        f"{tmp_path}/prepacked/net.onnx  0.0 MiB with its weights, which are too small to be shared"
+    )
+    assert [path.name for path in (tmp_path / "prepacked").iterdir()] == ["net.onnx"]
+
+
 def test_convolutions_compute_the_same(tmp_path: Path) -> None:
     model, written = tmp_path / "net.onnx", tmp_path / "packed.onnx"
     model.write_bytes(onnx_models.convolutions(channels=16, size=12, layers=2))

@@ -7,9 +7,18 @@ import enum
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
-from obworker.predictor.faults import Fault, diagnose
+from obworker.errors import BootError, DeviceError
+from obworker.predictor.faults import Fault, diagnose, kind_of
 
 LOST, NO_MEMORY, TOO_LARGE = Fault.DEVICE_LOST, Fault.NO_MEMORY, Fault.TOO_LARGE
+
+
+# What torch adds to every error of CUDA; before 2.8 its type says no more than the text.
+ADVICE = (
+    "\nCUDA kernel errors might be asynchronously reported at some other API call, so the "
+    "stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+    "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
 
 
 class AcceleratorError(RuntimeError):
@@ -104,7 +113,10 @@ def torch_tried(amount: str) -> OutOfMemoryError:
     )
 
 
-@pytest.mark.parametrize("code", [46, 214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719, 999])
+@pytest.mark.parametrize(
+    "code",
+    [46, 214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999],
+)
 def test_a_code_after_which_the_context_is_dead(code: int) -> None:
     for error in (
         AcceleratorError(code),
@@ -133,17 +145,20 @@ def test_a_code_after_which_the_context_is_dead(code: int) -> None:
         "unspecified launch failure",
         "uncorrectable ECC error encountered",
         "uncorrectable NVLink error detected during the execution",
+        "Invalid access of peer GPU memory over nvlink or a hardware error",
+        "tensor memory not completely freed",
+        "the MPS client has been terminated by the server",
+        "an async error has occured in external entity outside of CUDA",
         "CUDA-capable device(s) is/are busy or unavailable",
         "unknown error",
     ],
 )
 def test_a_text_after_which_the_context_is_dead(text: str) -> None:
-    later = "\nCUDA kernel errors might be asynchronously reported at some other API call."
     for driver in (
         *("CUDA error", "HIP error", "CUDA driver error", "Triton Error [CUDA]"),
         *("cudaErrorSomething", "hipErrorSomething", "cuMemcpyDtoH failed"),
     ):
-        diagnosis = diagnose(RuntimeError(f"{driver}: {text}{later}"))
+        diagnosis = diagnose(RuntimeError(f"{driver}: {text}{ADVICE}"))
         assert diagnosis == (LOST, f"{driver}: {text}")
 
 
@@ -153,6 +168,7 @@ def test_a_text_after_which_the_context_is_dead(text: str) -> None:
         *("DEVICE_UNAVAILABLE", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "ILLEGAL_ADDRESS"),
         *("LAUNCH_TIMEOUT", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION"),
         *("MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "LAUNCH_FAILED", "UNKNOWN"),
+        *("CONTAINED", "TENSOR_MEMORY_LEAK", "MPS_CLIENT_TERMINATED", "EXTERNAL_DEVICE"),
     ],
 )
 def test_a_name_after_which_the_context_is_dead(name: str) -> None:
@@ -202,6 +218,8 @@ def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> 
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
+        # torch's own words for 999 when it is initialised
+        (RuntimeError("CUDA unknown error - this may be due to an incorrectly set up"), LOST),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), LOST),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), LOST),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasS`"), LOST),
@@ -231,6 +249,7 @@ def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> 
         # what is neither
         (AcceleratorError(1, "CUDA error: invalid argument"), None),
         (RuntimeError("CUDA error: invalid argument"), None),
+        (RuntimeError(f"CUDA error: invalid configuration argument{ADVICE}"), None),
         (RuntimeError("CUDA failure 1: invalid argument"), None),
         (RuntimeError("device-side assert triggered"), None),
         (RuntimeError("unknown error"), None),
@@ -244,6 +263,33 @@ def test_what_other_libraries_say(error: BaseException, fault: Fault | None) -> 
 def test_what_an_error_says(error: BaseException, fault: Fault | None) -> None:
     diagnosis = diagnose(error)
     assert (diagnosis and diagnosis.fault) == fault
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("No CUDA GPUs are available"),
+        AcceleratorError(100, "CUDA error: no CUDA-capable device is detected"),
+        CUDARuntimeError(100, "cudaErrorNoDevice: no CUDA-capable device is detected"),
+        RuntimeError("CUDA failure 100: no CUDA-capable device is detected ; GPU=-1"),
+        RuntimeError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE (100)"),
+        RuntimeError("HIP error: no ROCm-capable device is detected"),
+    ],
+)
+def test_a_device_that_is_not_there_is_to_blame_for_a_boot_and_not_for_a_predict(
+    error: Exception,
+) -> None:
+    assert kind_of(error, BootError) is DeviceError
+    assert kind_of(caused(Elsewhere(), error), BootError) is DeviceError
+    assert diagnose(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("No CUDA GPUs are available"), RuntimeError("CUDA error: invalid device ordinal")],
+)
+def test_what_else_fails_a_boot_is_the_codes(error: Exception) -> None:
+    assert kind_of(error, BootError) is BootError
 
 
 def caused(outer: BaseException, inner: BaseException) -> BaseException:

@@ -17,6 +17,15 @@ SOURCE = """
         def {method}(self{more}):
             {body}
         def predict(self): pass
+
+    class Tensor:  # torch's, of no dimension, on a GPU
+        def __init__(self, value, dtype="torch.bool"):
+            self.value, self.dtype, self.ndim = value, dtype, 0
+
+        def __bool__(self):
+            if isinstance(self.value, Exception):
+                raise self.value
+            return bool(self.value)
 """
 
 
@@ -29,7 +38,11 @@ def load(
 
 @pytest.mark.parametrize("method", ["health", "is_ready"])
 @pytest.mark.parametrize(
-    "answer", ["True", "None", "0", "''", "'False'", "[]", "np.True_", "np.zeros(2)"]
+    "answer",
+    [
+        *("True", "None", "0", "''", "'False'", "[]", "np.True_", "np.zeros(2)", "np.float32(0)"),
+        *("Tensor(True)", "Tensor(0, 'torch.int64')", "np.zeros(2, bool)"),
+    ],
 )
 def test_whatever_is_not_false_is_healthy(model: Model, method: str, answer: str) -> None:
     check = load(model, f"return {answer}", method).check_health
@@ -38,7 +51,9 @@ def test_whatever_is_not_false_is_healthy(model: Model, method: str, answer: str
 
 
 @pytest.mark.parametrize("method", ["health", "is_ready"])
-@pytest.mark.parametrize("answer", ["False", "np.isfinite(np.array([1, np.inf])).all()"])
+@pytest.mark.parametrize(
+    "answer", ["False", "np.isfinite(np.array([1, np.inf])).all()", "Tensor(False)"]
+)
 def test_false_is_not(model: Model, method: str, answer: str) -> None:
     check = load(model, f"return {answer}", method).check_health
     assert check
@@ -52,6 +67,10 @@ def test_false_is_not(model: Model, method: str, answer: str) -> None:
         (
             "raise ValueError('no memory left')",
             "predictor.py:6: Predictor.health() raised ValueError: no memory left",
+        ),
+        (
+            "return Tensor(RuntimeError('CUDA error: unknown error'))",
+            "predictor.py:15: Predictor.health() raised RuntimeError: CUDA error: unknown error",
         ),
         ("raise SystemExit(1)", "predictor.py:6: Predictor.health() raised SystemExit: 1"),
     ],

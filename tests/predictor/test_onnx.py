@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from obworker.errors import BootError, LoadError
+from obworker.errors import BootError, DeviceError, LoadError
 from obworker.onnx_options import ATTRIBUTES, LEVELS, PROVIDERS, providers, short_name
 from obworker.predictor import onnx
 from obworker.predictor.onnx import (
@@ -225,6 +228,58 @@ def test_a_provider_that_does_not_start_is_an_error_unless_the_cpu_is_allowed(
         open_session(SessionPlan(model, (CUDA,)))
     assert str(got.value).startswith("digits.onnx cannot be loaded: onnxruntime could not start")
     assert got.value.hint == "with --onnx-providers cuda,cpu it runs on the CPU then"
+
+
+@pytest.fixture
+def fail_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have onnxruntime fail as it does where CUDA cannot be started."""
+    create = InferenceSession._create_inference_session
+
+    def fail_with(message: str) -> None:
+        def create_or_fail(session: Any, providers: list[str], *rest: Any) -> None:
+            if CUDA in providers:
+                raise RuntimeError(message)
+            create(session, providers, *rest)
+
+        monkeypatch.setattr(InferenceSession, "_create_inference_session", create_or_fail)
+
+    return fail_with
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("CUDA failure 999: unknown", DeviceError), ("CUDA failure 2: out of memory", BootError)],
+)
+def test_a_gpu_that_fails_or_is_full_is_not_replaced_by_the_cpu(
+    directory: Path, fail_on_cuda: Callable[[str], None], message: str, kind: type[Exception]
+) -> None:
+    fail_on_cuda(message)
+    with pytest.raises(kind, match=message):
+        open_session(SessionPlan(directory / "digits.onnx", (CUDA, CPU)))
+
+
+def test_where_a_provider_cannot_be_started_the_next_one_is_used(
+    directory: Path, fail_on_cuda: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_on_cuda("CUDA failure 35: the driver is too old")
+    session = open_session(SessionPlan(directory / "digits.onnx", (CUDA, CPU)))
+    assert session.get_providers() == [CPU]
+    assert "CUDA failure 35: the driver is too old" in caplog.text
+    assert "digits.onnx runs on cpu: onnxruntime could not start CUDA" in caplog.text
+    with pytest.raises(BootError, match="CUDA failure 35"):
+        open_session(SessionPlan(directory / "digits.onnx", (CUDA,)))
+
+
+def test_a_call_that_fails_on_a_device_is_not_made_on_the_cpu(directory: Path) -> None:
+    """As onnxruntime would, and from then on for all calls of a worker that looks well."""
+
+    def fail(*_: object) -> None:
+        raise EPFail("CUDA failure 700: an illegal memory access was encountered")
+
+    session = open_session(SessionPlan(directory / "digits.onnx", (CPU,)))
+    session._sess = Mock(wraps=session._sess, **{"run.side_effect": fail})
+    with pytest.raises(EPFail):
+        session.run(None, {"x": np.zeros(2, np.float32)})
 
 
 TENSORRT = "TensorrtExecutionProvider"

@@ -144,11 +144,11 @@ def test_without_a_device_a_start_or_a_reload_is_over_and_a_service_waits(
 ) -> None:
     case.generations.is_proved = is_proved
     case.fail(0)
-    case.devices.judge()
+    case.devices.tend(case.now)
     assert (case.fatal, case.generations.failures) == ([], [])
     case.fail(1)
     case.table.rollout.candidate = candidate
-    case.devices.judge()
+    case.devices.tend(case.now)
     assert (len(case.fatal), len(case.generations.failures)) == (fatal, failed)
 
 

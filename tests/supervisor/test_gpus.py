@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from obworker.errors import UsageError
-from obworker.supervisor.gpus import Device, assign, grouped, select
+from obworker.supervisor.gpus import Device, default_workers, grouped, select
 from obworker.supervisor.visibility import ASCEND, CUDA, HIP, ROCR, Family, Listing
 
 A, B = "GPU-aaaa", "GPU-bbbb"
@@ -111,6 +111,7 @@ def test_an_ascend_device_has_no_uuid() -> None:
         (f"0,{A}", A, f"'0,{A}' names '{A}' twice"),
         (B, A, f"there is no GPU '{B}'; visible: {A}"),
         (B, "", f"there is no GPU '{B}'; visible: none"),
+        (f"{A},1", "0,1", f"'{A},1' has indices and UUIDs; CUDA takes one kind"),
     ],
 )
 def test_a_choice_that_is_not_there_is_refused(gpus: str, visible: str, message: str) -> None:
@@ -119,37 +120,23 @@ def test_a_choice_that_is_not_there_is_refused(gpus: str, visible: str, message:
     assert str(refused.value) == f"--gpus: {message}"
 
 
-def letters(devices: list[Device]) -> str:
-    return "".join(device.token or "-" for device in devices)
-
-
 @pytest.mark.parametrize(
-    ("devices", "workers", "per_gpu", "slots"),
-    [
-        ("", None, 1, "-"),
-        ("", None, 3, "-"),
-        ("", 3, 1, "---"),
-        ("a", None, 1, "a"),
-        ("ab", None, 1, "ab"),
-        ("ab", None, 2, "abab"),
-        ("ab", 1, 1, "a"),
-        ("ab", 5, 1, "ababa"),
-        ("ab", 5, 7, "ababa"),
-        ("abc", 4, 1, "abca"),
-    ],
+    ("devices", "per_gpu", "workers"),
+    [("", 1, 1), ("", 3, 1), ("a", 1, 1), ("ab", 1, 2), ("ab", 2, 4)],
 )
-def test_slot_i_has_device_i_modulo_their_number(
-    devices: str, workers: int | None, per_gpu: int, slots: str
+def test_there_is_a_worker_for_each_gpu_or_more_and_one_without(
+    devices: str, per_gpu: int, workers: int
 ) -> None:
-    assert letters(assign([Device(letter) for letter in devices], workers, per_gpu)) == slots
+    groups = grouped([Device(letter) for letter in devices], 1)
+    assert default_workers(groups, per_gpu) == workers
 
 
 @pytest.mark.parametrize(
     ("devices", "size", "groups"),
     [
-        ("", 1, []),
-        ("", 0, []),
-        ("", 2, []),  # --gpus none, or a machine that has none: all serve without
+        ("", 1, [""]),
+        ("", 0, [""]),
+        ("", 2, [""]),  # --gpus none, or a machine that has none: all serve without
         ("ab", 1, ["a", "b"]),
         ("ab", 2, ["a,b"]),
         ("abcd", 2, ["a,b", "c,d"]),
@@ -161,7 +148,7 @@ def test_devices_are_put_together_for_workers_that_need_several(
     devices: str, size: int, groups: list[str]
 ) -> None:
     together = grouped([Device(letter, "PCI_BUS_ID") for letter in devices], size)
-    assert together == [Device(group, "PCI_BUS_ID") for group in groups]
+    assert together == [Device(group, "PCI_BUS_ID" if group else None) for group in groups]
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 2), (2, 4), (3, 2)])

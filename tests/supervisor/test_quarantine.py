@@ -137,6 +137,14 @@ STORIES = {
         reload 2   | - idle1+spawning2
         boot 1     | - draining1+idle2 | current
     """,
+    "new code that finds no slot with a GPU is not taken untried": """
+        hold 0 1   | draining1 draining1
+        gone 0     | - draining1          | expected
+        gone 1     | - -                  | expected
+        reload 2   | - -
+        hold       | spawning2 spawning1
+        boot 0     | idle2 spawning2      | current
+    """,
     "code is not given up because a GPU failed": """
         reload 2                    | idle1+spawning2 idle1
         fail_by_device 0            | idle1+backoff idle1    | retry 0.5

@@ -38,6 +38,7 @@ class Walk(Play):
             *([self.boots] * 6 + [self.ends] * 3 + [self.passes] * 3),
             *(self.fails, self.crashes, self.leaves, self.recycles, self.works, self.hangs),
             *(self.reloads, self.loads, self.loads, self.loses_mold, self.resizes),
+            *(self.loses_device, self.loses_device, self.holds),
         ]
 
     # what is checked
@@ -48,6 +49,8 @@ class Walk(Play):
             self.check_drain(seat)
         if action is Action.SPAWN:
             assert not slot.within(State.STUCK), "the GPU may still be held"
+            assert not slot.quarantined
+            assert not any(drains.lost_device for drains in slot.within(State.DRAINING))
         super().carry_out(action, seat)
 
     def check_drain(self, seat: Seat) -> None:
@@ -107,7 +110,8 @@ class Walk(Play):
     def fails(self) -> None:
         seat = self.pick(*BOOTS)
         if seat is not None:
-            self.exited(seat, certain=self.chance(0.1), no_room=self.chance(0.3))
+            how = {"certain": 0.1, "no_room": 0.3, "device_lost": 0.3}
+            self.exited(seat, **{name: self.chance(share) for name, share in how.items()})
 
     def crashes(self) -> None:
         seat = self.pick(*HAS_PROCESS)
@@ -123,6 +127,19 @@ class Walk(Play):
         seat = self.pick(*SERVING, State.DUMPING)
         if seat is not None:
             self.table.leaving(seat, self.now)
+
+    def loses_device(self) -> None:
+        seat = self.pick(*SERVING, State.DUMPING)
+        if seat is not None:
+            self.table.leaving(seat, self.now, device_lost=True)
+
+    def holds(self) -> None:
+        """Have some devices in quarantine and no others; a reload that none is left for fails."""
+        held = {slot.index for slot in self.table.slots if self.chance(0.3)}
+        self.table.quarantine(held.__contains__)
+        if not self.table.can_serve:
+            self.table.rollout.drop_candidate()
+            self.keep_molds(self.table.rollout.current)
 
     def recycles(self) -> None:
         seat = self.pick(*SERVING)
@@ -197,6 +214,7 @@ class Walk(Play):
         """Let everything go well until nothing is left to be done."""
         self.busy.clear()
         self.beats.clear()
+        self.table.quarantine(lambda _: False)
         for _ in range(500):
             self.loads()
             for seat in self.table.seats:

@@ -1,0 +1,81 @@
+"""What connects the master to the process in each seat: a channel, and what came of it so far.
+
+A link is there from before the process is asked for until it was reaped; its channel may end
+sooner.
+"""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from obworker.supervisor.ends import Failure
+from obworker.supervisor.gpus import Device
+from obworker.supervisor.messages import Channel
+from obworker.supervisor.scoreboard import Cause
+from obworker.supervisor.slots import Seat
+
+
+@dataclass
+class Link:
+    """What connects a seat to the process that fills it.
+
+    `reason` and `cause` are why it ends, where we know, for people and for the count.
+    `device` is the one that it was given: the plan it came from may be forgotten before it ends.
+    """
+
+    channel: Channel
+    device: Device
+    failure: Failure | None = None
+    reason: str = ""
+    cause: Cause | None = None
+    lost_device: str = ""
+    """What its GPU failed with."""
+    hung_up: bool = False
+    """Whether the other side closed it, as the kernel does at an end, before we killed anybody."""
+
+
+class Links:
+    """The links of all seats that have one."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._links: dict[tuple[int, int], Link] = {}
+
+    def open(self, seat: Seat, device: Device, on_message: Callable[[Seat], None]) -> Channel:
+        """Link a seat that has none; return the process's end of the channel.
+
+        Raises:
+            OSError: there are no descriptors for it.
+        """
+        ours, theirs = Channel.pair()
+        ours.set_blocking(False)
+        self._links[_key(seat)] = Link(ours, device)
+        self._selector.register(ours, selectors.EVENT_READ, partial(on_message, seat))
+        return theirs
+
+    def of(self, seat: Seat) -> Link:
+        """Return the link of a seat that has one."""
+        return self._links[_key(seat)]
+
+    def find(self, seat: Seat) -> Link | None:
+        """Return the link of a seat, if it has one."""
+        return self._links.get(_key(seat))
+
+    def close(self, seat: Seat) -> Link:
+        """Forget the link of a seat, and return it."""
+        link = self._links.pop(_key(seat))
+        self.hang_up(link)
+        return link
+
+    def hang_up(self, link: Link) -> None:
+        """Close a link's channel, once or again."""
+        if not link.channel.is_closed:
+            self._selector.unregister(link.channel)
+            link.channel.close()
+
+
+def _key(seat: Seat) -> tuple[int, int]:
+    return seat.slot, seat.number
