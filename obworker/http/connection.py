@@ -81,6 +81,10 @@ class Connection:
             self._inbox.feed(chunk)
             self._advance()
 
+    def on_garbled(self) -> None:
+        """Let the client read why, and close; a request that is at work is lost with it."""
+        (self._linger if self._pending is None else self.close)()
+
     def on_end(self) -> None:
         """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
         self._half_closed = True
@@ -152,8 +156,7 @@ class Connection:
 
     def serve(self) -> None:
         """Have the request answered by an executor."""
-        service = self._service
-        self._run(service.submit, service.monitor)
+        self._run(self._service.submit, self._service.monitor)
 
     def refuse(self, error: RequestError) -> None:
         """Answer the request that waits with an error; another may follow."""
@@ -268,10 +271,9 @@ class Connection:
 
     def _advance(self) -> None:
         """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
-        inbox = self._inbox
+        inbox, stream = self._inbox, self._stream
         if self.is_lost:
             return
-        stream = self._stream
         if self._pending is not None or (stream.unsent and stream.is_clogged):
             if inbox.requests:
                 stream.pause_reading()
@@ -394,6 +396,5 @@ class Connection:
         self.state, self.deadline = LINGERING, time.monotonic() + LINGER_TIMEOUT
         if self._half_closed:
             self._stream.close_when_flushed()
-            return
-        self._stream.resume_reading()
-        self._stream.close_half()
+        else:
+            self._stream.close_half()

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from obworker.errors import UsageError
 from obworker.http.response import error_response, http_date
+from obworker.http.stream import Garbled
 
 PROTOCOLS = ["http/1.1"]
 # Most plain text in a record (RFC 8446 5.1).
@@ -115,7 +116,7 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = b""
         self._owed = 0
-        self._ended = self._said_goodbye = False
+        self._ended = self._said_goodbye = self._is_garbled = False
 
     @property
     def wants_write(self) -> bool:
@@ -138,14 +139,17 @@ class TlsSocket:
         It is empty where the client has ended its half.
 
         Raises:
-            BlockingIOError: there is nothing, or not a whole record.
-            ConnectionError: what came is not TLS, the client is not let in, or it reads nothing.
+            BlockingIOError: there is nothing, not a whole record, or what follows a Garbled.
+            Garbled: what came is not TLS, or the client is not let in.
+            ConnectionError: the client reads nothing.
         """
         if self._ended:
             return b""
         arrived = self._socket.recv(size)
         if not arrived:
             return b""
+        if self._is_garbled:
+            raise BlockingIOError
         try:
             data = b"".join(self._decrypt(arrived))
         except ssl.SSLError as error:
@@ -272,6 +276,7 @@ class TlsSocket:
 
     def _give_up(self, error: ssl.SSLError) -> NoReturn:
         """Send the client TLS's own answer, or a plain one where it speaks plain HTTP."""
+        self._is_garbled = self._said_goodbye = True  # an alert or a plain text is the last word
         if error.reason == "HTTP_REQUEST":
             self._outgoing.read()
             self._unsent = error_response(
@@ -284,4 +289,4 @@ class TlsSocket:
             )
         with contextlib.suppress(OSError):
             self._flush()
-        raise ConnectionError(f"TLS: {_reason(error)}") from error
+        raise Garbled(f"TLS: {_reason(error)}") from error

@@ -519,6 +519,13 @@ def test_one_who_speaks_plain_http_is_told(server: Certificate, connect: Connect
     answer = client.recv(PART)
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert answer.endswith(b'{"error":"this port speaks TLS: use https://"}')
+    client.sendall(b"\x16\x03\x01 what follows is dropped")
+    with pytest.raises(BlockingIOError):
+        ours.recv(PART)
+    ours.shutdown(socket.SHUT_WR)
+    assert client.recv(PART) == b""
+    client.shutdown(socket.SHUT_WR)
+    assert ours.recv(PART) == b""
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 100, os.urandom(5) + b"x" * 100, b"SSH-2.0-x\r\n"])

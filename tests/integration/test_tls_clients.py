@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from certificates import HOST, Authority, Certificate, openssl
+from harness import eventually
 from libraries import POOL, Requests
 from talking import Talking
 from wire import TIMEOUT, Client
@@ -172,6 +173,29 @@ def test_who_never_shakes_hands_is_let_go_and_does_no_harm(
     assert client.send("/", b"[1]", JSON).body == b"[1]"
 
 
+def test_one_who_sends_a_large_body_by_plain_http_reads_why_not(secure: Talking) -> None:
+    for _ in range(20):
+        with closing(connect(secure)) as client:
+            client.post("/", LARGE[: 1 << 20])
+            assert client.read_reply("POST").status == 400
+            assert client.at_end
+
+
+def test_who_is_not_understood_and_stays_is_let_go_soon(secure: Talking) -> None:
+    with closing(connect(secure)) as client:
+        client.send(b"SSH-2.0-x\r\n")
+        assert client.at_end
+
+        def is_gone() -> bool:
+            try:
+                client.send(b"x")
+            except OSError:
+                return True
+            return False
+
+        eventually(is_gone, TIMEOUT, "the end of both halves")
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
     secure: Talking, authority: Authority, version: ssl.TLSVersion
@@ -210,6 +234,22 @@ def test_clients_need_a_certificate_where_that_is_asked_for(
         for refused in (unknown, curl(*trust, few.url)):
             assert refused.returncode != 0
             assert refused.stdout == ""
+
+
+def test_who_has_no_certificate_learns_so_however_much_it_sends(
+    authority: Authority, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    server = authority.issue("server-that-asks")
+    with closing(serve(tmp_path, server, "--ca-certs", str(authority.own.cert))) as few:
+        for _ in range(20):
+            with (
+                socket.create_connection(("127.0.0.1", few.port), TIMEOUT) as plain,
+                context.wrap_socket(plain, server_hostname=HOST) as client,
+                pytest.raises(ssl.SSLError, match="certificate required"),
+            ):
+                client.sendall(LARGE[: 1 << 20])
+                client.recv(1)
 
 
 def test_a_reload_serves_the_new_certificate_and_no_request_fails(
