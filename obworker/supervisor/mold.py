@@ -33,7 +33,7 @@ from obworker.http.api_keys import ApiKeys
 from obworker.http.exchange import Exchange
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
-from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.forks import one_process
 from obworker.supervisor.messages import (
     Channel,
@@ -69,11 +69,17 @@ class Inherited:
     listeners: tuple[socket.socket, ...]
     board: Scoreboard
     exchange: Exchange
+    tls: ssl.SSLContext | None
     master: int
 
     @classmethod
     def take(
-        cls, channel: int, listeners: list[int], scoreboard: int, exchange: list[int]
+        cls,
+        channel: int,
+        listeners: list[int],
+        scoreboard: int,
+        exchange: list[int],
+        certificates: int,
     ) -> Inherited:
         """Take the descriptors over; what the user's code runs has no need of them."""
         for descriptor in (channel, *listeners, scoreboard, *exchange):
@@ -87,12 +93,11 @@ class Inherited:
             tuple(socket.socket(fileno=listener) for listener in listeners),
             Scoreboard(scoreboard),
             Exchange(*exchange),
+            Certificates.take(certificates).context(),
             master,
         )
 
-    def context(
-        self, order: Load, settings: Settings, blueprint: Blueprint, tls: ssl.SSLContext | None
-    ) -> Context:
+    def context(self, order: Load, settings: Settings, blueprint: Blueprint) -> Context:
         """Return what a worker of this process needs to know."""
         return Context(
             self.listeners,
@@ -101,7 +106,7 @@ class Inherited:
             blueprint,
             settings,
             ApiKeys.unpack(order.api_keys),
-            tls,
+            self.tls,
             self.master,
         )
 
@@ -112,8 +117,8 @@ def main(channel: int, *descriptors: Any) -> None:
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
-    blueprint, tls = _load(order, settings, inherited.channel, is_mold=True)
-    context = inherited.context(order, settings, blueprint, tls)
+    blueprint = _load(order, settings, inherited.channel, is_mold=True)
+    context = inherited.context(order, settings, blueprint)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -129,9 +134,9 @@ def direct(channel: int, *descriptors: Any) -> None:
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
-    blueprint, tls = _load(order, settings, inherited.channel, is_mold=False)
+    blueprint = _load(order, settings, inherited.channel, is_mold=False)
     os.environ.update(spawn.environment)  # over what the import has set, as in a fork
-    context = inherited.context(order, settings, blueprint, tls)
+    context = inherited.context(order, settings, blueprint)
     worker.main(spawn, inherited.channel, context)
 
 
@@ -153,17 +158,14 @@ def _configure(order: Load) -> Settings:
     return settings
 
 
-def _load(
-    order: Load, settings: Settings, channel: Channel, *, is_mold: bool
-) -> tuple[Blueprint, ssl.SSLContext | None]:
-    """Read the certificate and import the user's code, or say why it cannot be and exit.
+def _load(order: Load, settings: Settings, channel: Channel, *, is_mold: bool) -> Blueprint:
+    """Import the user's code, or say why it cannot be and exit.
 
     A mold makes what workers share, too, unless they are not going to be forked from it.
     """
     started = time.monotonic()
     unsafe: list[str] = []
     try:
-        tls = tls_context(settings)
         with one_process("the import of predictor.py"):
             blueprint = _import(order)
         code = fingerprint(list(sys.modules.values()), Path.cwd())
@@ -183,7 +185,7 @@ def _load(
             fingerprint=code,
         )
     )
-    return blueprint, tls
+    return blueprint
 
 
 def _import(order: Load) -> Blueprint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from obworker.environment import detect
 from obworker.http.api_keys import ApiKeys
 from obworker.settings import Settings
 from obworker.supervisor import gpu_listing, gpus, topology
-from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.gpus import Device
 from obworker.supervisor.placement import Placement, place
 from obworker.supervisor.slots import Timeouts
@@ -43,6 +43,7 @@ class Plan:
     budget: Budget
     placement: Placement
     api_keys: list[str]
+    certificates: Certificates = field(repr=False)
     given: frozenset[str] = frozenset()
 
     @classmethod
@@ -59,7 +60,8 @@ class Plan:
             UsageError: a GPU that is asked for is not there, GPUs cannot be dealt out as asked, a
                 certificate cannot be used, or an API key file is not right.
         """
-        tls_context(settings)
+        certificates = Certificates.of(settings)
+        certificates.context()
         keys = ApiKeys.of(settings)
         chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
         groups = gpus.grouped(chosen, settings.gpus_per_worker)
@@ -87,6 +89,7 @@ class Plan:
             budget=budget,
             placement=_placement(settings.cpu_affinity, ours.allowed, devices),
             api_keys=[] if keys is None else keys.pack(),
+            certificates=certificates,
             given=frozenset(given),
         )
 
