@@ -66,7 +66,6 @@ def serve(
     try:
         server.executors.run_here()
     except KeyboardInterrupt:
-        listeners.refuse_new_connections()
         logger.info("stopped")
     server.close()
     linux.flush_output()

@@ -114,6 +114,11 @@ class Listeners:
             for listener in self.sockets:
                 refusal.refuse_new_connections(listener)
 
+    def withdraw(self) -> None:
+        """Close all sockets, and leave no file of a unix socket that is our own."""
+        self.refuse_new_connections()
+        self.close()
+
     def close(self) -> None:
         """Close all sockets of this process."""
         for listener in self.sockets:
