@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from obworker.errors import GatewayTimeout, RequestError, RequestTimeout
 from obworker.http import response
 from obworker.http.cycle import Cycle
-from obworker.http.environ import base_environ, ends_of
+from obworker.http.environ import base_of
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, refuse_what_came
@@ -57,8 +57,7 @@ class Connection:
         self._brought: float | None = None
         self._attempt = 0
         self._service = service
-        is_encrypted = not isinstance(client, socket.socket)  # one that moved here may not be
-        self._base = base_environ(*ends_of(client), is_encrypted=is_encrypted)
+        self._base = base_of(client)
         proxies = service.proxies
         self._proxies = proxies if proxies and proxies.trusts(self._base["REMOTE_ADDR"]) else None
         self._stream = Stream(service.reactor, client, self)
@@ -218,8 +217,7 @@ class Connection:
 
     def fail(self, error: RequestError) -> None:
         """Give a predict up, if there is one; its thread stays taken until it is back."""
-        cycle = self._cycle
-        if cycle is None:
+        if (cycle := self._cycle) is None:
             return
         cycle.leave_predict()
         if cycle.head_sent:
@@ -239,7 +237,9 @@ class Connection:
             return
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
-            self.deadline = min(self.deadline, now + DRAIN_IDLE_TIMEOUT)
+            has_begun = self._stream.is_shaking_hands
+            patience = service.timeouts.header if has_begun else DRAIN_IDLE_TIMEOUT
+            self.deadline = min(self.deadline, now + patience)
         elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
 

@@ -123,6 +123,11 @@ class Stream:
             self._keep(memoryview(part)[sent:])
 
     @property
+    def is_shaking_hands(self) -> bool:
+        """Whether TLS has begun, so that the client cannot but wait with its request."""
+        return self._tls is not None and self._tls.is_shaking_hands
+
+    @property
     def is_clogged(self) -> bool:
         """Whether so much waits to be sent that the next part must wait, too."""
         return self.unsent > CLOGGED_AT

@@ -108,12 +108,17 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = b""
         self._owed = 0
-        self._ended = self._said_goodbye = self._is_garbled = False
+        self._has_begun = self._ended = self._said_goodbye = self._is_garbled = False
 
     @property
     def wants_write(self) -> bool:
         """Whether something of TLS itself waits for the socket to be writable: then send(b"")."""
         return bool(self._unsent)
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether the client has begun its handshake and not ended it."""
+        return self._has_begun and self._tls.version() is None
 
     @property
     def has_ended(self) -> bool:
@@ -140,6 +145,7 @@ class TlsSocket:
         arrived = self._socket.recv(size)
         if not arrived:
             return b""
+        self._has_begun = True
         if self._is_garbled:
             raise BlockingIOError
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -216,6 +218,31 @@ def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
             tls.unwrap()
         plain.sendall(outgoing.read())
         while part := plain.recv(1 << 16):  # it fails where the server keeps the connection
+            incoming.write(part)
+    assert b" 200 OK" in tls.read(1 << 16)
+
+
+def test_a_handshake_that_has_begun_when_its_worker_is_replaced_goes_on(
+    authority: Authority, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    with (
+        closing(serve(tmp_path, authority.issue("replaced"))) as server,
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain,
+    ):
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        plain.sendall(outgoing.read())
+        incoming.write(plain.recv(1 << 16))
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready(3)
+        assert not select.select([plain], [], [], 2.5)[0]  # longer than one that is idle may stay
+        tls.do_handshake()
+        tls.write(REQUEST)
+        plain.sendall(outgoing.read())
+        while part := plain.recv(1 << 16):
             incoming.write(part)
     assert b" 200 OK" in tls.read(1 << 16)
 
