@@ -251,7 +251,7 @@ def _is_bound(path: Path) -> bool:
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
+        if probe.connect_ex(str(path)) in (0, errno.EAGAIN, errno.EPROTOTYPE):
             return True
     with contextlib.suppress(OSError):
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -69,7 +69,7 @@ class Inherited:
     listeners: tuple[socket.socket, ...]
     board: Scoreboard
     exchange: Exchange
-    tls: ssl.SSLContext | None
+    certificates: Certificates
     master: int
 
     @classmethod
@@ -93,11 +93,13 @@ class Inherited:
             tuple(socket.socket(fileno=listener) for listener in listeners),
             Scoreboard(scoreboard),
             Exchange(*exchange),
-            Certificates.take(certificates).context(),
+            Certificates.take(certificates),
             master,
         )
 
-    def context(self, order: Load, settings: Settings, blueprint: Blueprint) -> Context:
+    def context(
+        self, order: Load, settings: Settings, blueprint: Blueprint, tls: ssl.SSLContext | None
+    ) -> Context:
         """Return what a worker of this process needs to know."""
         return Context(
             self.listeners,
@@ -106,7 +108,7 @@ class Inherited:
             blueprint,
             settings,
             ApiKeys.unpack(order.api_keys),
-            self.tls,
+            tls,
             self.master,
         )
 
@@ -117,8 +119,8 @@ def main(channel: int, *descriptors: Any) -> None:
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
-    blueprint = _load(order, settings, inherited.channel, is_mold=True)
-    context = inherited.context(order, settings, blueprint)
+    blueprint, tls = _load(order, settings, inherited, is_mold=True)
+    context = inherited.context(order, settings, blueprint, tls)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -134,9 +136,9 @@ def direct(channel: int, *descriptors: Any) -> None:
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
-    blueprint = _load(order, settings, inherited.channel, is_mold=False)
+    blueprint, tls = _load(order, settings, inherited, is_mold=False)
     os.environ.update(spawn.environment)  # over what the import has set, as in a fork
-    context = inherited.context(order, settings, blueprint)
+    context = inherited.context(order, settings, blueprint, tls)
     worker.main(spawn, inherited.channel, context)
 
 
@@ -158,14 +160,17 @@ def _configure(order: Load) -> Settings:
     return settings
 
 
-def _load(order: Load, settings: Settings, channel: Channel, *, is_mold: bool) -> Blueprint:
-    """Import the user's code, or say why it cannot be and exit.
+def _load(
+    order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool
+) -> tuple[Blueprint, ssl.SSLContext | None]:
+    """Take the certificate and import the user's code, or say why it cannot be and exit.
 
     A mold makes what workers share, too, unless they are not going to be forked from it.
     """
-    started = time.monotonic()
+    started, channel = time.monotonic(), inherited.channel
     unsafe: list[str] = []
     try:
+        tls = inherited.certificates.context()
         with one_process("the import of predictor.py"):
             blueprint = _import(order)
         code = fingerprint(list(sys.modules.values()), Path.cwd())
@@ -185,7 +190,7 @@ def _load(order: Load, settings: Settings, channel: Channel, *, is_mold: bool) -
             fingerprint=code,
         )
     )
-    return blueprint
+    return blueprint, tls
 
 
 def _import(order: Load) -> Blueprint:
