@@ -255,7 +255,9 @@ def _is_bound(path: Path) -> bool:
             return True
     with contextlib.suppress(OSError):
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
-        return str(path) in {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
+        names = {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
+        # by whatever link: /var/run is one to /run
+        return os.path.realpath(path) in map(os.path.realpath, filter(os.path.isabs, names))
     return path.exists()
 
 
