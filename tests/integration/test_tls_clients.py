@@ -198,6 +198,28 @@ def test_who_is_not_understood_and_stays_is_let_go_soon(secure: Talking) -> None
         eventually(is_gone, TIMEOUT, "the end of both halves")
 
 
+def test_who_is_not_understood_any_more_while_it_is_answered_is_let_go_at_once(
+    secure: Talking, authority: Authority, client: Requests, tmp_path: Path
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    with (
+        socket.create_connection(("127.0.0.1", secure.port), TIMEOUT) as plain,
+        plain.dup() as beside,
+        context.wrap_socket(plain, server_hostname=HOST) as garbling,
+    ):
+        line = f"POST /?case=hold&begun={begun}&go={go} HTTP/1.1\r\nHost: a\r\n\r\n"
+        garbling.sendall(line.encode())
+        eventually(begun.exists, TIMEOUT, "the call of predict")
+        beside.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+        beside.settimeout(TIMEOUT)
+        while beside.recv(1 << 16):
+            pass
+    go.touch()
+    assert client.send("/", b"[1]", JSON).body == b"[1]"
+    assert "a bug in obworker" not in secure.log()
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
     secure: Talking, authority: Authority, version: ssl.TLSVersion
