@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from obworker.errors import UsageError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Certificates:
     """The certificate, its key and the authorities of clients; none where there is to be no TLS."""
 
-    files: tuple[Pem, ...] = ()
+    files: tuple[Pem, ...] = field(default=(), repr=False)  # a key is for nobody's log
 
     @classmethod
     def of(cls, settings: Settings) -> Certificates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Plan:
     budget: Budget
     placement: Placement
     api_keys: list[str]
-    certificates: Certificates = field(repr=False)
+    certificates: Certificates
     given: frozenset[str] = frozenset()
 
     @classmethod
