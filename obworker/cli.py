@@ -316,13 +316,13 @@ def _supervise_predictor(
     signals = Signals(OF_MASTER)
     first = plan()
     sockets = lent.from_systemd(environ)
-    Master(
-        first,
-        replan,
-        _listeners(given, environ, sockets.main),
-        signals,
-        Surroundings(environ, sockets.admin),
-    ).run()
+    surroundings = Surroundings(environ, sockets.admin)
+    with contextlib.ExitStack() as undo:
+        served = _listeners(given, environ, sockets.main)
+        undo.callback(served.withdraw)
+        master = Master(first, replan, served, signals, surroundings)
+        undo.pop_all()
+    master.run()
     return 0
 
 
@@ -389,6 +389,8 @@ def _serve_here(
         chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
         os.environ.update(gpus.grouped(chosen, given.gpus_per_worker)[0].environment)
     where = detect(environ).value
-    with contextlib.closing(_listeners(given, environ)) as served:
+    with contextlib.ExitStack() as stack:
+        served = _listeners(given, environ)
+        stack.callback(served.withdraw)
         blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
         return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))

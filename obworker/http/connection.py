@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from obworker.errors import GatewayTimeout, RequestError, RequestTimeout
 from obworker.http import response
 from obworker.http.cycle import Cycle
-from obworker.http.environ import base_environ, ends_of
+from obworker.http.environ import base_of
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, refuse_what_came
@@ -57,8 +57,7 @@ class Connection:
         self._brought: float | None = None
         self._attempt = 0
         self._service = service
-        is_encrypted = not isinstance(client, socket.socket)  # one that moved here may not be
-        self._base = base_environ(*ends_of(client), is_encrypted=is_encrypted)
+        self._base = base_of(client)
         proxies = service.proxies
         self._proxies = proxies if proxies and proxies.trusts(self._base["REMOTE_ADDR"]) else None
         self._stream = Stream(service.reactor, client, self)
@@ -80,6 +79,10 @@ class Connection:
         if self.state is not LINGERING:
             self._inbox.feed(chunk)
             self._advance()
+
+    def on_garbled(self) -> None:
+        """Let the client read why, and close; a request that is at work is lost with it."""
+        (self._linger if self._pending is None else self.close)()
 
     def on_end(self) -> None:
         """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
@@ -152,8 +155,7 @@ class Connection:
 
     def serve(self) -> None:
         """Have the request answered by an executor."""
-        service = self._service
-        self._run(service.submit, service.monitor)
+        self._run(self._service.submit, self._service.monitor)
 
     def refuse(self, error: RequestError) -> None:
         """Answer the request that waits with an error; another may follow."""
@@ -215,8 +217,7 @@ class Connection:
 
     def fail(self, error: RequestError) -> None:
         """Give a predict up, if there is one; its thread stays taken until it is back."""
-        cycle = self._cycle
-        if cycle is None:
+        if (cycle := self._cycle) is None:
             return
         cycle.leave_predict()
         if cycle.head_sent:
@@ -236,7 +237,9 @@ class Connection:
             return
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
-            self.deadline = min(self.deadline, now + DRAIN_IDLE_TIMEOUT)
+            has_begun = self._stream.is_shaking_hands
+            patience = service.timeouts.header if has_begun else DRAIN_IDLE_TIMEOUT
+            self.deadline = min(self.deadline, now + patience)
         elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
 
@@ -268,10 +271,9 @@ class Connection:
 
     def _advance(self) -> None:
         """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
-        inbox = self._inbox
+        inbox, stream = self._inbox, self._stream
         if self.is_lost:
             return
-        stream = self._stream
         if self._pending is not None or (stream.unsent and stream.is_clogged):
             if inbox.requests:
                 stream.pause_reading()
@@ -394,6 +396,5 @@ class Connection:
         self.state, self.deadline = LINGERING, time.monotonic() + LINGER_TIMEOUT
         if self._half_closed:
             self._stream.close_when_flushed()
-            return
-        self._stream.resume_reading()
-        self._stream.close_half()
+        else:
+            self._stream.close_half()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from obworker.http.head import Head
@@ -44,7 +44,13 @@ def base_environ(
     }
 
 
-def ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
+def base_of(client: socket.socket | TlsSocket) -> Environ:
+    """Make what all requests of an accepted connection share."""
+    is_encrypted = not isinstance(client, socket.socket)
+    return base_environ(*_ends_of(client), is_encrypted=is_encrypted)
+
+
+def _ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
     """Return the addresses of both sides; UNKNOWN for a client that has reset the connection.
 
     It is not known who that was; what has come from it can be read all the same.

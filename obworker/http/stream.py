@@ -27,11 +27,18 @@ LARGE_READ_SIZE = 256 << 10
 CLOGGED_AT = 64 << 10
 
 
+class Garbled(ConnectionError):
+    """What a client sends cannot be read, now or later; it can still be told so."""
+
+
 class Owner(Protocol):
     """Who is told of what happens to a stream."""
 
     def on_received(self, chunk: bytes) -> None:
         """Take what has come."""
+
+    def on_garbled(self) -> None:
+        """Learn that what the client sends cannot be read; it was told so as far as that goes."""
 
     def on_end(self) -> None:
         """Learn that the client sends no more."""
@@ -47,6 +54,8 @@ class _Nobody:
     """The owner of a stream that is closed: the two would keep each other for a collection."""
 
     def on_received(self, chunk: bytes) -> None: ...
+
+    def on_garbled(self) -> None: ...
 
     def on_end(self) -> None: ...
 
@@ -114,6 +123,11 @@ class Stream:
             self._keep(memoryview(part)[sent:])
 
     @property
+    def is_shaking_hands(self) -> bool:
+        """Whether TLS has begun, so that the client cannot but wait with its request."""
+        return self._tls is not None and self._tls.is_shaking_hands
+
+    @property
     def is_clogged(self) -> bool:
         """Whether so much waits to be sent that the next part must wait, too."""
         return self.unsent > CLOGGED_AT
@@ -142,6 +156,7 @@ class Stream:
 
     def close_half(self) -> None:
         """Send no more, once what waits is sent; reading goes on."""
+        self.resume_reading()
         self._half_closing = True
         if not self._unsent:
             self._shut_down()
@@ -181,6 +196,8 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             if self._tls is not None and self._tls.wants_write:  # a part of the handshake
                 self._watch(self._events | WRITE)
+        except Garbled:
+            self._owner.on_garbled()
         except OSError:
             self._lose()
         else:

@@ -16,11 +16,12 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from obworker.errors import UsageError
+from obworker.http.pem import Pem
 from obworker.http.response import error_response, http_date
+from obworker.http.stream import Garbled
 
 PROTOCOLS = ["http/1.1"]
 # Most plain text in a record (RFC 8446 5.1).
@@ -33,70 +34,62 @@ MOST_UNSENT = 2 * SEND_SIZE
 LINGER = struct.Struct("ii")
 # What OpenSSL says of a key that is another's, the second where it is of another kind as well.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
+CERTIFICATE_HINT = "it begins with -----BEGIN CERTIFICATE"
 
 
-def context(certfile: str, keyfile: str | None, ca_certs: str | None) -> ssl.SSLContext:
-    """Make the context of a server from files in PEM form; without `keyfile`, `certfile` has both.
+def context(certificate: Pem, key: Pem, authorities: Pem | None = None) -> ssl.SSLContext:
+    """Make the context of a server; the certificate and its key may be of the same file.
 
-    With `ca_certs` clients must have a certificate of one of these authorities.
+    With `authorities` clients must have a certificate of one of these.
 
     Raises:
-        UsageError: a file cannot be read, is not what it should be, or they do not fit.
+        UsageError: a file has not what it should have, or they do not fit.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.options |= ssl.OP_NO_RENEGOTIATION
     made.set_alpn_protocols(PROTOCOLS)
-    _load_certificate(made, certfile, keyfile)
-    if ca_certs:
-        _load_authorities(made, ca_certs)
+    _load_certificate(made, certificate, key)
+    if authorities is not None:
+        _load_authorities(made, authorities)
     return made
 
 
-def _load_certificate(made: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
-    key_option = "--keyfile" if keyfile else "--certfile"
-    _check_pem("--certfile", certfile, "CERTIFICATE", hint="it begins with -----BEGIN CERTIFICATE")
-    _check_pem(key_option, keyfile or certfile, "PRIVATE KEY", hint="--keyfile names its file")
+def _load_certificate(made: ssl.SSLContext, certificate: Pem, key: Pem) -> None:
+    certificate.require("CERTIFICATE", hint=CERTIFICATE_HINT)
+    key.require("PRIVATE KEY", hint="--keyfile names its file")
 
     def refuse_to_ask() -> NoReturn:
         raise UsageError(
-            f"{key_option}: {keyfile or certfile}: the key is encrypted, and nobody is there to ask"
-            " for its passphrase",
+            f"{key.option}: {key.path}: the key is encrypted, and nobody is there to ask for its"
+            " passphrase",
             hint="openssl pkey -in KEY -out PLAIN_KEY, readable by obworker alone",
         )
 
     try:
-        made.load_cert_chain(certfile, keyfile, refuse_to_ask)
+        with certificate.as_file() as certfile, key.as_file() as keyfile:
+            made.load_cert_chain(certfile, keyfile, refuse_to_ask)
     except ssl.SSLError as error:
         if error.reason in MISMATCHES:
             raise UsageError(
-                f"{key_option}: {keyfile or certfile}: the key is not that of the certificate",
-                hint=f"the first certificate in {certfile} must be the server's own",
+                f"{key.option}: {key.path}: the key is not that of the certificate",
+                hint=f"the first certificate in {certificate.path} must be the server's own",
             ) from error
-        raise _unusable("--certfile", certfile, error) from error
+        raise _unusable(certificate, error) from error
 
 
-def _load_authorities(made: ssl.SSLContext, ca_certs: str) -> None:
-    _check_pem("--ca-certs", ca_certs, "CERTIFICATE", hint="it begins with -----BEGIN CERTIFICATE")
+def _load_authorities(made: ssl.SSLContext, authorities: Pem) -> None:
+    authorities.require("CERTIFICATE", hint=CERTIFICATE_HINT)
     try:
-        made.load_verify_locations(ca_certs)
+        with authorities.as_file() as ca_certs:
+            made.load_verify_locations(ca_certs)
     except ssl.SSLError as error:
-        raise _unusable("--ca-certs", ca_certs, error) from error
+        raise _unusable(authorities, error) from error
     made.verify_mode = ssl.CERT_REQUIRED
 
 
-def _check_pem(option: str, path: str, label: str, *, hint: str) -> None:
-    """Say which file it is and what is wrong with it: OpenSSL does not."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{option}: cannot read {path}: {error.strerror}") from error
-    if f"{label}-----".encode() not in content:
-        raise UsageError(f"{option}: {path}: has no {label.lower()} in PEM form", hint=hint)
-
-
-def _unusable(option: str, path: str, error: ssl.SSLError) -> UsageError:
-    return UsageError(f"{option}: {path}: OpenSSL cannot use it: {_reason(error)}")
+def _unusable(pem: Pem, error: ssl.SSLError) -> UsageError:
+    return UsageError(f"{pem.option}: {pem.path}: OpenSSL cannot use it: {_reason(error)}")
 
 
 def _reason(error: ssl.SSLError) -> str:
@@ -115,12 +108,17 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = b""
         self._owed = 0
-        self._ended = self._said_goodbye = False
+        self._has_begun = self._ended = self._said_goodbye = self._is_garbled = False
 
     @property
     def wants_write(self) -> bool:
         """Whether something of TLS itself waits for the socket to be writable: then send(b"")."""
         return bool(self._unsent)
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether the client has begun its handshake and not ended it."""
+        return self._has_begun and self._tls.version() is None
 
     @property
     def has_ended(self) -> bool:
@@ -138,14 +136,18 @@ class TlsSocket:
         It is empty where the client has ended its half.
 
         Raises:
-            BlockingIOError: there is nothing, or not a whole record.
-            ConnectionError: what came is not TLS, the client is not let in, or it reads nothing.
+            BlockingIOError: there is nothing, not a whole record, or what follows a Garbled.
+            Garbled: what came is not TLS, or the client is not let in.
+            ConnectionError: the client reads nothing.
         """
         if self._ended:
             return b""
         arrived = self._socket.recv(size)
         if not arrived:
             return b""
+        self._has_begun = True
+        if self._is_garbled:
+            raise BlockingIOError
         try:
             data = b"".join(self._decrypt(arrived))
         except ssl.SSLError as error:
@@ -272,6 +274,7 @@ class TlsSocket:
 
     def _give_up(self, error: ssl.SSLError) -> NoReturn:
         """Send the client TLS's own answer, or a plain one where it speaks plain HTTP."""
+        self._is_garbled = self._said_goodbye = True  # an alert or a plain text is the last word
         if error.reason == "HTTP_REQUEST":
             self._outgoing.read()
             self._unsent = error_response(
@@ -284,4 +287,4 @@ class TlsSocket:
             )
         with contextlib.suppress(OSError):
             self._flush()
-        raise ConnectionError(f"TLS: {_reason(error)}") from error
+        raise Garbled(f"TLS: {_reason(error)}") from error

@@ -1,10 +1,22 @@
-"""What the settings say of TLS. OpenSSL is imported only where they say something."""
+"""What the settings say of TLS: the files, as they were when the settings were read.
+
+Theory of operation. Only the master reads them, at the start and for a reload. Every process that
+it executes inherits what they held, in a memory file, so whatever takes the place of another shows
+the same certificate, also while somebody writes a new one. OpenSSL is imported only where there is
+TLS.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from obworker.errors import UsageError
+from obworker.http.pem import Pem, memory_file
 
 if TYPE_CHECKING:
     import ssl
@@ -12,17 +24,59 @@ if TYPE_CHECKING:
     from obworker.settings import Settings
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Read the files anew and return a server's context; none where there is to be no TLS.
+@dataclass(frozen=True)
+class Certificates:
+    """The certificate, its key and the authorities of clients; none where there is to be no TLS."""
 
-    Raises:
-        UsageError: a file cannot be used, or one is given without a certificate.
-    """
-    if not settings.certfile:
-        for option, path in (("--keyfile", settings.keyfile), ("--ca-certs", settings.ca_certs)):
-            if path:
-                raise UsageError(f"{option}: there is no --certfile", hint="it is for TLS")
-        return None
-    from obworker.http import tls
+    files: tuple[Pem, ...] = field(default=(), repr=False)  # a key is for nobody's log
 
-    return tls.context(settings.certfile, settings.keyfile, settings.ca_certs)
+    @classmethod
+    def of(cls, settings: Settings) -> Certificates:
+        """Read the files.
+
+        Raises:
+            UsageError: one cannot be read, or is given without a certificate.
+        """
+        certfile, keyfile, ca_certs = settings.certfile, settings.keyfile, settings.ca_certs
+        if not certfile:
+            for option, path in (("--keyfile", keyfile), ("--ca-certs", ca_certs)):
+                if path:
+                    raise UsageError(f"{option}: there is no --certfile", hint="it is for TLS")
+            return cls()
+        certificate = Pem.read("--certfile", certfile)
+        key = Pem.read("--keyfile", keyfile) if keyfile else certificate
+        authorities = [Pem.read("--ca-certs", ca_certs)] if ca_certs else []
+        return cls((certificate, key, *authorities))
+
+    def context(self) -> ssl.SSLContext | None:
+        """Make a server's context of them; none where there is to be no TLS.
+
+        Raises:
+            UsageError: what a file held cannot be used.
+        """
+        if not self.files:
+            return None
+        from obworker.http import tls
+
+        return tls.context(*self.files)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[int]:
+        """Lend a descriptor to a process that is executed meanwhile.
+
+        Raises:
+            OSError: there is none left.
+        """
+        packed = [(pem.option, pem.path, pem.content.decode("latin-1")) for pem in self.files]
+        with memory_file(json.dumps(packed).encode()) as descriptor:
+            yield descriptor
+
+    @classmethod
+    def take(cls, descriptor: int) -> Certificates:
+        """Read what was lent to this process, and leave it to nobody."""
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            packed = json.load(file)
+        return cls(
+            tuple(Pem(option, path, text.encode("latin-1")) for option, path, text in packed)
+        )

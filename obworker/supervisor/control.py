@@ -153,8 +153,8 @@ class Control:
         """Stop listening and leave all clients; done last, it tells who waits that all is over."""
         if self._accepts_at is None:
             self._selector.unregister(self._listener)
+        self.path.unlink(missing_ok=True)  # first: when it is closed, others may bind there
         self._listener.close()
-        self.path.unlink(missing_ok=True)
         for client in list(self._clients):
             client.close()
 

@@ -18,7 +18,7 @@ from obworker.http.server import Server
 from obworker.settings import Settings, without_effect
 from obworker.supervisor import linux
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
-from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.forks import one_process
 from obworker.supervisor.listeners import Listeners, claim
 from obworker.supervisor.signals import Signals
@@ -40,7 +40,7 @@ def serve(
     Raises:
         UsageError: the API keys or the certificate cannot be had.
     """
-    api_keys, tls = ApiKeys.of(settings), tls_context(settings)
+    api_keys, tls = ApiKeys.of(settings), Certificates.of(settings).context()
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
     if idle := without_effect(given, blueprint.lacks):
@@ -66,7 +66,6 @@ def serve(
     try:
         server.executors.run_here()
     except KeyboardInterrupt:
-        listeners.refuse_new_connections()
         logger.info("stopped")
     server.close()
     linux.flush_output()

@@ -114,6 +114,11 @@ class Listeners:
             for listener in self.sockets:
                 refusal.refuse_new_connections(listener)
 
+    def withdraw(self) -> None:
+        """Close all sockets, and leave no file of a unix socket that is our own."""
+        self.refuse_new_connections()
+        self.close()
+
     def close(self) -> None:
         """Close all sockets of this process."""
         for listener in self.sockets:
@@ -246,11 +251,13 @@ def _is_bound(path: Path) -> bool:
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
+        if probe.connect_ex(str(path)) in (0, errno.EAGAIN, errno.EPROTOTYPE):
             return True
     with contextlib.suppress(OSError):
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
-        return str(path) in {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
+        names = {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
+        # by whatever link: /var/run is one to /run
+        return os.path.realpath(path) in map(os.path.realpath, filter(os.path.isabs, names))
     return path.exists()
 
 

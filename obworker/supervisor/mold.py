@@ -33,7 +33,7 @@ from obworker.http.api_keys import ApiKeys
 from obworker.http.exchange import Exchange
 from obworker.settings import Settings
 from obworker.supervisor import fork_safety, linux, signals, worker
-from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.forks import one_process
 from obworker.supervisor.messages import (
     Channel,
@@ -69,11 +69,17 @@ class Inherited:
     listeners: tuple[socket.socket, ...]
     board: Scoreboard
     exchange: Exchange
+    certificates: Certificates
     master: int
 
     @classmethod
     def take(
-        cls, channel: int, listeners: list[int], scoreboard: int, exchange: list[int]
+        cls,
+        channel: int,
+        listeners: list[int],
+        scoreboard: int,
+        exchange: list[int],
+        certificates: int,
     ) -> Inherited:
         """Take the descriptors over; what the user's code runs has no need of them."""
         for descriptor in (channel, *listeners, scoreboard, *exchange):
@@ -87,6 +93,7 @@ class Inherited:
             tuple(socket.socket(fileno=listener) for listener in listeners),
             Scoreboard(scoreboard),
             Exchange(*exchange),
+            Certificates.take(certificates),
             master,
         )
 
@@ -112,7 +119,7 @@ def main(channel: int, *descriptors: Any) -> None:
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
-    blueprint, tls = _load(order, settings, inherited.channel, is_mold=True)
+    blueprint, tls = _load(order, settings, inherited, is_mold=True)
     context = inherited.context(order, settings, blueprint, tls)
     while True:
         spawn, end = inherited.channel.receive()
@@ -129,7 +136,7 @@ def direct(channel: int, *descriptors: Any) -> None:
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
-    blueprint, tls = _load(order, settings, inherited.channel, is_mold=False)
+    blueprint, tls = _load(order, settings, inherited, is_mold=False)
     os.environ.update(spawn.environment)  # over what the import has set, as in a fork
     context = inherited.context(order, settings, blueprint, tls)
     worker.main(spawn, inherited.channel, context)
@@ -154,16 +161,16 @@ def _configure(order: Load) -> Settings:
 
 
 def _load(
-    order: Load, settings: Settings, channel: Channel, *, is_mold: bool
+    order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool
 ) -> tuple[Blueprint, ssl.SSLContext | None]:
-    """Read the certificate and import the user's code, or say why it cannot be and exit.
+    """Take the certificate and import the user's code, or say why it cannot be and exit.
 
     A mold makes what workers share, too, unless they are not going to be forked from it.
     """
-    started = time.monotonic()
+    started, channel = time.monotonic(), inherited.channel
     unsafe: list[str] = []
     try:
-        tls = tls_context(settings)
+        tls = inherited.certificates.context()
         with one_process("the import of predictor.py"):
             blueprint = _import(order)
         code = fingerprint(list(sys.modules.values()), Path.cwd())

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from obworker.http.exchange import Exchange
 from obworker.supervisor import bootstrap, exits, linux
+from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
 from obworker.supervisor.plan import Plan
@@ -67,16 +68,22 @@ class Descriptors:
     scoreboard: int
     exchange: Exchange
 
-    def execute(self, entry: str, end: Channel, environ: dict[str, str]) -> int:
+    def execute(
+        self, entry: str, end: Channel, environ: dict[str, str], certificates: Certificates
+    ) -> int:
         """Run an entry point of mold.py in a fresh Python, in a session of its own.
 
         Raises:
             OSError: the process cannot be made.
         """
+        with certificates.lent() as lent:
+            return self._execute(entry, end.fileno(), environ, lent)
+
+    def _execute(self, entry: str, end: int, environ: dict[str, str], certificates: int) -> int:
         served = [listener.fileno() for listener in self.listeners.sockets]
         exchange = list(self.exchange.descriptors)
-        shared = (end.fileno(), *served, self.scoreboard, *exchange)
-        arguments = f"{end.fileno()}, {served}, {self.scoreboard}, {exchange}"
+        shared = (end, *served, self.scoreboard, *exchange, certificates)
+        arguments = f"{end}, {served}, {self.scoreboard}, {exchange}, {certificates}"
         command = bootstrap.python(
             f"from obworker.supervisor.mold import {entry}; {entry}({arguments})"
         )
@@ -155,7 +162,7 @@ class Molds:
         ours, theirs = Channel.pair()
         try:
             environ = plan.environ | plan.budget.mold_environ
-            pid = self._descriptors.execute("main", theirs, environ)
+            pid = self._descriptors.execute("main", theirs, environ, plan.certificates)
         except OSError:
             ours.close()
             raise

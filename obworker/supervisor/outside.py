@@ -6,6 +6,7 @@ scoreboard and calls `tend` after each pass of its loop.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from obworker.settings import Settings
+from obworker.supervisor import listeners
 from obworker.supervisor.admins import Admin, bind_admin
 from obworker.supervisor.control import Control, Request, open_control
 from obworker.supervisor.listeners import Address
@@ -61,6 +63,11 @@ class Outside:
         lent = surroundings.lent_admin
         listener, address = (lent, Address.of(lent)) if lent else bind_admin(settings)
         runtime = surroundings.environ.get("XDG_RUNTIME_DIR")
+        with contextlib.ExitStack() as undo:
+            if listener is not None:
+                undo.callback(listeners.close, listener, lent=lent is not None)
+            control = open_control(settings.control_socket, runtime, selector, on_request)
+            undo.pop_all()
         return cls(
             board=board,
             admin=Admin(
@@ -71,7 +78,7 @@ class Outside:
                 lent=lent is not None,
             ),
             address=address,
-            control=open_control(settings.control_socket, runtime, selector, on_request),
+            control=control,
             notifier=Notifier.from_environ(surroundings.environ),
         )
 

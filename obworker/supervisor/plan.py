@@ -12,7 +12,7 @@ from obworker.environment import detect
 from obworker.http.api_keys import ApiKeys
 from obworker.settings import Settings
 from obworker.supervisor import gpu_listing, gpus, topology
-from obworker.supervisor.certificates import tls_context
+from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.gpus import Device
 from obworker.supervisor.placement import Placement, place
 from obworker.supervisor.slots import Timeouts
@@ -44,6 +44,7 @@ class Plan:
     budget: Budget
     placement: Placement
     api_keys: list[str]
+    certificates: Certificates
     given: frozenset[str] = frozenset()
 
     @classmethod
@@ -60,7 +61,8 @@ class Plan:
             UsageError: a GPU that is asked for is not there, GPUs cannot be dealt out as asked, a
                 certificate cannot be used, or an API key file is not right.
         """
-        tls_context(settings)
+        certificates = Certificates.of(settings)
+        certificates.context()
         keys = ApiKeys.of(settings)
         chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
         devices = gpus.grouped(chosen, settings.gpus_per_worker)
@@ -89,6 +91,7 @@ class Plan:
             budget=budget,
             placement=_placement(settings.cpu_affinity, ours.allowed, devices, workers),
             api_keys=[] if keys is None else keys.pack(),
+            certificates=certificates,
             given=frozenset(given),
         )
 

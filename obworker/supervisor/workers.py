@@ -165,7 +165,7 @@ class Workers:
         plan, order = self._generations.plan(seat.generation), self._order(seat)
         try:
             environ = plan.environ | order.environment
-            pid = self._descriptors.execute("direct", theirs, environ)
+            pid = self._descriptors.execute("direct", theirs, environ, plan.certificates)
         except OSError as error:
             self._links.close(seat)
             self._spawn_failed(seat, f"no process could be made: {error.strerror}")

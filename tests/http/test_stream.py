@@ -47,6 +47,9 @@ class Play:
     def on_received(self, chunk: bytes) -> None:
         self.heard.append(chunk)
 
+    def on_garbled(self) -> None:
+        self.heard.append("garbled")
+
     def on_end(self) -> None:
         self.heard.append("end")
 

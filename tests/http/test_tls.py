@@ -18,6 +18,7 @@ import pytest
 from certificates import HOST, Authority, Certificate, openssl
 
 from obworker.errors import UsageError
+from obworker.http.pem import Pem
 from obworker.http.tls import RECORD_SIZE, TlsSocket, context
 
 TIMEOUT = 10.0
@@ -39,15 +40,20 @@ def server(authority: Authority) -> Certificate:
 
 
 def made(certificate: Certificate, ca_certs: Path | None = None) -> ssl.SSLContext:
-    return context(
-        str(certificate.cert), str(certificate.key), None if ca_certs is None else str(ca_certs)
-    )
+    authorities = str(ca_certs) if ca_certs else None
+    return from_files(str(certificate.cert), str(certificate.key), authorities)
+
+
+def from_files(certfile: str, keyfile: str | None, ca_certs: str | None) -> ssl.SSLContext:
+    certificate = Pem.read("--certfile", certfile)
+    key = Pem.read("--keyfile", keyfile) if keyfile else certificate
+    return context(certificate, key, Pem.read("--ca-certs", ca_certs) if ca_certs else None)
 
 
 def test_certificate_and_key_may_share_a_file(server: Certificate, tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(server.cert.read_bytes() + server.key.read_bytes())
-    context(str(both), None, None)
+    from_files(str(both), None, None)
 
 
 class Files(NamedTuple):
@@ -153,7 +159,7 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(
 ) -> None:
     files = broken(server, tmp_path / "file")
     with pytest.raises(UsageError) as error:
-        context(files.certfile, files.keyfile, files.ca_certs)
+        from_files(files.certfile, files.keyfile, files.ca_certs)
     assert str(error.value).startswith(files.error)
     assert "\n" not in str(error.value)
 
@@ -519,6 +525,13 @@ def test_one_who_speaks_plain_http_is_told(server: Certificate, connect: Connect
     answer = client.recv(PART)
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert answer.endswith(b'{"error":"this port speaks TLS: use https://"}')
+    client.sendall(b"\x16\x03\x01 what follows is dropped")
+    with pytest.raises(BlockingIOError):
+        ours.recv(PART)
+    ours.shutdown(socket.SHUT_WR)
+    assert client.recv(PART) == b""
+    client.shutdown(socket.SHUT_WR)
+    assert ours.recv(PART) == b""
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 100, os.urandom(5) + b"x" * 100, b"SSH-2.0-x\r\n"])

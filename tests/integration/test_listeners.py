@@ -80,14 +80,18 @@ def test_every_address_is_served_and_named(start: Start, tmp_path: Path) -> None
     assert not path.exists()
 
 
-def test_every_address_is_served_without_a_supervisor(serve: Serve, model: Path) -> None:
-    script = model / "predictor.py"
+def test_every_address_is_served_without_a_supervisor(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    script, path = model / "predictor.py", tmp_path / "socket"
     script.write_text(PREDICTOR)
-    server = serve("--bind", f"{ANYWHERE},{ANYWHERE}", script=script, listen=())
+    server = serve("--bind", f"{ANYWHERE},{ANYWHERE},unix:{path}", script=script, listen=())
     for port in ports(server, 2):
         assert request(port).status == 200
+    assert ask(socket.AF_UNIX, str(path)) == 200
     server.signal(signal.SIGINT)
     server.wait()
+    assert not path.exists()
 
 
 def test_a_stop_loses_no_request_on_any_address(start: Start) -> None:
@@ -178,4 +182,29 @@ def test_an_address_in_use_leaves_none_behind(serve: Serve, model: Path, tmp_pat
         server = serve("--bind", where, str(model), listen=())
         assert server.wait() == 2
     assert re.search(r"error: cannot listen on 127.0.0.1:\d+: Address already in use", server.log())
+    assert not path.exists()
+
+
+def test_a_start_that_fails_leaves_no_file_of_its_own_behind(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    served, admin, control = (tmp_path / name for name in ("served", "admin", "control"))
+    where = ("--admin-bind", f"unix:{admin}", "--control-socket", str(control))
+    first = serve("--bind", ANYWHERE, *where[2:], str(model), listen=()).wait_until_ready()
+    second = serve("--bind", f"unix:{served}", *where, str(model), listen=())
+    assert second.wait() == 2
+    assert "error: --control-socket: cannot listen on " in second.log()
+    assert (served.exists(), admin.exists(), control.exists()) == (False, False, True)
+    assert first.stop() == 0
+    assert not control.exists()
+
+
+def test_a_script_that_fails_leaves_no_file_behind(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    path, script = tmp_path / "socket", model / "predictor.py"
+    script.write_text(PREDICTOR.replace("def predict(self)", "def __init__(self, unknown)"))
+    failed = serve("--bind", f"unix:{path}", script=script, listen=())
+    assert failed.wait() > 0
     assert not path.exists()

@@ -9,6 +9,7 @@ import socket
 import ssl
 from pathlib import Path
 
+import psutil
 import pytest
 from certificates import HOST, Authority, Certificate, openssl
 from harness import Serve, Server
@@ -150,6 +151,32 @@ def test_a_worker_that_is_replaced_shows_what_the_others_show(
     use(authority.issue("second"), used)
     for worker in server.workers().values():
         worker.kill()
+    server.wait_until_ready(4)
+    assert {name_of(server, authority) for _ in range(8)} == {"first"}
+
+
+@pytest.mark.parametrize("preload", ["auto", "off"])
+def test_what_replaces_another_needs_no_file(
+    preload: str,
+    serve: Serve,
+    model: Path,
+    authority: Authority,
+    used: Certificate,
+    tmp_path: Path,
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    trusted = tmp_path / "trusted.crt"
+    trusted.write_bytes(authority.own.cert.read_bytes())
+    where = ("--certfile", str(used.cert), "--keyfile", str(used.key), "--ca-certs", str(trusted))
+    server = serve("--workers", "2", "--preload", preload, *where, str(model)).wait_until_ready(2)
+    used.cert.write_text("half of what certbot wri")
+    used.key.unlink()
+    trusted.unlink()
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: --keyfile: cannot read ")
+    for process in psutil.Process(server.pid).children():
+        if process.cmdline()[0] != "obworker: admin":
+            process.kill()
     server.wait_until_ready(4)
     assert {name_of(server, authority) for _ in range(8)} == {"first"}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from certificates import HOST, Authority, Certificate, openssl
+from harness import eventually
 from libraries import POOL, Requests
 from talking import Talking
 from wire import TIMEOUT, Client
@@ -172,6 +175,51 @@ def test_who_never_shakes_hands_is_let_go_and_does_no_harm(
     assert client.send("/", b"[1]", JSON).body == b"[1]"
 
 
+def test_one_who_sends_a_large_body_by_plain_http_reads_why_not(secure: Talking) -> None:
+    for _ in range(20):
+        with closing(connect(secure)) as client:
+            client.post("/", LARGE[: 1 << 20])
+            assert client.read_reply("POST").status == 400
+            assert client.at_end
+
+
+def test_who_is_not_understood_and_stays_is_let_go_soon(secure: Talking) -> None:
+    with closing(connect(secure)) as client:
+        client.send(b"SSH-2.0-x\r\n")
+        assert client.at_end
+
+        def is_gone() -> bool:
+            try:
+                client.send(b"x")
+            except OSError:
+                return True
+            return False
+
+        eventually(is_gone, TIMEOUT, "the end of both halves")
+
+
+def test_who_is_not_understood_any_more_while_it_is_answered_is_let_go_at_once(
+    secure: Talking, authority: Authority, client: Requests, tmp_path: Path
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    with (
+        socket.create_connection(("127.0.0.1", secure.port), TIMEOUT) as plain,
+        plain.dup() as beside,
+        context.wrap_socket(plain, server_hostname=HOST) as garbling,
+    ):
+        line = f"POST /?case=hold&begun={begun}&go={go} HTTP/1.1\r\nHost: a\r\n\r\n"
+        garbling.sendall(line.encode())
+        eventually(begun.exists, TIMEOUT, "the call of predict")
+        beside.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+        beside.settimeout(TIMEOUT)
+        while beside.recv(1 << 16):
+            pass
+    go.touch()
+    assert client.send("/", b"[1]", JSON).body == b"[1]"
+    assert "a bug in obworker" not in secure.log()
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
     secure: Talking, authority: Authority, version: ssl.TLSVersion
@@ -196,6 +244,31 @@ def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
     assert b" 200 OK" in tls.read(1 << 16)
 
 
+def test_a_handshake_that_has_begun_when_its_worker_is_replaced_goes_on(
+    authority: Authority, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    with (
+        closing(serve(tmp_path, authority.issue("replaced"))) as server,
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain,
+    ):
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        plain.sendall(outgoing.read())
+        incoming.write(plain.recv(1 << 16))
+        server.signal(signal.SIGHUP)
+        server.wait_until_ready(3)
+        assert not select.select([plain], [], [], 2.5)[0]  # longer than one that is idle may stay
+        tls.do_handshake()
+        tls.write(REQUEST)
+        plain.sendall(outgoing.read())
+        while part := plain.recv(1 << 16):
+            incoming.write(part)
+    assert b" 200 OK" in tls.read(1 << 16)
+
+
 @needs_curl
 def test_clients_need_a_certificate_where_that_is_asked_for(
     authority: Authority, tmp_path: Path
@@ -210,6 +283,22 @@ def test_clients_need_a_certificate_where_that_is_asked_for(
         for refused in (unknown, curl(*trust, few.url)):
             assert refused.returncode != 0
             assert refused.stdout == ""
+
+
+def test_who_has_no_certificate_learns_so_however_much_it_sends(
+    authority: Authority, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(cafile=str(authority.own.cert))
+    server = authority.issue("server-that-asks")
+    with closing(serve(tmp_path, server, "--ca-certs", str(authority.own.cert))) as few:
+        for _ in range(20):
+            with (
+                socket.create_connection(("127.0.0.1", few.port), TIMEOUT) as plain,
+                context.wrap_socket(plain, server_hostname=HOST) as client,
+            ):
+                client.sendall(LARGE[: 1 << 20])
+                with pytest.raises(ssl.SSLError, match="certificate required"):
+                    client.recv(1)
 
 
 def test_a_reload_serves_the_new_certificate_and_no_request_fails(

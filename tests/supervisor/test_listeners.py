@@ -295,6 +295,28 @@ def test_a_socket_that_listens_is_left_alone_whatever_the_name_it_was_bound_by(
         assert (tmp_path / "socket").stat().st_ino == inode
 
 
+def test_a_socket_that_is_yet_to_listen_is_found_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var-run").symlink_to("run")
+    listener, _ = bind(Address(path=str(tmp_path / "run" / "socket")))
+    with pytest.raises(ListenError, match="Address already in use"):
+        bind(Address(path=str(tmp_path / "var-run" / "socket")))
+    close(listener)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_a_socket_of_another_kind_is_left_alone(
+    kind: socket.SocketKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, kind) as another:
+        another.bind("socket")
+        inode = (tmp_path / "socket").stat().st_ino
+        with pytest.raises(ListenError, match="Address already in use"):
+            bind(Address(path=str(tmp_path / "socket")))
+        assert (tmp_path / "socket").stat().st_ino == inode
+
+
 def test_a_name_in_another_directory_is_another_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ PLAN: Any = SimpleNamespace(
     arguments={},
     label="",
     api_keys=[],
+    certificates=None,
 )
 
 
