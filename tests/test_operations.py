@@ -69,7 +69,7 @@ def answer(request: Request) -> None:
     elif request.command == "reload" and request.arguments["wait"]:
         request.fail("predictor.py:3: SyntaxError", exit_code=4)
     elif request.command != "stop" or not request.arguments["wait"]:
-        request.reply({"pid": 8})
+        request.reply({"shown": ["worker 0 (pid 8)"]})
 
 
 Start = Callable[..., FakeMaster]

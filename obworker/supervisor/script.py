@@ -290,9 +290,9 @@ class Script:
         """Refuse: a script is one process to us."""
         return f"a {SCRIPT} cannot be scaled"
 
-    def show_stacks(self, _slot: int) -> int | None:
+    def show_stacks(self, _slot: int) -> list[str]:
         """Refuse: the signal would end a program that does not know it."""
-        return None
+        return []
 
     # the script
 

@@ -36,7 +36,7 @@ from obworker.supervisor.messages import (
 )
 from obworker.supervisor.molds import Descriptors, order_to_load
 from obworker.supervisor.scoreboard import SERVING, Cause, Scoreboard, State
-from obworker.supervisor.slots import HAS_PROCESS, Action, Seat
+from obworker.supervisor.slots import BEING_KILLED, HAS_PROCESS, Action, Seat
 from obworker.supervisor.table import Table
 
 logger = logging.getLogger("obworker.master")
@@ -144,6 +144,11 @@ class Workers:
         for seat in self._table.seats:
             if seat.state in HAS_PROCESS - {State.KILLING, State.STUCK}:
                 self._kill(seat)
+
+    def in_slot(self, slot: int) -> dict[int, str]:
+        """Return the processes of a slot that are not being ended, and what they are called."""
+        seats = self._table.slots[slot].within(*HAS_PROCESS - BEING_KILLED)
+        return {seat.pid: f"worker {slot}" for seat in seats if seat.pid is not None}
 
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to every worker, and not to its children."""
