@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import setproctitle
 
-from obworker.kernel_files import text_of
+from obworker.kernel_files import state_of, text_of
 
 logger = logging.getLogger("obworker.worker")
 
@@ -94,6 +94,17 @@ def group_exists(group: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has gone, or waits to be reaped by a parent that does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return state_of(pid) in ("Z", "X")
 
 
 def groups_of(sessions: Collection[int]) -> set[int]:

@@ -1,4 +1,4 @@
-"""What operators are told when something of obworker stands still: an import, a boot, the master."""
+"""What operators are told when something stands still: an import, a boot, the master."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from harness import Serve, Server, eventually, request
 
 from obworker.control import ask as command
-from obworker.errors import CommandError
+from obworker.errors import ObworkerError
 
 HANGS = {
     "import": "import time\ndef load():\n    time.sleep(600)\nload()\n",
@@ -57,10 +57,10 @@ def start(serve: Serve, model: Path, control: Path) -> Start:
 
 
 def show_stacks(control: Path, slot: int) -> list[str]:
-    """Return who shows them; nobody, where that is refused."""
+    """Return who shows them; nobody where that is refused."""
     try:
         shown: list[str] = command(control, "stacks", slot=slot)["shown"]
-    except CommandError:
+    except ObworkerError:  # or does not listen yet
         return []
     return shown
 
@@ -77,7 +77,6 @@ def test_what_hangs_before_it_serves_shows_its_stacks_and_goes_on(
     start: Start, control: Path, hangs: str, preload: str, who: str
 ) -> None:
     server = start(HANGS[hangs], "--preload", preload)
-    eventually(control.exists)
     # From the first moment, in which the signal would end a process that does not know it yet.
     eventually(lambda: re.search(who, "\n".join(show_stacks(control, 1))))
     shown = show_stacks(control, 1)
@@ -99,3 +98,57 @@ def test_a_reload_that_hangs_shows_where_beside_the_worker_that_serves(
     eventually(lambda: show_stacks(control, 0) and "in load\n" in server.log())
     assert show_stacks(control, 9) == []
     assert server.request().body == b"1"
+
+
+def ask(port: int, path: str) -> tuple[int, Any]:
+    reply = request(port, "GET", path)
+    return reply.status, json.loads(reply.body)
+
+
+def admin_port(server: Server) -> int:
+    return int(server.wait_for_log(r"admin +http://127\.0\.0\.1:(\d+)/")[1])
+
+
+def stop(process: psutil.Process) -> None:
+    process.suspend()
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
+OK = {"status": "ok", "ready": True, "reason": None}
+STILL = r"; the master has stood still for \d+ s"
+
+
+def test_who_dies_while_the_master_stands_still_is_not_said_to_serve(start: Start) -> None:
+    server = start(SERVES, "--min-ready", "2").wait_until_ready(2)
+    admin, master = admin_port(server), psutil.Process(server.pid)
+    workers = server.workers()
+    stop(master)
+    assert ask(admin, "/readyz")[0] == 200
+    workers[0].kill()
+    eventually(lambda: ask(admin, "/readyz")[0] == 503)
+    # Nobody else accepts on the service's own port any more.
+    assert ask(server.port, "/readyz")[0] == 503
+    workers[1].kill()
+    report = eventually(lambda: (now := ask(admin, "/healthz")[1])["workers"]["ready"] == 0 and now)
+    assert re.fullmatch(f"0 of 2 workers ready, 2 needed{STILL}", report["reason"])
+    assert [(slot["state"], slot["pid"]) for slot in report["slots"]] == [("reaped", None)] * 2
+    assert "\nobworker_ready 0.0\n" in request(admin, "GET", "/metrics").body.decode()
+    master.resume()
+    eventually(lambda: ask(admin, "/readyz") == (200, OK))
+    assert ask(server.port, "/readyz")[0] == 200
+    assert server.stop() == 0
+
+
+def test_a_start_script_that_dies_meanwhile_is_not_said_to_serve(start: Start, model: Path) -> None:
+    (model / "start.sh").write_text("exec python3 -m http.server $PORT\n")
+    server = start(SERVES)
+    admin, master = admin_port(server), psutil.Process(server.pid)
+    stop(master)
+    pid = ask(admin, "/healthz")[1]["slots"][0]["pid"]
+    psutil.Process(pid).kill()
+    eventually(lambda: ask(admin, "/readyz")[0] == 503)
+    reason = ask(admin, "/readyz")[1]["reason"]
+    assert re.fullmatch(f"0 of 1 workers ready, 1 needed{STILL}", reason)
+    master.resume()
+    eventually(lambda: ask(admin, "/readyz")[0] == 200)
+    assert server.stop() == 128 + signal.SIGTERM
