@@ -85,6 +85,15 @@ def kill_rest_of_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
+def kill_rest_of_session(leader: int) -> None:
+    """Kill what is left of the session of a child that has ended, before it is reaped.
+
+    What it had as children is ours by then (see adopt_orphans), so nobody else is looked at.
+    """
+    for group in {leader} | groups_of({leader}, children()):
+        kill_rest_of_group(group)
+
+
 def group_exists(group: int) -> bool:
     """Whether a process group has a member, be it one that has ended and is not reaped."""
     try:
@@ -107,14 +116,22 @@ def has_ended(pid: int) -> bool:
     return state_of(pid) in ("Z", "X")
 
 
-def groups_of(sessions: Collection[int]) -> set[int]:
-    """Return the process groups of sessions: under job control each job is one (credentials(7))."""
+def groups_of(sessions: Collection[int], among: Collection[int] | None = None) -> set[int]:
+    """Return the process groups of sessions: under job control each job is one (credentials(7)).
+
+    They are looked for `among` some processes, or all.
+    """
+    all_of_them = Path("/proc").glob("[0-9]*/stat")
     groups = set()
-    for process in Path("/proc").glob("[0-9]*/stat"):
+    for process in all_of_them if among is None else map(_stat, among):
         fields = text_of(process).rpartition(")")[2].split()
         if fields and int(fields[3]) in sessions:
             groups.add(int(fields[2]))
     return groups
+
+
+def _stat(pid: int) -> Path:
+    return Path(f"/proc/{pid}/stat")
 
 
 def children() -> set[int]:

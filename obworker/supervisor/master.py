@@ -156,7 +156,7 @@ class Master:
             self._read_channels()
             seat = self._table.of_pid(pid)
             if seat is not None:
-                linux.kill_rest_of_group(pid)
+                linux.kill_rest_of_session(pid)
                 self._workers.exited(seat, linux.reap(pid))
             else:
                 self._other_exited(pid, linux.reap(pid))

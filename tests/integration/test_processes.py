@@ -52,7 +52,8 @@ class Predictor:
                 elif value == "raise":
                     raise ValueError
             elif name == "child":
-                note(f"child {subprocess.Popen(['sleep', '600']).pid}")
+                made = subprocess.Popen(["sleep", "600"], preexec_fn=getattr(os, value, None))
+                note(f"child {made.pid}")
             elif name == "deaf":
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
         return {"pid": os.getpid(), "slot": int(os.environ["OBWORKER_SLOT"])}
@@ -266,9 +267,10 @@ def test_a_worker_killed_again_and_again_is_replaced_ever_more_slowly(start: Sta
     assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
 
 
-def test_children_of_a_worker_die_with_it(start: Start, notes: Path) -> None:
+@pytest.mark.parametrize("group", ["", "setpgrp"])
+def test_children_of_a_worker_die_with_it(start: Start, notes: Path, group: str) -> None:
     server = start()
-    assert Client(server.port, keep=False).post("/?do=child").outcome is Outcome.ANSWERED
+    assert Client(server.port, keep=False).post(f"/?do=child:{group}").outcome is Outcome.ANSWERED
     child = int(noted(notes, "child")[0].split()[1])
     assert psutil.pid_exists(child)
     old = server.workers()[0]
@@ -282,7 +284,9 @@ def test_children_of_a_worker_die_with_it_at_a_stop(
     start: Start, notes: Path, number: signal.Signals
 ) -> None:
     server = start()
-    assert Client(server.port, keep=False).post("/?do=child").outcome is Outcome.ANSWERED
+    for group in ("", "setpgrp", "setsid"):
+        answer = Client(server.port, keep=False).post(f"/?do=child:{group}")
+        assert answer.outcome is Outcome.ANSWERED
     server.signal(number)
     assert server.wait() == 0
     assert server.survivors() == []
