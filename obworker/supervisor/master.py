@@ -109,6 +109,7 @@ class Master:
         linux.adopt_orphans()
         linux.raise_descriptor_limit()
         linux.set_title(f"master {self._plan.label}")
+        linux.show_stacks_on_demand()
         others = linux.children()
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
         now = time.monotonic()

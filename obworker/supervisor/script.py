@@ -118,6 +118,7 @@ class Script:
         """
         linux.adopt_orphans()
         linux.set_title(f"master {self._directory}")
+        linux.show_stacks_on_demand()
         others = linux.children()
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
         self._publish()

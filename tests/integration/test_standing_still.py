@@ -152,3 +152,16 @@ def test_a_start_script_that_dies_meanwhile_is_not_said_to_serve(start: Start, m
     master.resume()
     eventually(lambda: ask(admin, "/readyz")[0] == 200)
     assert server.stop() == 128 + signal.SIGTERM
+
+
+def test_every_process_of_obworker_shows_its_stacks_and_goes_on(start: Start) -> None:
+    server = start(SERVES).wait_until_ready(2)
+    admin_port(server)
+    master = psutil.Process(server.pid)
+    everybody = [master, *master.children()]
+    assert len(everybody) == 5
+    for process in everybody:
+        process.send_signal(signal.SIGRTMIN)
+    eventually(lambda: server.log().count("Current thread") == 5)
+    assert [process.is_running() for process in everybody] == [True] * 5
+    assert server.stop() == 0
