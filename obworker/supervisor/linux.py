@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import logging
 import os
@@ -60,6 +61,12 @@ def trim_heap() -> None:
     """Give memory that was freed back to the system, which the C library keeps (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # musl has no such call
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def why_no_process(error: OSError) -> str:
+    """Say why none could be made: what fork(2) fails with at a limit names none."""
+    limit = ", a limit on processes (pids.max, TasksMax=, ulimit -u)"
+    return f"{error.strerror}{limit if error.errno == errno.EAGAIN else ''}"
 
 
 def next_ended() -> int | None:

@@ -167,7 +167,7 @@ class Workers:
         try:
             ours, theirs = Channel.pair()
         except OSError as error:
-            self._spawn_failed(seat, f"no process could be asked for: {error.strerror}")
+            self._spawn_failed(seat, f"could not be asked for: {error.strerror}")
             return
         ours.set_blocking(False)
         self._links[_key(seat)] = Link(ours, device)
@@ -197,7 +197,7 @@ class Workers:
             pid = self._descriptors.execute("direct", theirs, environ)
         except OSError as error:
             self._forget(self._links.pop(_key(seat)).channel)
-            self._spawn_failed(seat, f"no process could be made: {error.strerror}")
+            self._spawn_failed(seat, f"could not be made: {linux.why_no_process(error)}")
             return
         self._table.spawned(seat, pid, loads=True)
         ours.send(order_to_load(seat.generation, plan))
@@ -255,7 +255,7 @@ class Workers:
 
     def _stick(self, seat: Seat) -> None:
         who, how = f"worker {seat.slot} (pid {seat.pid})", exits.UNKILLABLE
-        logger.error("%s %s; its slot is not filled again", who, how)
+        logger.error("%s %s; its slot stays empty until it has", who, how)
         self.ends.tell(who, how, self._table.stick(seat), None)
 
     def _give_up_spawn(self, seat: Seat) -> None:
@@ -267,11 +267,12 @@ class Workers:
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._forget(link.channel)
-        self._spawn_failed(seat, "ended before it could say so")
+        how = link.failure.message if link.failure else "ended while it was forked"
+        self._spawn_failed(seat, how)
 
     def _spawn_failed(self, seat: Seat, how: str) -> None:
         end = self._table.exited(seat, time.monotonic())
-        self.ends.tell(f"worker {seat.slot}", f"{how} while it was forked", end, None)
+        self.ends.tell(f"worker {seat.slot}", how, end, None)
 
     # what they say
 

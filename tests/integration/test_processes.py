@@ -909,6 +909,30 @@ def test_a_mold_that_dies_again_and_again_before_a_worker_is_ready_ends_the_star
     assert "the process that forks the workers exited with code 9, again and again" in server.log()
 
 
+LIMITED = """
+import os, resource
+os.setuid(54321)  # root may have any number of processes
+resource.setrlimit(resource.RLIMIT_NPROC, ({most}, {most}))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it needs a user who has no other process")
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_limit_on_processes_is_named_where_no_worker_can_be_made(
+    serve: Serve, model: Path, most: int
+) -> None:
+    (model / "predictor.py").write_text(LIMITED.format(most=most) + GOOD)
+    server = serve("--workers", "1", str(model))
+    assert server.wait() == 3
+    why = (
+        r"could not be made: Resource temporarily unavailable, a limit on processes"
+        r" \(pids\.max, TasksMax=, ulimit -u\)"
+    )
+    assert len(re.findall(rf"worker 0: {why}; ", server.log())) == 5
+    assert re.search(rf"error: no worker became ready: the last one {why}\n", server.log())
+    assert "the mold" not in server.log()
+
+
 def test_many_workers_start(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(GOOD)
     server = serve("--workers", "40", str(model)).wait_until_ready(40)
