@@ -167,7 +167,7 @@ class Workers:
         try:
             ours, theirs = Channel.pair()
         except OSError as error:
-            self._spawn_failed(seat, f"could not be asked for: {error.strerror}")
+            self.ends.not_made(seat, f"could not be asked for: {error.strerror}")
             return
         ours.set_blocking(False)
         self._links[_key(seat)] = Link(ours, device)
@@ -197,7 +197,7 @@ class Workers:
             pid = self._descriptors.execute("direct", theirs, environ)
         except OSError as error:
             self._forget(self._links.pop(_key(seat)).channel)
-            self._spawn_failed(seat, f"could not be made: {linux.why_no_process(error)}")
+            self.ends.not_made(seat, f"could not be made: {linux.why_no_process(error)}")
             return
         self._table.spawned(seat, pid, loads=True)
         ours.send(order_to_load(seat.generation, plan))
@@ -267,12 +267,8 @@ class Workers:
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._forget(link.channel)
-        how = link.failure.message if link.failure else "ended while it was forked"
-        self._spawn_failed(seat, how)
-
-    def _spawn_failed(self, seat: Seat, how: str) -> None:
-        end = self._table.exited(seat, time.monotonic())
-        self.ends.tell(f"worker {seat.slot}", how, end, None)
+        why = link.failure.message if link.failure else "ended while it was forked"
+        self.ends.not_made(seat, why)
 
     # what they say
 

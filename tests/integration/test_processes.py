@@ -18,6 +18,8 @@ import pytest
 from clients import Client, Load, Outcome, Result, in_parallel
 from harness import ROOT, Serve, Server, eventually, run_to_end
 
+from obworker.control import ask
+
 DIGITS = ROOT / "examples" / "digits"
 IMAGES = sorted((ROOT / "tests" / "models" / "digits_images").glob("?.png"))
 
@@ -922,7 +924,11 @@ def test_a_limit_on_processes_is_named_where_no_worker_can_be_made(
     serve: Serve, model: Path, most: int
 ) -> None:
     (model / "predictor.py").write_text(LIMITED.format(most=most) + GOOD)
-    server = serve("--workers", "1", str(model))
+    server = serve("--workers", "1", "--control-socket", str(model / "control"), str(model))
+    server.wait_for_log("worker 0: could not be made")
+    (slot,) = ask(model / "control", "status")["slots"]
+    assert slot["last_exit"]["text"].startswith("could not be made: ")
+    assert slot["causes"]["boot"] == slot["restarts"] >= 1
     assert server.wait() == 3
     why = (
         r"could not be made: Resource temporarily unavailable, a limit on processes"
