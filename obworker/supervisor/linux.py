@@ -32,6 +32,8 @@ DUMP_SIGNAL = signal.SIGRTMIN
 # The descriptor: what sys.stderr is, the user's code may choose.
 STANDARD_ERROR = 2
 
+LIMIT_ON_PROCESSES = "a limit on processes and threads (pids.max, TasksMax=, ulimit -u)"
+
 KILL_TIMEOUT = 2.0
 KILL_INTERVAL = 0.005
 
@@ -65,8 +67,8 @@ def trim_heap() -> None:
 
 def why_no_process(error: OSError) -> str:
     """Say why none could be made: what fork(2) fails with at a limit names none."""
-    limit = ", a limit on processes (pids.max, TasksMax=, ulimit -u)"
-    return f"{error.strerror}{limit if error.errno == errno.EAGAIN else ''}"
+    limit = f", {LIMIT_ON_PROCESSES}" if error.errno == errno.EAGAIN else ""
+    return f"{error.strerror}{limit}"
 
 
 def next_ended() -> int | None:

@@ -931,12 +931,27 @@ def test_a_limit_on_processes_is_named_where_no_worker_can_be_made(
     assert slot["causes"]["boot"] == slot["restarts"] >= 1
     assert server.wait() == 3
     why = (
-        r"could not be made: Resource temporarily unavailable, a limit on processes"
+        r"could not be made: Resource temporarily unavailable, a limit on processes and threads"
         r" \(pids\.max, TasksMax=, ulimit -u\)"
     )
     assert len(re.findall(rf"worker 0: {why}; ", server.log())) == 5
     assert re.search(rf"error: no worker became ready: the last one {why}\n", server.log())
     assert "the mold" not in server.log()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it needs a user who has no other process")
+def test_a_worker_that_cannot_have_its_threads_is_not_said_to_be_ready(
+    serve: Serve, model: Path
+) -> None:
+    limit = LIMITED.format(most=1).replace("\n", "\n        ")
+    built = f"class Predictor:\n    def __init__(self):{limit}\n    def predict(self): return 1\n"
+    (model / "predictor.py").write_text(built)
+    server = serve("--workers", "1", str(model))
+    assert server.wait() == 3
+    assert " ready in " not in server.log()
+    assert re.search(
+        r"error: cannot start a thread: a limit on processes and threads", server.log()
+    )
 
 
 def test_many_workers_start(serve: Serve, model: Path) -> None:
