@@ -178,7 +178,8 @@ class Serving:
         try:
             executors.start()
         except RuntimeError as error:
-            raise BootError(f"cannot start a thread: {linux.LIMIT_ON_PROCESSES}") from error
+            limits = f"{linux.LIMIT_ON_PROCESSES}, or on memory (ulimit -v)"
+            raise BootError(f"cannot start a thread: {limits}") from error
         self._channel.send(Ready())
         self._fatal.add_done_callback(lambda fatal: executors.call(self._break_off, fatal.result()))
         self._health.start()
