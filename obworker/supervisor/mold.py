@@ -250,6 +250,6 @@ def _fork_or_say_why(end: Channel) -> int | None:
     try:
         return os.fork()
     except OSError as error:
-        failure = BootError(f"could not be made: {linux.why_no_process(error)}")
-        end.send(BootFailed(str(failure), failure.hint, failure.exit_code, ""))
+        why = f"could not be made: {linux.why_no_process(error)}"
+        end.send(BootFailed(why, None, BootError.exit_code, ""))
         return None

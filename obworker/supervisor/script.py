@@ -306,7 +306,8 @@ class Script:
                 start_new_session=True,
             )
         except OSError as error:
-            self._cannot_start(f"cannot be run: {error.filename or 'bash'}: {error.strerror}", now)
+            why = f"{error.filename or 'bash'}: {linux.why_no_process(error)}"
+            self._cannot_start(f"cannot be run: {why}", now)
             return
         self._run = Run(process.pid, now)
         self._start_due = None
