@@ -259,16 +259,16 @@ class Workers:
         self.ends.tell(who, how, self._table.stick(seat), None)
 
     def _give_up_spawn(self, seat: Seat) -> None:
-        link = self._links.pop(_key(seat))
+        link, why = self._links.pop(_key(seat)), "ended while it was forked"
         if not link.channel.is_closed and seat.is_late(time.monotonic()):
+            why = "was not forked in time"
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
         for message in link.channel.last_words():  # one that comes later is killed by its mold
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._forget(link.channel)
-        why = link.failure.message if link.failure else "ended while it was forked"
-        self.ends.not_made(seat, why)
+        self.ends.not_made(seat, link.failure.message if link.failure else why)
 
     # what they say
 

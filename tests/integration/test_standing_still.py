@@ -165,3 +165,15 @@ def test_every_process_of_obworker_shows_its_stacks_and_goes_on(start: Start) ->
     eventually(lambda: server.log().count("Current thread") == 5)
     assert [process.is_running() for process in everybody] == [True] * 5
     assert server.stop() == 0
+
+
+def test_a_mold_that_stands_still_is_said_not_to_fork(start: Start) -> None:
+    server = start(SERVES).wait_until_ready(2)
+    master, worker = psutil.Process(server.pid), server.workers()[0]
+    mold = next(one for one in master.children() if "mold" in " ".join(one.cmdline()))
+    stop(mold)
+    worker.kill()
+    server.wait_for_log(r"the mold does not fork; killing it\n")
+    server.wait_for_log(r"worker 0: was not forked in time; replacing it in ")
+    server.wait_until_ready(3)
+    assert server.stop() == 0
