@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,13 @@ def ask(
     request = json.dumps({"command": command, "arguments": given}).encode() + b"\n"
     try:
         with rendezvous.connect(path, timeout) as connection:
-            _must_not_be_stopped(path, connection)
+            pid = rendezvous.listener_of(connection)
+            _must_not_be_stopped(path, pid)
             connection.sendall(request)
             answer = connection.makefile("rb").readline()
     except TimeoutError as error:
-        raise CommandError(f"obworker at {path} does not answer within {timeout:g} s") from error
+        problem = f"obworker at {path} does not answer within {timeout:g} s"
+        raise CommandError(problem, _hint_to_find_out_why(pid)) from error
     except BlockingIOError as error:  # its backlog is full
         reason = "too many wait for that already"
         raise CommandError(f"obworker at {path} does not answer: {reason}") from error
@@ -58,9 +59,14 @@ def ask(
     return _result(path, answer)
 
 
-def _must_not_be_stopped(path: Path, connection: socket.socket) -> None:
-    pid = rendezvous.stopped_listener(connection)
-    if pid is not None:
+def _hint_to_find_out_why(pid: int) -> str | None:
+    if not pid:
+        return None
+    return f"kill -RTMIN {pid} has it write to its log where it is; /healthz says how things stand"
+
+
+def _must_not_be_stopped(path: Path, pid: int) -> None:
+    if rendezvous.is_stopped(pid):
         raise CommandError(
             f"obworker at {path} is stopped (SIGSTOP): its workers serve on, and are not replaced",
             hint=f"kill -CONT {pid} lets it go on; /healthz says how things stand meanwhile",

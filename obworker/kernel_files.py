@@ -11,3 +11,8 @@ def text_of(file: Path) -> str:
         return file.read_text()
     except (OSError, ValueError):
         return ""
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state (proc_pid_stat(5)), nothing where nobody tells."""
+    return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2][1:2]

@@ -110,9 +110,12 @@ def _stop(path: Path, wait: bool) -> str:
 @click.argument("slot", type=click.IntRange(0, MAX_SLOTS - 1), metavar="SLOT")
 @_located
 def _stacks(path: Path, slot: int) -> str:
-    """Have the worker of a slot write the stacks of its threads to obworker's log."""
-    worker = ask(path, "stacks", slot=slot)
-    return f"worker {slot} (pid {worker['pid']}) writes its stacks to the log of obworker"
+    """Have the worker of a slot write the stacks of its threads to obworker's log.
+
+    So does an import of predictor.py that is under way.
+    """
+    shown = ask(path, "stacks", slot=slot)["shown"]
+    return "\n".join(f"{who} writes its stacks to the log of obworker" for who in shown)
 
 
 OPERATIONS = {

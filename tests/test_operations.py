@@ -18,6 +18,8 @@ import pytest
 from boards import NOW, fill, scoreboard
 from harness import command, eventually
 
+from obworker import control
+from obworker.errors import CommandError
 from obworker.supervisor import health, rendezvous
 from obworker.supervisor.control import Control, Request
 from obworker.supervisor.scoreboard import State
@@ -69,7 +71,7 @@ def answer(request: Request) -> None:
     elif request.command == "reload" and request.arguments["wait"]:
         request.fail("predictor.py:3: SyntaxError", exit_code=4)
     elif request.command != "stop" or not request.arguments["wait"]:
-        request.reply({"pid": 8})
+        request.reply({"shown": ["worker 0 (pid 8)"]})
 
 
 Start = Callable[..., FakeMaster]
@@ -263,6 +265,15 @@ def test_one_that_does_not_answer_is_named(run: Run, runtime: Path) -> None:
         code, _, errors = run("status")
     assert code == 2
     assert f"pid 5: does not answer (--control-socket {path})" in errors
+
+
+def test_of_one_that_is_silent_it_is_said_how_to_find_out_why(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "control"))
+        silent.listen()
+        with pytest.raises(CommandError, match=r"does not answer within 0\.1 s") as raised:
+            control.ask(tmp_path / "control", "status", timeout=0.1)
+    assert f"kill -RTMIN {os.getpid()} has it write" in str(raised.value.hint)
 
 
 def test_one_that_has_not_answered_for_so_long_that_its_queue_is_full_is_there_all_the_same(

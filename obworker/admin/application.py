@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from obworker.admin import metrics
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
-from obworker.supervisor import health, memory
+from obworker.supervisor import health, lapse, memory
 from obworker.supervisor.memory import Memories
 from obworker.supervisor.probes import METHODS, PROBES, Answer, verdict
 from obworker.supervisor.scoreboard import Scoreboard
@@ -83,13 +83,17 @@ class Admin:
 
     def _healthz(self) -> Answer:
         """Tell everything."""
-        report = health.report(self._board, time.monotonic())
+        report = self._report()
         return Answer(verdict(ready=bool(report["ready"])), report)
 
     def _scrape(self) -> Scraped:
         """Tell everything in numbers, the memory of all processes with it."""
-        measured, report = self._memories.recent(), health.report(self._board, time.monotonic())
-        return Scraped(metrics.text(report, measured, self._others))
+        measured = self._memories.recent()
+        return Scraped(metrics.text(self._report(), measured, self._others))
+
+    def _report(self) -> health.Report:
+        now = time.monotonic()
+        return health.report(self._board, now, lapse.look(self._board, now))
 
     @property
     def _others(self) -> dict[int, str]:

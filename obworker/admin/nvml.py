@@ -11,8 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +33,7 @@ def watch(board: Scoreboard) -> None:
 
 def read(pynvml: ModuleType) -> list[Sensed]:
     """Return a reading of each GPU, or of its instances where it is in MIG mode."""
-    count = _ask(pynvml, pynvml.nvmlDeviceGetCount) or 0
+    count = _ask(pynvml, "nvmlDeviceGetCount") or 0
     found = (one for index in range(count) for one in _read_gpu(pynvml, index))
     return [one for one, _ in zip(found, range(MAX_GPUS), strict=False)]
 
@@ -50,17 +49,17 @@ def _start() -> ModuleType | None:
 
 
 def _read_gpu(pynvml: ModuleType, index: int) -> Iterator[Sensed]:
-    handle = _ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex, index)
+    handle = _ask(pynvml, "nvmlDeviceGetHandleByIndex", index)
     if handle is None:
         return
-    name = _text(_ask(pynvml, pynvml.nvmlDeviceGetName, handle))
-    celsius = _ask(pynvml, pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    name = _text(_ask(pynvml, "nvmlDeviceGetName", handle))
+    celsius = _ask(pynvml, "nvmlDeviceGetTemperature", handle, pynvml.NVML_TEMPERATURE_GPU)
     for device in list(_instances(pynvml, handle)) or [handle]:
-        memory = _ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, device)
-        rates = _ask(pynvml, pynvml.nvmlDeviceGetUtilizationRates, device)
+        memory = _ask(pynvml, "nvmlDeviceGetMemoryInfo", device)
+        rates = _ask(pynvml, "nvmlDeviceGetUtilizationRates", device)
         yield Sensed(
             gpu=index,
-            uuid=_text(_ask(pynvml, pynvml.nvmlDeviceGetUUID, device)),
+            uuid=_text(_ask(pynvml, "nvmlDeviceGetUUID", device)),
             name=name,
             memory_used=None if memory is None else memory.used,
             memory_total=None if memory is None else memory.total,
@@ -71,22 +70,26 @@ def _read_gpu(pynvml: ModuleType, index: int) -> Iterator[Sensed]:
 
 def _instances(pynvml: ModuleType, handle: Any) -> Iterator[Any]:
     """Yield the MIG instances of a GPU; there are none where it is not in that mode."""
-    mode = _ask(pynvml, pynvml.nvmlDeviceGetMigMode, handle)
+    mode = _ask(pynvml, "nvmlDeviceGetMigMode", handle)
     if mode and mode[0]:
-        most = _ask(pynvml, pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
-        by_index = partial(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle)
-        asked = (_ask(pynvml, by_index, number) for number in range(most))
+        most = _ask(pynvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0
+        by_index = "nvmlDeviceGetMigDeviceHandleByIndex"
+        asked = (_ask(pynvml, by_index, handle, number) for number in range(most))
         yield from (instance for instance in asked if instance is not None)
 
 
-def _ask(pynvml: ModuleType, question: Callable[..., Any], *about: Any) -> Any:
-    """Return the answer, None where there is none: not every GPU knows everything."""
+def _ask(pynvml: ModuleType, question: str, *about: Any) -> Any:
+    """Return the answer, None where there is none.
+
+    Not every GPU knows everything, nor does every version of nvidia-ml-py; and one that makes texts
+    of bytes raises where a driver's are no UTF-8.
+    """
     try:
-        return question(*about)
-    except pynvml.NVMLError:
+        return getattr(pynvml, question)(*about)
+    except (pynvml.NVMLError, AttributeError, UnicodeDecodeError):
         return None
 
 
 def _text(answer: str | bytes | None) -> str:
     """Return a text, which old versions of nvidia-ml-py give as bytes."""
-    return answer.decode() if isinstance(answer, bytes) else answer or ""
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer or ""

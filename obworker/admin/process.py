@@ -56,6 +56,7 @@ IGNORED = (
 def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     """Run the admin process; the numbers are descriptors, -1 for no listener."""
     linux.set_title("admin")
+    linux.show_stacks_on_demand()
     signals.ignore(*IGNORED)
     log.configure(log_level)
     for descriptor in {scoreboard, listener, channel} - {-1}:

@@ -106,7 +106,7 @@ class Admin:
             self._process = self._make(now)
             self._due = None
         except OSError as error:
-            self._start_later(f"cannot be made: {error.strerror}", now, lived=None)
+            self._start_later(f"cannot be made: {linux.why_no_process(error)}", now, lived=None)
 
     def exited(self, pid: int, code: int, now: float) -> bool:
         """Account for a child that ended; return whether it was this one."""

@@ -21,8 +21,8 @@ class Commanded(Protocol):
     def resize(self, size: int) -> str:
         """Want so many workers; return why that cannot be, else an empty text."""
 
-    def show_stacks(self, slot: int) -> int | None:
-        """Have the worker of a slot show its stacks; return its pid, None where there is none."""
+    def show_stacks(self, slot: int) -> list[str]:
+        """Have the processes of a slot show their stacks, and an import under way; return who."""
 
     def terminate(self) -> None:
         """Stop gracefully."""
@@ -75,8 +75,8 @@ class Commands:
 
     def _stacks(self, request: Request) -> None:
         slot: int = request.arguments["slot"]
-        pid = self._master.show_stacks(slot)
-        if pid is None:
-            request.fail(f"no worker serves in slot {slot}")
+        shown = self._master.show_stacks(slot)
+        if shown:
+            request.reply({"shown": shown})
         else:
-            request.reply({"pid": pid})
+            request.fail(f"nothing in slot {slot} can show its stacks")

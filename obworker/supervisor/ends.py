@@ -99,6 +99,15 @@ class Ends:
         elif was_asked_for:
             logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
 
+    def not_made(self, seat: Seat, why: str) -> None:
+        """Account for a worker that there never was."""
+        now = time.monotonic()
+        end = self._table.exited(seat, now)
+        if end.outcome is not Outcome.EXPECTED:
+            self.note(seat, Cause.BOOT, why, now)
+            self.tell(f"worker {seat.slot}", why, end, None)
+            self._on_boot_failed(seat.generation, seat.slot, why)
+
     def note(self, seat: Seat, cause: Cause, how: str, now: float) -> None:
         """Keep for people what an end was that nobody asked for."""
         self._board.slot(seat.slot).note_exit(cause, how, now)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from obworker.errors import BootError, LoadError, ObworkerError
-from obworker.supervisor import exits
+from obworker.supervisor import exits, linux
 from obworker.supervisor.messages import Loaded, LoadFailed
 from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
@@ -142,7 +142,9 @@ class Generations:
         try:
             self.molds.start(generation, plan, now)
         except OSError as error:
-            self._failed(generation, LoadError(f"no process can be made: {error.strerror}"), now)
+            self._failed(
+                generation, LoadError(f"no mold can be made: {linux.why_no_process(error)}"), now
+            )
 
     def stop(self) -> None:
         """Load nothing any more."""

@@ -6,10 +6,11 @@ Nothing is guessed: what is not known, or is not so, is None.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from obworker.http.tally import BUCKETS, CODES
+from obworker.supervisor.lapse import NONE, Lapse
 from obworker.supervisor.readings import Reading, readings
 from obworker.supervisor.scoreboard import Cause, Header, Phase, Scoreboard, SeatRow, SlotRow, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT
@@ -29,13 +30,17 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Standing:
-    """What a verdict rests on, read once so that its parts agree; `held` are in quarantine."""
+    """What a verdict rests on, read once so that its parts agree.
+
+    `held` are in quarantine, and so long has the master stood `still`.
+    """
 
     phase: Phase
     serving: int
     wanted: int
     needed: int
     held: tuple[str, ...] = ()
+    still: float = 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -63,18 +68,21 @@ class Standing:
         workers = f"{self.serving} of {self.wanted} workers ready, {self.needed} needed"
         if self.held:
             workers += f"; in quarantine: {', '.join(self.held)}"
+        if self.still:
+            workers += f"; the master has stood still for {self.still:.0f} s"
         return f"obworker is starting: {workers}" if self.phase is Phase.STARTING else workers
 
 
-def standing(board: Scoreboard) -> Standing:
+def standing(board: Scoreboard, lapse: Lapse = NONE) -> Standing:
     """Read how things stand."""
     header = board.header
     return Standing(
         phase=Phase(header.phase),
-        serving=board.count_serving(),
+        serving=board.count_serving(lapse.ended),
         wanted=header.wanted,
         needed=max(1, header.min_ready),
         held=_held(board),
+        still=lapse.seconds,
     )
 
 
@@ -93,9 +101,9 @@ def summary(stands: Standing) -> Report:
     }
 
 
-def report(board: Scoreboard, now: float) -> Report:
+def report(board: Scoreboard, now: float, lapse: Lapse = NONE) -> Report:
     """Return all there is to know; times are seconds until `now`."""
-    header, stands = board.header, standing(board)
+    header, stands = board.header, standing(board, lapse)
     return {
         **summary(stands),
         "phase": stands.phase.name.lower(),
@@ -113,7 +121,7 @@ def report(board: Scoreboard, now: float) -> Report:
         },
         "queue": _queue(header),
         "slots": [
-            _slot(board, index, now)
+            _slot(board, index, now, lapse.ended)
             for index in range(header.slots)
             if index < stands.wanted or _occupied(board, index)
         ],
@@ -137,13 +145,13 @@ def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:
     return sorted(rows, key=lambda row: (row.state == State.BACKOFF, row.spawned_at))
 
 
-def _slot(board: Scoreboard, index: int, now: float) -> Report:
+def _slot(board: Scoreboard, index: int, now: float, ended: Collection[int]) -> Report:
     row, occupied = board.slot(index), _occupied(board, index)
     last_exit = row.read_text("last_exit")
     return {
         "slot": index,
         "device": row.read_text("device") or None,
-        **_process(occupied[0] if occupied else board.seat(index, 0), now),
+        **_process(occupied[0] if occupied else board.seat(index, 0), now, ended),
         "quarantine": _quarantine(row, now),
         "requests": sum(seat.requests for seat in board.seats(index)),
         "no_memory": sum(seat.no_memory for seat in board.seats(index)),
@@ -154,7 +162,7 @@ def _slot(board: Scoreboard, index: int, now: float) -> Report:
         "last_exit": (
             {"text": last_exit, "ago": _since(row.last_exit_at, now)} if last_exit else None
         ),
-        "replacement": _process(occupied[1], now) if len(occupied) > 1 else None,
+        "replacement": _process(occupied[1], now, ended) if len(occupied) > 1 else None,
     }
 
 
@@ -180,9 +188,9 @@ def _quarantine(row: SlotRow, now: float) -> Report | None:
     return {"reason": row.read_text("quarantine"), "left": left}
 
 
-def _process(row: SeatRow, now: float) -> Report:
+def _process(row: SeatRow, now: float, ended: Collection[int]) -> Report:
     """Describe what a seat holds; a row keeps the pid of a process that has gone."""
-    state = State(row.state)
+    state = State.REAPED if row.pid in ended else State(row.state)
     lives = state in HAS_PROCESS
     return {
         "state": state.name.lower(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import NoReturn
 
 import setproctitle
 
-from obworker.kernel_files import text_of
+from obworker.kernel_files import state_of, text_of
 
 logger = logging.getLogger("obworker.worker")
 
@@ -30,6 +31,8 @@ DUMP_SIGNAL = signal.SIGRTMIN
 
 # The descriptor: what sys.stderr is, the user's code may choose.
 STANDARD_ERROR = 2
+
+LIMIT_ON_PROCESSES = "a limit on processes and threads (pids.max, TasksMax=, ulimit -u)"
 
 KILL_TIMEOUT = 2.0
 KILL_INTERVAL = 0.005
@@ -62,6 +65,12 @@ def trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def why_no_process(error: OSError) -> str:
+    """Say why none could be made: what fork(2) fails with at a limit names none."""
+    limit = f", {LIMIT_ON_PROCESSES}" if error.errno == errno.EAGAIN else ""
+    return f"{error.strerror}{limit}"
+
+
 def next_ended() -> int | None:
     """Return the pid of a child that has ended, which stays its own until `reap`."""
     try:
@@ -85,6 +94,15 @@ def kill_rest_of_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
+def kill_rest_of_session(leader: int) -> None:
+    """Kill what is left of the session of a child that has ended, before it is reaped.
+
+    What it had as children is ours by then (see adopt_orphans), so nobody else is looked at.
+    """
+    for group in {leader} | groups_of({leader}, children()):
+        kill_rest_of_group(group)
+
+
 def group_exists(group: int) -> bool:
     """Whether a process group has a member, be it one that has ended and is not reaped."""
     try:
@@ -96,14 +114,33 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def groups_of(sessions: Collection[int]) -> set[int]:
-    """Return the process groups of sessions: under job control each job is one (credentials(7))."""
+def has_ended(pid: int) -> bool:
+    """Whether a process has gone, or waits to be reaped by a parent that does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return state_of(pid) in ("Z", "X")
+
+
+def groups_of(sessions: Collection[int], among: Collection[int] | None = None) -> set[int]:
+    """Return the process groups of sessions: under job control each job is one (credentials(7)).
+
+    They are looked for `among` some processes, or all.
+    """
+    all_of_them = Path("/proc").glob("[0-9]*/stat")
     groups = set()
-    for process in Path("/proc").glob("[0-9]*/stat"):
+    for process in all_of_them if among is None else map(_stat, among):
         fields = text_of(process).rpartition(")")[2].split()
         if fields and int(fields[3]) in sessions:
             groups.add(int(fields[2]))
     return groups
+
+
+def _stat(pid: int) -> Path:
+    return Path(f"/proc/{pid}/stat")
 
 
 def children() -> set[int]:
@@ -138,6 +175,7 @@ def show_stacks_on_demand() -> None:
     """
     faulthandler.enable(STANDARD_ERROR)
     faulthandler.register(DUMP_SIGNAL, STANDARD_ERROR)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # see Descriptors.execute
 
 
 def has_terminal() -> bool:

@@ -109,6 +109,7 @@ class Master:
         linux.adopt_orphans()
         linux.raise_descriptor_limit()
         linux.set_title(f"master {self._plan.label}")
+        linux.show_stacks_on_demand()
         others = linux.children()
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
         now = time.monotonic()
@@ -156,7 +157,7 @@ class Master:
             self._read_channels()
             seat = self._table.of_pid(pid)
             if seat is not None:
-                linux.kill_rest_of_group(pid)
+                linux.kill_rest_of_session(pid)
                 self._workers.exited(seat, linux.reap(pid))
             else:
                 self._other_exited(pid, linux.reap(pid))
@@ -320,14 +321,14 @@ class Master:
         if failure:
             logger.warning("%-10s %s", "scaling", failure)
 
-    def show_stacks(self, slot: int) -> int | None:
-        """Have the worker of a slot show its stacks; return its pid, None where there is none."""
-        is_there = 0 <= slot < len(self._table.slots)
-        serving = self._table.slots[slot].serving if is_there else None
-        if serving is None or serving.pid is None:
-            return None
-        linux.signal_process(serving.pid, linux.DUMP_SIGNAL)
-        return serving.pid
+    def show_stacks(self, slot: int) -> list[str]:
+        """Have the processes of a slot show their stacks, and an import under way; return who."""
+        if not 0 <= slot < len(self._table.slots):
+            return []
+        shown = self._workers.in_slot(slot) | self._molds.importing
+        for pid in shown:
+            linux.signal_process(pid, linux.DUMP_SIGNAL)
+        return [f"{who} (pid {pid})" for pid, who in shown.items()]
 
     def _pause(self) -> None:
         """Let all workers go and keep the port: connections wait in the kernel."""

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from obworker import log
-from obworker.errors import LoadError, ObworkerError
+from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.http.api_keys import ApiKeys
 from obworker.http.exchange import Exchange
 from obworker.settings import Settings
@@ -36,6 +36,7 @@ from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.forks import one_process
 from obworker.supervisor.messages import (
+    BootFailed,
     Channel,
     Load,
     Loaded,
@@ -233,18 +234,29 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: Cont
     # order sets the same variables, so nothing of one slot's is left for the next.
     os.environ.update(message.environment)
     fork_safety.release_thread_pools()
-    between = os.fork()
+    between = _fork_or_say_why(end)
     if between == 0:
         try:
-            pid = os.fork()
+            pid = _fork_or_say_why(end)
             if pid == 0:
                 channel.close()
                 linux.pin(message.cores)
                 worker.main(message, end, context)
-            if not end.send(Spawned(pid)):  # given up meanwhile: nobody would know of it
+            if pid is not None and not end.send(Spawned(pid)):  # given up: nobody would know of it
                 os.kill(pid, signal.SIGKILL)
         finally:
             os._exit(0)
-    with contextlib.suppress(ChildProcessError):  # the user's code has seen to SIGCHLD
-        os.waitpid(between, 0)
+    if between is not None:
+        with contextlib.suppress(ChildProcessError):  # the user's code has seen to SIGCHLD
+            os.waitpid(between, 0)
     end.close()
+
+
+def _fork_or_say_why(end: Channel) -> int | None:
+    """Fork as os.fork() does; where the kernel makes no process, tell the master, not the mold."""
+    try:
+        return os.fork()
+    except OSError as error:
+        why = f"could not be made: {linux.why_no_process(error)}"
+        end.send(BootFailed(why, None, BootError.exit_code, ""))
+        return None

@@ -90,10 +90,9 @@ class Descriptors:
         for descriptor in shared:
             os.set_inheritable(descriptor, True)
         try:
-            # SIGUSR1 waits until there is a handler: by default it ends a process.
-            return os.posix_spawn(
-                command[0], command, environ, setsid=True, setsigmask=[signal.SIGUSR1]
-            )
+            # These wait until there is a handler: by default they end a process.
+            held = [signal.SIGUSR1, linux.DUMP_SIGNAL]
+            return os.posix_spawn(command[0], command, environ, setsid=True, setsigmask=held)
         finally:
             for descriptor in shared:
                 os.set_inheritable(descriptor, False)
@@ -142,6 +141,16 @@ class Molds:
         """The processes that somebody needs, as the scoreboard has them: 0 is none."""
         needed = [mold.pid for mold in self._molds.values() if not mold.dismissed]
         return (needed + [0] * MAX_MOLDS)[:MAX_MOLDS]
+
+    @property
+    def importing(self) -> dict[int, str]:
+        """The processes that still import the user's code, or preload, and what they are called."""
+        molds = self._molds.values()
+        return {
+            mold.pid: f"mold g{mold.generation}"
+            for mold in molds
+            if mold.loaded is None and not mold.dismissed
+        }
 
     @property
     def is_gone(self) -> bool:

@@ -96,6 +96,7 @@ class Outside:
 
     def tend(self, now: float) -> None:
         """Do what is due, and tell systemd what has changed."""
+        self.board.header.beat = now
         self.admin.tend(now)
         if self.control is not None:
             self.control.tend(now)

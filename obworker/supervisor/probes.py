@@ -7,6 +7,7 @@ interpreter's lock answers nobody, which is why the admin process answers the sa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ import orjson
 
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
-from obworker.supervisor import health
+from obworker.supervisor import health, lapse
 from obworker.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def livez(_board: Scoreboard) -> Answer:
 
 def readyz(board: Scoreboard) -> Answer:
     """Say whether requests can be sent here, and why not."""
-    stands = health.standing(board)
+    stands = health.standing(board, lapse.look(board, time.monotonic()))
     return Answer(verdict(ready=stands.is_ready), health.summary(stands))
 
 

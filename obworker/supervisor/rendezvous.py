@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from obworker.kernel_files import text_of
+from obworker.kernel_files import state_of
 
 SUFFIX = ".sock"
 CONNECT_TIMEOUT = 2.0
@@ -72,12 +72,16 @@ def connect(path: Path, timeout: float | None) -> socket.socket:
     return connection
 
 
-def stopped_listener(connection: socket.socket) -> int | None:
-    """Return who listens at the other end where it is stopped by a signal (proc_pid_stat(5))."""
+def listener_of(connection: socket.socket) -> int:
+    """Return the pid of who listens at the other end; 0 is one in another pid namespace."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    pid: int = CREDENTIALS.unpack(credentials)[0]  # 0 in another pid namespace
-    state = text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1]
-    return pid if state == ["T"] else None
+    pid: int = CREDENTIALS.unpack(credentials)[0]
+    return pid
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal (proc_pid_stat(5))."""
+    return state_of(pid) == "T"
 
 
 def remove_stale(directory: Path) -> None:

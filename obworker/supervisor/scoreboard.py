@@ -15,6 +15,7 @@ import ctypes
 import enum
 import mmap
 import os
+from collections.abc import Collection
 
 from obworker.http.tally import BUCKETS, CODES
 
@@ -95,6 +96,7 @@ class Header(_Record):
     queue_limit: int
     queued: int
     started_at: float
+    beat: float
     reloads: int
     reload_failure: bytes
     address: bytes
@@ -111,6 +113,7 @@ class Header(_Record):
         ("queue_limit", ctypes.c_uint32),
         ("queued", ctypes.c_int32),  # requests that wait, in all workers; negative: not known
         ("started_at", ctypes.c_double),
+        ("beat", ctypes.c_double),  # when the master's loop last turned
         ("reloads", ctypes.c_uint32),
         ("reload_failure", ctypes.c_char * 512),  # why the last reload failed; empty: it did not
         ("address", ctypes.c_char * 1024),
@@ -296,9 +299,9 @@ class Scoreboard:
             for other in self.seats(slot)
         )
 
-    def count_serving(self) -> int:
-        """Return how many slots have a process that serves."""
+    def count_serving(self, ended: Collection[int] = ()) -> int:
+        """Return how many slots have a process that serves, and is not among those `ended`."""
         return sum(
-            any(row.state in SERVING for row in self.seats(slot))
+            any(row.state in SERVING and row.pid not in ended for row in self.seats(slot))
             for slot in range(self.header.slots)
         )

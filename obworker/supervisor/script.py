@@ -118,6 +118,7 @@ class Script:
         """
         linux.adopt_orphans()
         linux.set_title(f"master {self._directory}")
+        linux.show_stacks_on_demand()
         others = linux.children()
         self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
         self._publish()
@@ -290,9 +291,9 @@ class Script:
         """Refuse: a script is one process to us."""
         return f"a {SCRIPT} cannot be scaled"
 
-    def show_stacks(self, _slot: int) -> int | None:
+    def show_stacks(self, _slot: int) -> list[str]:
         """Refuse: the signal would end a program that does not know it."""
-        return None
+        return []
 
     # the script
 
@@ -305,7 +306,8 @@ class Script:
                 start_new_session=True,
             )
         except OSError as error:
-            self._cannot_start(f"cannot be run: {error.filename or 'bash'}: {error.strerror}", now)
+            why = f"{error.filename or 'bash'}: {linux.why_no_process(error)}"
+            self._cannot_start(f"cannot be run: {why}", now)
             return
         self._run = Run(process.pid, now)
         self._start_due = None

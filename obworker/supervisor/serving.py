@@ -119,13 +119,7 @@ class Serving:
         self._signals = Signals((signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1))
         server.reactor.watch(self._signals.fileno(), READ, self._read_signals)
         server.reactor.watch(self._channel.fileno(), READ, self._read_order)
-        self._channel.send(Ready())
-        self._fatal.add_done_callback(
-            lambda fatal: server.executors.call(self._break_off, fatal.result())
-        )
-        self._health.start()
-        self._look_out()
-        server.executors.start()
+        server.executors.call(self._begin)
         server.executors.run_here()
         linux.leave(EXIT_LOST)
 
@@ -177,6 +171,19 @@ class Serving:
                 listener.listen(self._context.settings.backlog)
         except OSError as error:
             raise BootError(f"cannot listen: {error.strerror}") from error
+
+    def _begin(self) -> None:
+        """Start the threads and say Ready; for who holds the wheel, so the loop begins after it."""
+        executors = self._server.executors
+        try:
+            executors.start()
+        except RuntimeError as error:
+            limits = f"{linux.LIMIT_ON_PROCESSES}, or on memory (ulimit -v)"
+            raise BootError(f"cannot start a thread: {limits}") from error
+        self._channel.send(Ready())
+        self._fatal.add_done_callback(lambda fatal: executors.call(self._break_off, fatal.result()))
+        self._health.start()
+        self._look_out()
 
     def _reopen_logs(self) -> None:
         log.reopen_files(self._context.settings)

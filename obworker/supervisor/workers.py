@@ -35,7 +35,7 @@ from obworker.supervisor.messages import (
 )
 from obworker.supervisor.molds import Descriptors, order_to_load
 from obworker.supervisor.scoreboard import SERVING, Cause, Scoreboard, State
-from obworker.supervisor.slots import HAS_PROCESS, Action, Seat
+from obworker.supervisor.slots import BEING_KILLED, HAS_PROCESS, Action, Seat
 from obworker.supervisor.table import Table
 
 logger = logging.getLogger("obworker.master")
@@ -124,6 +124,11 @@ class Workers:
             if seat.state in HAS_PROCESS - {State.KILLING, State.STUCK}:
                 self._kill(seat)
 
+    def in_slot(self, slot: int) -> dict[int, str]:
+        """Return the processes of a slot that are not being ended, and what they are called."""
+        seats = self._table.slots[slot].within(*HAS_PROCESS - BEING_KILLED)
+        return {seat.pid: f"worker {slot}" for seat in seats if seat.pid is not None}
+
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to every worker, and not to its children."""
         for seat in self._table.seats:
@@ -141,7 +146,7 @@ class Workers:
         try:
             theirs = self._links.open(seat, device, self._read)
         except OSError as error:
-            self._spawn_failed(seat, f"no process could be asked for: {error.strerror}")
+            self.ends.not_made(seat, f"could not be asked for: {error.strerror}")
             return
         if self._generations.is_direct(seat.generation):
             self._execute(seat, theirs)
@@ -168,7 +173,7 @@ class Workers:
             pid = self._descriptors.execute("direct", theirs, environ, plan.certificates)
         except OSError as error:
             self._links.close(seat)
-            self._spawn_failed(seat, f"no process could be made: {error.strerror}")
+            self.ends.not_made(seat, f"could not be made: {linux.why_no_process(error)}")
             return
         self._table.spawned(seat, pid, loads=True)
         channel = self._links.of(seat).channel
@@ -227,23 +232,20 @@ class Workers:
 
     def _stick(self, seat: Seat) -> None:
         who, how = f"worker {seat.slot} (pid {seat.pid})", exits.UNKILLABLE
-        logger.error("%s %s; its slot is not filled again", who, how)
+        logger.error("%s %s; its slot stays empty until it has", who, how)
         self.ends.tell(who, how, self._table.stick(seat), None)
 
     def _give_up_spawn(self, seat: Seat) -> None:
-        link = self._links.of(seat)
+        link, why = self._links.of(seat), "ended while it was forked"
         if not link.channel.is_closed and seat.is_late(time.monotonic()):
+            why = "was not forked in time"
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
         for message in link.channel.last_words():  # one that comes later is killed by its mold
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._links.close(seat)
-        self._spawn_failed(seat, "ended before it could say so")
-
-    def _spawn_failed(self, seat: Seat, how: str) -> None:
-        end = self._table.exited(seat, time.monotonic())
-        self.ends.tell(f"worker {seat.slot}", f"{how} while it was forked", end, None)
+        self.ends.not_made(seat, link.failure.message if link.failure else why)
 
     # what they say
 

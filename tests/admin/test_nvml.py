@@ -26,6 +26,23 @@ def test_a_driver_that_fails_altogether_reads_nothing(monkeypatch: pytest.Monkey
     assert read(stub_nvml) == []
 
 
+def undecodable(_handle: object) -> str:
+    """Answer as a recent nvidia-ml-py does where a driver's text is no UTF-8."""
+    return b"NVIDIA \xff".decode()
+
+
+def test_a_text_that_is_no_utf_8_ends_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stub_nvml, "nvmlDeviceGetName", lambda _handle: b"NVIDIA \xff")
+    assert [gpu.name for gpu in read(stub_nvml)] == ["NVIDIA \ufffd"] * 2
+    monkeypatch.setattr(stub_nvml, "nvmlDeviceGetName", undecodable)
+    assert read(stub_nvml) == [FIRST._replace(name=""), INSTANCE._replace(name="")]
+
+
+def test_what_an_old_library_does_not_know_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(stub_nvml, "nvmlDeviceGetMigMode")
+    assert [gpu.uuid for gpu in read(stub_nvml)] == ["GPU-aaaaaaaa-0000", "GPU-bbbbbbbb-0000"]
+
+
 @pytest.mark.parametrize(
     ("devices", "found"),
     [

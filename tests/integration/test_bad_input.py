@@ -603,7 +603,7 @@ OPTIONS = {
     ),
     "no process to fork a worker": Case(
         BOOT,
-        r"no worker became ready: the last one ended before it could say so while it was forked",
+        r"no worker became ready: the last one ended while it was forked",
         predictor="import os\nos.register_at_fork(after_in_child=lambda: os._exit(7))\n" + GOOD,
     ),
     "port of the platform": Case(

@@ -18,6 +18,8 @@ import pytest
 from clients import Client, Load, Outcome, Result, in_parallel
 from harness import ROOT, Serve, Server, eventually, run_to_end
 
+from obworker.control import ask
+
 DIGITS = ROOT / "examples" / "digits"
 IMAGES = sorted((ROOT / "tests" / "models" / "digits_images").glob("?.png"))
 
@@ -52,7 +54,8 @@ class Predictor:
                 elif value == "raise":
                     raise ValueError
             elif name == "child":
-                note(f"child {subprocess.Popen(['sleep', '600']).pid}")
+                made = subprocess.Popen(["sleep", "600"], preexec_fn=getattr(os, value, None))
+                note(f"child {made.pid}")
             elif name == "deaf":
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
         return {"pid": os.getpid(), "slot": int(os.environ["OBWORKER_SLOT"])}
@@ -266,9 +269,10 @@ def test_a_worker_killed_again_and_again_is_replaced_ever_more_slowly(start: Sta
     assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
 
 
-def test_children_of_a_worker_die_with_it(start: Start, notes: Path) -> None:
+@pytest.mark.parametrize("group", ["", "setpgrp"])
+def test_children_of_a_worker_die_with_it(start: Start, notes: Path, group: str) -> None:
     server = start()
-    assert Client(server.port, keep=False).post("/?do=child").outcome is Outcome.ANSWERED
+    assert Client(server.port, keep=False).post(f"/?do=child:{group}").outcome is Outcome.ANSWERED
     child = int(noted(notes, "child")[0].split()[1])
     assert psutil.pid_exists(child)
     old = server.workers()[0]
@@ -282,7 +286,9 @@ def test_children_of_a_worker_die_with_it_at_a_stop(
     start: Start, notes: Path, number: signal.Signals
 ) -> None:
     server = start()
-    assert Client(server.port, keep=False).post("/?do=child").outcome is Outcome.ANSWERED
+    for group in ("", "setpgrp", "setsid"):
+        answer = Client(server.port, keep=False).post(f"/?do=child:{group}")
+        assert answer.outcome is Outcome.ANSWERED
     server.signal(number)
     assert server.wait() == 0
     assert server.survivors() == []
@@ -929,6 +935,49 @@ def test_a_mold_that_dies_again_and_again_before_a_worker_is_ready_ends_the_star
     server = serve("--workers", "6", str(model))
     assert server.wait(60) == 3
     assert "the process that forks the workers exited with code 9, again and again" in server.log()
+
+
+LIMITED = """
+import os, resource
+os.setuid(54321)  # root may have any number of processes
+resource.setrlimit(resource.RLIMIT_NPROC, ({most}, {most}))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it needs a user who has no other process")
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_limit_on_processes_is_named_where_no_worker_can_be_made(
+    serve: Serve, model: Path, most: int
+) -> None:
+    (model / "predictor.py").write_text(LIMITED.format(most=most) + GOOD)
+    server = serve("--workers", "1", "--control-socket", str(model / "control"), str(model))
+    server.wait_for_log("worker 0: could not be made")
+    (slot,) = ask(model / "control", "status")["slots"]
+    assert slot["last_exit"]["text"].startswith("could not be made: ")
+    assert slot["causes"]["boot"] == slot["restarts"] >= 1
+    assert server.wait() == 3
+    why = (
+        r"could not be made: Resource temporarily unavailable, a limit on processes and threads"
+        r" \(pids\.max, TasksMax=, ulimit -u\)"
+    )
+    assert len(re.findall(rf"worker 0: {why}; ", server.log())) == 5
+    assert re.search(rf"error: no worker became ready: the last one {why}\n", server.log())
+    assert "the mold" not in server.log()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it needs a user who has no other process")
+def test_a_worker_that_cannot_have_its_threads_is_not_said_to_be_ready(
+    serve: Serve, model: Path
+) -> None:
+    limit = LIMITED.format(most=1).replace("\n", "\n        ")
+    built = f"class Predictor:\n    def __init__(self):{limit}\n    def predict(self): return 1\n"
+    (model / "predictor.py").write_text(built)
+    server = serve("--workers", "1", str(model))
+    assert server.wait() == 3
+    assert " ready in " not in server.log()
+    assert re.search(
+        r"error: cannot start a thread: a limit on processes and threads", server.log()
+    )
 
 
 def test_many_workers_start(serve: Serve, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Signals to processes that are not ours."""
+"""What is asked of the kernel about processes, and done to those that are not ours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+
+from obworker.supervisor import linux
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="it needs a process of another user")
@@ -20,3 +22,14 @@ def test_a_process_that_has_become_another_users_is_let_be(function: str) -> Non
         ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=30)
         other.kill()
         assert (ended.returncode, other.wait()) == (0, -9)
+
+
+def test_a_process_has_ended_whether_or_not_it_is_reaped() -> None:
+    assert not linux.has_ended(os.getpid())
+    process = subprocess.Popen(["sleep", "60"])
+    assert not linux.has_ended(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert linux.has_ended(process.pid)
+    process.wait()
+    assert linux.has_ended(process.pid)
