@@ -250,7 +250,7 @@ class RequestQueue:
     def _serve(self, waiter: Waiter) -> None:
         waiter.serve()
         if self._executors.busy:
-            self.ignore()
+            self.leave_to_others()
 
     def serve_next(self) -> None:
         """Begin what waits, as far as executors are free; then wait for what comes."""
