@@ -234,10 +234,12 @@ class Server:
         """Go on with a connection that was another worker's.
 
         A client that has closed its half may wait for the answer, or have left. To tell the one
-        from the other it is sent something, which a system resets whose client has left.
+        from the other it is sent something, which a system resets whose client has left. Once is
+        enough: each look may make it move again, and wait behind all who came later.
         """
         presence = presence_of(parcel.client)
-        if presence is Presence.HALF and may_be_told_to_continue(parcel.head):
+        is_doubtful = presence is Presence.HALF and not parcel.attempt
+        if is_doubtful and may_be_told_to_continue(parcel.head):
             with contextlib.suppress(OSError):
                 parcel.client.send(CONTINUE)
             self._doubted.add(parcel)

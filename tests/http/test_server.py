@@ -287,6 +287,20 @@ class TestMovedWhileItDrains:
         client.close()
 
 
+def test_who_has_closed_its_half_is_doubted_once(start: StartServer) -> None:
+    """At each doubt the executor was taken by others, and it moved, to wait behind all of them:
+    of 4 such clients beside 60 others each waited 4.2 s, and the others 0.16."""
+    server = start(echo)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with closing(Client(theirs)) as client:
+        client.half_close()
+        request = b"GET /moved HTTP/1.1\r\nHost: a\r\n\r\n"
+        parcel = Parcel(ours, request, b"", time.monotonic(), attempt=1)
+        server.call(lambda: server.server._take_in(parcel))
+        assert client.read_reply().body == b"GET /moved "
+
+
 def test_who_leaves_with_the_last_that_moves_holds_no_place_any_more(start: StartServer) -> None:
     """A place was counted with the process that ended and with the request that had moved."""
     server = start(echo)
