@@ -100,8 +100,8 @@ class Connection:
             if was_held_up:
                 self._excuse(self._cycle, time.monotonic())
                 self._cycle.make_room()
-        elif self.state is not LINGERING:
-            self._advance()
+        else:
+            self._advance_unless_over()
 
     def on_lost(self) -> None:
         """Tell the cycle, if there is one, that nobody reads it any more."""
@@ -219,7 +219,7 @@ class Connection:
         if cycle is None:
             return
         cycle.leave_predict()
-        if cycle.head_sent:
+        if cycle.is_under_way:
             cycle.cut_short()
         else:
             cycle.status = error.status
@@ -284,6 +284,10 @@ class Connection:
         elif not stream.unsent:  # else when it is sent: what comes next has all of its time
             self._await_bytes()
 
+    def _advance_unless_over(self) -> None:
+        if self.state is not LINGERING:
+            self._advance()
+
     def _begin(self, request: Request) -> None:
         service = self._service
         self.state = WAITING
@@ -321,6 +325,7 @@ class Connection:
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:
             return  # the cycle knows: it was told to lose its client
+        cycle.is_under_way = True
         self._stream.send(part)
         if not self._stream.is_clogged:
             cycle.make_room()
@@ -355,7 +360,7 @@ class Connection:
         if not keep_alive:
             self._linger()
         elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep
-            self._service.reactor.post(self._advance)
+            self._service.reactor.post(self._advance_unless_over)
         else:
             if self._stream.is_paused and not self._half_closed:
                 self._stream.resume_reading()

@@ -69,7 +69,8 @@ class Cycle:
 
     `timeout` counts from when predict is entered. `request_id` and `fields` are added to the
     response where the application has none of that name. One that `is_led` shares its call of
-    predict with another, who tells of it when it is overdue.
+    predict with another, who tells of it when it is overdue. Once it `is_under_way` its connection
+    has taken a part of the response; before that an error may still take the response's place.
     """
 
     started: float | None = None
@@ -79,6 +80,7 @@ class Cycle:
     sent = 0
     keep_alive = False
     head_sent = False
+    is_under_way = False
     client_gone = False
     can_be_stopped = False
     is_over = False

@@ -73,6 +73,25 @@ class TestFailAll:
         self.check(client)
         assert client.at_end
 
+    def test_so_does_one_whose_answer_waits_for_the_loop(self, start: StartServer) -> None:
+        """It was neither sent nor replaced: the connection ended without a byte."""
+        app = Blocking()
+        server = start(app)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+
+        def fail_after_the_answer() -> None:
+            (connection,) = server.server._service.connections
+            cycle = connection._cycle
+            assert cycle
+            app.release.set()
+            eventually(lambda: cycle.is_over)
+            server.server.fail_all(ServiceUnavailable("broken"))
+
+        server.call(fail_after_the_answer)
+        self.check(client)
+
     def test_a_stream_is_cut(self, start: StartServer) -> None:
         go_on = threading.Semaphore(0)
 
