@@ -69,7 +69,6 @@ class Connection:
         # what is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
-        self._is_held_up, self._held_up_since = False, 0.0
         self._going = Outflow(self._stream, service.pace())
         service.connections.add(self)
 
@@ -95,13 +94,11 @@ class Connection:
 
     def on_flushed(self) -> None:
         """Let the cycle go on, or the next one begin."""
-        was_held_up, self._is_held_up = self._is_held_up, False
-        if self._cycle is not None:
-            if was_held_up:
-                self._excuse(self._cycle, time.monotonic())
-                self._cycle.make_room()
-        else:
+        cycle = self._cycle
+        if cycle is None:
             self._advance_unless_over()
+        elif cycle.is_held_up:
+            cycle.let_go_on()
 
     def on_lost(self) -> None:
         """Tell the cycle, if there is one, that nobody reads it any more."""
@@ -139,7 +136,7 @@ class Connection:
         """Send a part of the response."""
         executors = self._service.executors
         executors.call(self._write, cycle, part)
-        if self._is_held_up:
+        if cycle.is_held_up:
             executors.relieve()
 
     # Waiter: called by the queue
@@ -198,8 +195,8 @@ class Connection:
             self._stream.reset()  # else the kernel goes on offering what it has of the answer
             self.on_lost()
         elif self._cycle is not None:
-            if self._is_held_up:
-                self._excuse(self._cycle, now)
+            if self._cycle.is_held_up:
+                self._cycle.excuse(now)
             else:
                 self._check_cycle(self._cycle, now)
         elif self._stream.unsent:
@@ -327,11 +324,10 @@ class Connection:
             return  # the cycle knows: it was told to lose its client
         cycle.is_under_way = True
         self._stream.send(part)
-        if not self._stream.is_clogged:
+        if self._stream.is_clogged:
+            cycle.hold_up()
+        else:
             cycle.make_room()
-        elif not self._is_held_up:
-            self._is_held_up = True
-            self._held_up_since = time.monotonic()
 
     def _finish(self, cycle: Cycle, rest: bytes) -> None:
         if cycle is self._cycle:  # else it was given up at its deadline
@@ -353,7 +349,7 @@ class Connection:
 
     def _forget_request(self) -> None:
         self._cycle = self._pending = self._brought = None
-        self._attempt, self._is_held_up = 0, False
+        self._attempt = 0
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""
@@ -365,11 +361,6 @@ class Connection:
             if self._stream.is_paused and not self._half_closed:
                 self._stream.resume_reading()
             self._advance()
-
-    def _excuse(self, cycle: Cycle, now: float) -> None:
-        """Do not count the time since it was held up, or since the last look at it."""
-        cycle.excuse(now - self._held_up_since)
-        self._held_up_since = now
 
     def _check_cycle(self, cycle: Cycle, now: float) -> None:
         if now >= cycle.deadline:
