@@ -124,7 +124,7 @@ class Cycle(Answer):
             return self._fail()
         finally:
             self.leave_predict()
-            self.is_over = True
+            self.is_over, self._on_lost = True, None
 
     # A cycle is a job of an executor's: this spares a bound method for each.
     __call__ = run

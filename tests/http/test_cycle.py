@@ -694,6 +694,26 @@ class TestDeadline:
         finally:
             gc.enable()
 
+    def test_what_would_be_called_if_its_client_left_is_let_go_of(self) -> None:
+        """A coroutine's task has a context that refers to the cycle: of each request that was
+        awaited all was left for a garbage collection."""
+
+        class Call:
+            def __call__(self) -> None:
+                raise AssertionError
+
+        def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            call = Call()
+            calls.append(weakref.ref(call))
+            environ["obworker.on_lost"](call)
+            return answering([b"a"])(environ, start_response)
+
+        calls: list[weakref.ref[Call]] = []
+        cycle = make_cycle(app, Outlet())
+        serve(cycle)
+        assert calls[0]() is None
+        cycle.lose_client()
+
 
 class Recorded:
     """A monitor that writes down what it hears of one cycle."""
