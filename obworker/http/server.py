@@ -243,16 +243,19 @@ class Server:
             with contextlib.suppress(OSError):
                 parcel.client.send(CONTINUE)
             self._doubted.add(parcel)
+            self.queue.hold(len(self._doubted))
             self.reactor.call_later(DOUBT_TIME, self._take_in_doubted, parcel)
         else:
             self._attach(parcel, presence)
 
     def _take_in_doubted(self, parcel: Parcel) -> None:
         self._doubted.discard(parcel)
+        self.queue.hold(len(self._doubted))
         self._attach(parcel, presence_of(parcel.client))
         self._note_drained()
 
     def _attach(self, parcel: Parcel, presence: Presence) -> None:
+        self.queue.vacate(parcel)
         if presence is Presence.NONE:
             parcel.client.close()
         else:

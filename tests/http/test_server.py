@@ -320,6 +320,31 @@ def test_who_has_closed_its_half_is_doubted_once(start: StartServer) -> None:
         assert client.read_reply().body == b"GET /moved "
 
 
+def test_who_is_doubted_keeps_a_place_meanwhile(start: StartServer) -> None:
+    """It had waited, and got 503: newcomers had taken all places when it was let in."""
+    server = start(echo)
+    queue, held = server.server.queue, [0]
+    queue._on_waiting = held.append
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with closing(Exchange.create(1)) as exchange, closing(Client(theirs)) as client:
+        client.half_close()
+        assert exchange.reserve()
+        request = b"GET /moved HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert exchange.put(Parcel(ours, request, b"", time.monotonic(), attempt=0))
+        ours.close()
+
+        def take() -> None:
+            queue._places = exchange
+            assert queue._take(exchange)
+            assert (exchange.taken(), held[-1]) == (1, 1)
+
+        server.call(take)
+        assert client.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert client.read_reply().body == b"GET /moved "
+        assert (exchange.taken(), held[-1]) == (0, 0)
+
+
 def test_who_leaves_with_the_last_that_moves_holds_no_place_any_more(start: StartServer) -> None:
     """A place was counted with the process that ended and with the request that had moved."""
     server = start(echo)
