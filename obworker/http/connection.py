@@ -257,7 +257,7 @@ class Connection:
         assert isinstance(client, socket.socket)
         if not exchange.put(Parcel(client, head, body, arrival, self._attempt)):
             return False
-        self._stream.close()
+        self._stream.let_go()
         self._inbox.drop_all()
         self.is_lost = True
         self._service.on_closed(self)

@@ -1,4 +1,13 @@
-"""Accepts connections from listeners that other workers share, and ends without losing one."""
+"""Puts together what serves, looks at the time, and ends without losing a connection.
+
+Theory of operation. A connection comes from the acceptor, or, by the queue, from another worker.
+Whatever is due by the clock is done by a tick: deadlines of connections, what waits too long, what
+the monitor, the log and the Date field are to say. Nothing else here has a timer, but for a doubt.
+
+A drain lets go of the listeners, and each connection moves or ends when it is idle next. It is over
+when there is no listener and no connection left, and nobody who is doubted; where connections end,
+because nobody else serves on, the exchange has to be empty, too.
+"""
 
 from __future__ import annotations
 

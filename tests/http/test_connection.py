@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import socket
 import threading
 import time
@@ -508,6 +509,39 @@ class TestTimeouts:
         assert only(server).state is State.LINGERING
         let_pass(server, connections.LINGER_TIMEOUT + 0.1)
         eventually(lambda: not server.server.active)
+
+
+class TestSharedWithAProcess:
+    """What predict has forked has a copy of each connection there was, and keeps it open."""
+
+    @pytest.fixture
+    def copies(self) -> Iterator[list[int]]:
+        made: list[int] = []
+        yield made
+        for descriptor in made:
+            os.close(descriptor)
+
+    def connect(self, server: Running, copies: list[int]) -> Client:
+        client = server.connect()
+        copies.append(os.dup(only(server)._stream.socket.fileno()))
+        return client
+
+    def test_an_idle_connection_that_is_closed_is_closed_for_the_client(
+        self, start: StartServer, copies: list[int]
+    ) -> None:
+        """It seemed open, and whatever was sent on it was never answered."""
+        client = self.connect(start(echo, keep_alive=0.1), copies)
+        client.get()
+        assert client.read_reply().status == 200
+        assert client.at_end
+
+    def test_one_whose_client_has_closed_its_half_is_too(
+        self, start: StartServer, copies: list[int]
+    ) -> None:
+        client = self.connect(start(echo), copies)
+        client.get()
+        client.half_close()
+        assert client.read_to_end().endswith(b"GET / ")
 
 
 class TestSlowReaders:
