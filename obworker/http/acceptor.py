@@ -77,7 +77,7 @@ class Acceptor:
         self._at_once = at_once
         self._on_left = on_left
         self._yielding: Timer | None = None
-        self._is_accepting = False
+        self._is_accepting = self._is_leaving = False
 
     def start(self) -> None:
         """Listen and accept: until the first worker does, the bound port refuses clients."""
@@ -127,16 +127,21 @@ class Acceptor:
         self._on_left()
 
     def _empty(self) -> None:
+        """Take all who wait, then leave; those for whom there is no room, once there is some."""
+        self._is_leaving = True
+        self.watch()
         for listener in self.listeners:
-            while self._accept(listener):
+            while self._is_accepting and self._accept(listener):
                 pass
-        self.leave()
+        if self._is_accepting:
+            self.leave()
 
     def _pause(self, seconds: float) -> Timer:
         self.ignore()
-        return self._service.reactor.call_later(
-            seconds, self._go_on, max(TAKEN_AT_ONCE, self._at_once)
-        )
+        reactor = self._service.reactor
+        if self._is_leaving:
+            return reactor.call_later(seconds, self._empty)
+        return reactor.call_later(seconds, self._go_on, max(TAKEN_AT_ONCE, self._at_once))
 
     def _go_on(self, most: int) -> None:
         """Accept again, at once so many of each listener as wait, at most."""

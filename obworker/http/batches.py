@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from obworker.http.cycle import Application, ClientGoneError, Cycle, StartResponse
+from obworker.http.answer import ClientGoneError
+from obworker.http.cycle import Application, Cycle, StartResponse
 
 if TYPE_CHECKING:
     from obworker.http.environ import Environ

@@ -68,7 +68,6 @@ class Connection:
         # what is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
-        self._is_held_up, self._held_up_since = False, 0.0
         self._going = Outflow(self._stream, service.pace())
         service.connections.add(self)
 
@@ -98,13 +97,11 @@ class Connection:
 
     def on_flushed(self) -> None:
         """Let the cycle go on, or the next one begin."""
-        was_held_up, self._is_held_up = self._is_held_up, False
-        if self._cycle is not None:
-            if was_held_up:
-                self._excuse(self._cycle, time.monotonic())
-                self._cycle.make_room()
-        elif self.state is not LINGERING:
-            self._advance()
+        cycle = self._cycle
+        if cycle is None:
+            self._advance_unless_over()
+        elif cycle.is_held_up:
+            cycle.let_go_on()
 
     def on_lost(self) -> None:
         """Tell the cycle, if there is one, that nobody reads it any more."""
@@ -142,7 +139,7 @@ class Connection:
         """Send a part of the response."""
         executors = self._service.executors
         executors.call(self._write, cycle, part)
-        if self._is_held_up:
+        if cycle.is_held_up:
             executors.relieve()
 
     # Waiter: called by the queue
@@ -200,8 +197,8 @@ class Connection:
             self._stream.reset()  # else the kernel goes on offering what it has of the answer
             self.on_lost()
         elif self._cycle is not None:
-            if self._is_held_up:
-                self._excuse(self._cycle, now)
+            if self._cycle.is_held_up:
+                self._cycle.excuse(now)
             else:
                 self._check_cycle(self._cycle, now)
         elif self._stream.unsent:
@@ -220,7 +217,7 @@ class Connection:
         if (cycle := self._cycle) is None:
             return
         cycle.leave_predict()
-        if cycle.head_sent:
+        if cycle.is_under_way:
             cycle.cut_short()
         else:
             cycle.status = error.status
@@ -263,7 +260,7 @@ class Connection:
         assert isinstance(client, socket.socket)
         if not exchange.put(Parcel(client, head, body, arrival, self._attempt)):
             return False
-        self._stream.close()
+        self._stream.let_go()
         self._inbox.drop_all()
         self.is_lost = True
         self._service.on_closed(self)
@@ -285,6 +282,10 @@ class Connection:
             self._linger()
         elif not stream.unsent:  # else when it is sent: what comes next has all of its time
             self._await_bytes()
+
+    def _advance_unless_over(self) -> None:
+        if self.state is not LINGERING:
+            self._advance()
 
     def _begin(self, request: Request) -> None:
         service = self._service
@@ -323,12 +324,12 @@ class Connection:
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:
             return  # the cycle knows: it was told to lose its client
+        cycle.is_under_way = True
         self._stream.send(part)
-        if not self._stream.is_clogged:
+        if self._stream.is_clogged:
+            cycle.hold_up()
+        else:
             cycle.make_room()
-        elif not self._is_held_up:
-            self._is_held_up = True
-            self._held_up_since = time.monotonic()
 
     def _finish(self, cycle: Cycle, rest: bytes) -> None:
         if cycle is self._cycle:  # else it was given up at its deadline
@@ -350,23 +351,18 @@ class Connection:
 
     def _forget_request(self) -> None:
         self._cycle = self._pending = self._brought = None
-        self._attempt, self._is_held_up = 0, False
+        self._attempt = 0
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Turn to what comes after a response."""
         if not keep_alive:
             self._linger()
         elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep
-            self._service.reactor.post(self._advance)
+            self._service.reactor.post(self._advance_unless_over)
         else:
             if self._stream.is_paused and not self._half_closed:
                 self._stream.resume_reading()
             self._advance()
-
-    def _excuse(self, cycle: Cycle, now: float) -> None:
-        """Do not count the time since it was held up, or since the last look at it."""
-        cycle.excuse(now - self._held_up_since)
-        self._held_up_since = now
 
     def _check_cycle(self, cycle: Cycle, now: float) -> None:
         if now >= cycle.deadline:

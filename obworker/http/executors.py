@@ -94,11 +94,8 @@ class Executors:
         """Be an executor, on the calling thread, until `stop`."""
         self._steer_if_short()
         while (item := self._jobs.get()) is not None:
-            job, done = item
-            result = self._timed(job)
-            with self._wheel:
-                self._reactor.call_safely(done, result)
-                self._reactor.call_safely(self._finished)
+            self._run_beside(*item)
+            del item  # or the last answer would be kept until the next is made
             self._steer_if_short()
 
     def wake(self) -> None:
@@ -189,11 +186,13 @@ class Executors:
         finally:  # whatever is wrong with one answer, the next call finds the executor free
             self._finished()
 
-    def _timed(self, job: Job) -> object:
+    def _run_beside(self, job: Job, done: Done) -> None:
         begun = time.monotonic()
         result = job()
         self._count(time.monotonic() - begun)
-        return result
+        with self._wheel:
+            self._reactor.call_safely(done, result)
+            self._reactor.call_safely(self._finished)
 
     def _count(self, seconds: float) -> None:
         counted = min(MOST_COUNTED, seconds)

@@ -108,6 +108,9 @@ class OwnPlaces:
 class RequestQueue:
     """The queue as one worker sees it; `accept` gets what comes from other workers.
 
+    That has a place until `vacate`, which comes before it enters; `hold` counts those for which
+    that takes a while.
+
     `has_peers` says whether there are any: to wait for oneself by way of the exchange is slower.
     `on_waiting` is told how many places this worker alone holds, as often as that changes,
     `on_failure` why it could not take what waits in the exchange.
@@ -135,6 +138,7 @@ class RequestQueue:
         self._on_waiting = on_waiting
         self._on_failure = on_failure
         self._waiting: deque[Waiter] = deque()
+        self._held = 0
         self._is_watching = False
         self._takes = exchange is not None
         self._refusal: RequestError | None = None
@@ -153,7 +157,7 @@ class RequestQueue:
             waiter.refuse(FULL)
         elif not (self._are_long and self._move(waiter)):
             self._waiting.append(waiter)
-            self._on_waiting(len(self._waiting))
+            self._tell()
 
     @property
     def would_move(self) -> bool:
@@ -245,12 +249,15 @@ class RequestQueue:
 
     def _forget(self, waiter: Waiter) -> None:
         self._waiting.remove(waiter)
-        self._on_waiting(len(self._waiting))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._on_waiting(len(self._waiting) + self._held)
 
     def _serve(self, waiter: Waiter) -> None:
         waiter.serve()
         if self._executors.busy:
-            self.ignore()
+            self.leave_to_others()
 
     def serve_next(self) -> None:
         """Begin what waits, as far as executors are free; then wait for what comes."""
@@ -291,10 +298,18 @@ class RequestQueue:
             return False
         if parcel is None:
             return False
-        if parcel.head:
-            self._places.release()
         self._reactor.call_safely(self._accept, parcel)  # else nobody would watch for the next
         return True
+
+    def hold(self, parcels: int) -> None:
+        """Count so many that were taken and are not to be let in yet."""
+        self._held = parcels
+        self._tell()
+
+    def vacate(self, parcel: Parcel) -> None:
+        """Give back the place of a request that was taken."""
+        if parcel.head:
+            self._places.release()
 
     def watch(self) -> None:
         """Take what other workers put into the exchange, for as long as an executor is free."""

@@ -88,8 +88,8 @@ class Reactor:
 
     def watch(self, descriptor: int, events: int, on_event: OnEvent) -> None:
         """Call `on_event` with the events of a descriptor, as often as there are any."""
-        self._watched[descriptor] = on_event
         self._epoll.register(descriptor, events)
+        self._watched[descriptor] = on_event
 
     def change(self, descriptor: int, events: int) -> None:
         """Watch for other events; errors and hang-ups are always told."""

@@ -1,4 +1,13 @@
-"""Accepts connections from listeners that other workers share, and ends without losing one."""
+"""Puts together what serves, looks at the time, and ends without losing a connection.
+
+Theory of operation. A connection comes from the acceptor, or, by the queue, from another worker.
+Whatever is due by the clock is done by a tick: deadlines of connections, what waits too long, what
+the monitor, the log and the Date field are to say. Nothing else here has a timer, but for a doubt.
+
+A drain lets go of the listeners, and each connection moves or ends when it is idle next. It is over
+when there is no listener and no connection left, and nobody who is doubted; where connections end,
+because nobody else serves on, the exchange has to be empty, too.
+"""
 
 from __future__ import annotations
 
@@ -234,23 +243,28 @@ class Server:
         """Go on with a connection that was another worker's.
 
         A client that has closed its half may wait for the answer, or have left. To tell the one
-        from the other it is sent something, which a system resets whose client has left.
+        from the other it is sent something, which a system resets whose client has left. Once is
+        enough: each look may make it move again, and wait behind all who came later.
         """
         presence = presence_of(parcel.client)
-        if presence is Presence.HALF and may_be_told_to_continue(parcel.head):
+        is_doubtful = presence is Presence.HALF and not parcel.attempt
+        if is_doubtful and may_be_told_to_continue(parcel.head):
             with contextlib.suppress(OSError):
                 parcel.client.send(CONTINUE)
             self._doubted.add(parcel)
+            self.queue.hold(len(self._doubted))
             self.reactor.call_later(DOUBT_TIME, self._take_in_doubted, parcel)
         else:
             self._attach(parcel, presence)
 
     def _take_in_doubted(self, parcel: Parcel) -> None:
         self._doubted.discard(parcel)
+        self.queue.hold(len(self._doubted))
         self._attach(parcel, presence_of(parcel.client))
         self._note_drained()
 
     def _attach(self, parcel: Parcel, presence: Presence) -> None:
+        self.queue.vacate(parcel)
         if presence is Presence.NONE:
             parcel.client.close()
         else:

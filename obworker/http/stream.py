@@ -6,6 +6,7 @@ produces more is to look at `is_clogged` first.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import socket
 import struct
@@ -169,6 +170,13 @@ class Stream:
 
     def close(self) -> None:
         """Close, and drop what waits to be sent; again does nothing."""
+        if not (self.is_closed or self._half_closing) and self._tls is None:
+            with contextlib.suppress(OSError):  # a process that predict forked may have it, too
+                self.socket.shutdown(socket.SHUT_RDWR)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the socket, but not the connection where another process has it, too."""
         if not self.is_closed:
             self.is_closed = True
             self._owner = _NOBODY
@@ -181,7 +189,7 @@ class Stream:
         """Close with a reset: to close in the usual way would look like an ordinary end."""
         if not self.is_closed:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close()
+            self.let_go()
 
     def _watch(self, events: int) -> None:
         if events != self._events and not self.is_closed:

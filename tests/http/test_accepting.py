@@ -173,6 +173,27 @@ class TestMostConnections:
             assert late.read_reply().status == 200
             late.close()
 
+    def test_one_that_waits_at_a_stop_is_taken_in_when_there_is_room(
+        self, start: StartServer
+    ) -> None:
+        """The listener was closed, and the kernel reset it."""
+        app = Blocking()
+        server = start(app, max_connections=1)
+        busy = server.connect()
+        busy.get()
+        app.wait_until_begun()
+        late = server.connect()
+        late.get()
+        server.drain()
+        eventually(lambda: server.server.acceptor._is_leaving)
+        assert is_calm(server)
+        app.release.set()
+        assert busy.read_reply().status == 200
+        busy.close()
+        assert late.read_reply().status == 200
+        late.close()
+        eventually(server.drained.is_set)
+
     def test_nobody_is_closed_where_nobody_comes(self, start: StartServer) -> None:
         """A worker that has left a connection to the others looks again, and finds it gone."""
         app = Blocking()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import math
+import os
 import socket
 import threading
 import time
@@ -14,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 from harness import eventually
-from wire import TIMEOUT, Blocking, Client, Running, StartServer, echo
+from wire import AT_ONCE, TIMEOUT, Blocking, Client, Running, StartServer, echo
 
 from obworker.http import connection as connections
 from obworker.http.connection import Connection
@@ -157,6 +159,38 @@ class TestPersistence:
         client.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" * 2, b"nonsense\r\n\r\n")
         assert [client.read_reply().status for _ in range(3)] == [200, 200, 400]
         assert client.at_end
+
+    def test_the_last_answer_is_the_end_whatever_comes_while_it_is_made(
+        self, start: StartServer
+    ) -> None:
+        """The loop meant to go on to the last request, which had been answered by then: the
+        connection, half closed, counted as idle, and was kept for as long."""
+        blocking = Blocking()
+
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            at_once = environ["PATH_INFO"] == AT_ONCE
+            return (echo if at_once else blocking)(environ, start_response)
+
+        server = start(app)
+        busy, client = server.connect(), server.connect()
+        busy.get()
+        blocking.wait_until_begun()
+        last = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % AT_ONCE.encode()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", last)
+        eventually(lambda: server.pending == 2)
+        connection = cast("Connection", server.server.queue._waiting[0])
+
+        def refuse_the_first_while_more_comes() -> None:
+            client.send(b"x")
+            server.server.queue.check(math.inf)
+
+        server.call(refuse_the_first_while_more_comes)
+        assert [client.read_reply().status for _ in range(2)] == [503, 200]
+        assert client.at_end
+        server.call(lambda: None)  # what was posted before is done
+        assert connection.state is State.LINGERING
+        blocking.release.set()
+        assert busy.read_reply().status == 200
 
     def test_what_follows_close_is_not_answered(self, start: StartServer) -> None:
         client = start(echo).connect()
@@ -477,6 +511,39 @@ class TestTimeouts:
         eventually(lambda: not server.server.active)
 
 
+class TestSharedWithAProcess:
+    """What predict has forked has a copy of each connection there was, and keeps it open."""
+
+    @pytest.fixture
+    def copies(self) -> Iterator[list[int]]:
+        made: list[int] = []
+        yield made
+        for descriptor in made:
+            os.close(descriptor)
+
+    def connect(self, server: Running, copies: list[int]) -> Client:
+        client = server.connect()
+        copies.append(os.dup(only(server)._stream.socket.fileno()))
+        return client
+
+    def test_an_idle_connection_that_is_closed_is_closed_for_the_client(
+        self, start: StartServer, copies: list[int]
+    ) -> None:
+        """It seemed open, and whatever was sent on it was never answered."""
+        client = self.connect(start(echo, keep_alive=0.1), copies)
+        client.get()
+        assert client.read_reply().status == 200
+        assert client.at_end
+
+    def test_one_whose_client_has_closed_its_half_is_too(
+        self, start: StartServer, copies: list[int]
+    ) -> None:
+        client = self.connect(start(echo), copies)
+        client.get()
+        client.half_close()
+        assert client.read_to_end().endswith(b"GET / ")
+
+
 class TestSlowReaders:
     def test_hold_the_generator_back_and_lose_nothing(self, start: StartServer) -> None:
         app = Streaming(b"x" * MIB)
@@ -640,6 +707,26 @@ class TestDeadline:
         assert other.read_reply().body == b"GET /next "
         eventually(lambda: len(server.overdue) == 1)
         eventually(lambda: not server.server.executors.busy)
+
+    def test_it_may_pass_while_an_answer_waits_for_the_loop(self, start: StartServer) -> None:
+        """The answer was framed, so no 504 was sent, and it came too late: no byte was sent."""
+        app = Blocking()
+        server = start(app, timeout=5.0)
+        client = server.connect()
+        client.get()
+        app.wait_until_begun()
+
+        def pass_after_the_answer() -> None:
+            connection = only(server)
+            cycle = connection._cycle
+            assert cycle
+            app.release.set()
+            eventually(lambda: cycle.is_over)
+            connection.check(time.monotonic() + 6.0)
+
+        server.call(pass_after_the_answer)
+        assert client.read_reply().status == 504
+        assert client.at_end
 
     def test_head_gets_no_body(self, start: StartServer) -> None:
         app = Blocking()

@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import threading
+import time
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -614,13 +615,16 @@ class TestBackPressure:
     def test_time_the_client_took_is_no_time_of_the_application(self) -> None:
         def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
             before = cycle.deadline
-            cycle.excuse(5.0)
-            assert cycle.deadline == before + 5.0
+            cycle.hold_up()
+            cycle.excuse(time.monotonic() + 5.0)
+            cycle.excuse(time.monotonic() + 10.0)
+            assert 9.9 < cycle.deadline - before < 11.0
             return answering([b"a"])(environ, start_response)  # type: ignore[return-value]
 
         outlet = Outlet()
         cycle = make_cycle(app, outlet, timeout=5.0)
-        cycle.excuse(5.0)  # it has not begun
+        cycle.hold_up()  # it has not begun
+        cycle.let_go_on()
         assert cycle.deadline == math.inf
         serve(cycle)
         assert outlet.status == 200
@@ -689,6 +693,26 @@ class TestDeadline:
             assert freed() is None
         finally:
             gc.enable()
+
+    def test_what_would_be_called_if_its_client_left_is_let_go_of(self) -> None:
+        """A coroutine's task has a context that refers to the cycle: of each request that was
+        awaited all was left for a garbage collection."""
+
+        class Call:
+            def __call__(self) -> None:
+                raise AssertionError
+
+        def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            call = Call()
+            calls.append(weakref.ref(call))
+            environ["obworker.on_lost"](call)
+            return answering([b"a"])(environ, start_response)
+
+        calls: list[weakref.ref[Call]] = []
+        cycle = make_cycle(app, Outlet())
+        serve(cycle)
+        assert calls[0]() is None
+        cycle.lose_client()
 
 
 class Recorded:

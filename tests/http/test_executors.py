@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -255,6 +256,27 @@ class TestAnAnswerThatIsNotTaken:
         assert seen.wait(TIMEOUT)
         eventually(lambda: not made.busy, TIMEOUT, "a free executor")
         reactor.post(made.stop)
+
+
+class Answer:
+    """What a job returns, and can be referred to weakly."""
+
+
+def test_an_answer_that_was_sent_is_not_kept() -> None:
+    """It was, however large, until the next one was made."""
+    made_answers: list[weakref.ref[Answer]] = []
+
+    def job() -> Answer:
+        answer = Answer()
+        made_answers.append(weakref.ref(answer))
+        return answer
+
+    with executors(inline=False) as (reactor, made):
+        reactor.post(made.submit, job, lambda _: None)
+        try:
+            eventually(lambda: made_answers and made_answers[0]() is None)
+        finally:
+            reactor.post(made.stop)
 
 
 class TestWhileTheLoopChangesHands:

@@ -138,6 +138,7 @@ class Play:
         self.nudges += 1
 
     def _accept(self, parcel: Parcel) -> None:
+        self.queue.vacate(parcel)
         self.queue.enter(cast("Waiter", parcel.client))
 
     # as clients

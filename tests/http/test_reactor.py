@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import psutil
 import pytest
@@ -163,6 +164,12 @@ class TestPosted:
 
 
 class TestDescriptors:
+    def test_who_cannot_watch_one_is_not_kept_for_it(self, loop: Loop, tmp_path: Path) -> None:
+        with (tmp_path / "file").open("w") as file:  # which epoll does not take
+            with pytest.raises(PermissionError):
+                loop.reactor.watch(file.fileno(), READ, loop.hear)
+            assert file.fileno() not in loop.reactor._watched
+
     def test_events_are_told_until_they_are_forgotten(
         self, loop: Loop, pair: tuple[socket.socket, socket.socket]
     ) -> None:

@@ -15,7 +15,7 @@ from harness import eventually
 
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.executors import SHORT, Executors
-from obworker.http.queue import RequestQueue
+from obworker.http.queue import RequestQueue, Waiter
 from obworker.http.reactor import Reactor, Turn
 
 
@@ -64,6 +64,22 @@ class Worker:
             on_failure=_ignore,
         )
 
+    @property
+    def arrival(self) -> float:
+        """As a waiter: when the only request of its own has come."""
+        return 2.0
+
+    def serve(self) -> None:
+        self.executors.busy = True
+
+    def do(self, doing: str) -> None:
+        """Become busy, in one of the ways there are."""
+        if doing == "serve":
+            self.queue.enter(cast("Waiter", self))
+        else:
+            self.serve()
+            getattr(self.queue, doing)()
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         self.queue.watch()
@@ -87,7 +103,7 @@ def exchange() -> Iterator[Exchange]:
         yield made
 
 
-@pytest.mark.parametrize("others_doing", ["leave_to_others", "retire"])
+@pytest.mark.parametrize("others_doing", ["leave_to_others", "retire", "serve"])
 def test_one_that_was_woken_and_is_busy_before_it_looks_wakes_the_next(
     exchange: Exchange, others_doing: str
 ) -> None:
@@ -103,8 +119,7 @@ def test_one_that_was_woken_and_is_busy_before_it_looks_wakes_the_next(
             assert exchange.reserve()
             assert exchange.put(Parcel(theirs, b"x", b"", 1.0, 0))
             woken = eventually(lambda: next((w for w in workers if w.wheel.is_wanted), None))
-            woken.executors.busy = True
-            getattr(woken.queue, others_doing)()
+            woken.do(others_doing)
         (other,) = (worker for worker in workers if worker is not woken)
         eventually(lambda: other.taken, within=5, what="another worker that takes it")
         other.taken[0].client.close()
