@@ -1,8 +1,7 @@
 """From argv to what runs. The only module that prints or exits.
 
-Both ways in end here: ``obworker [OPTIONS] MODEL`` and ``run(cls)`` of a predictor.py that is
-executed as a script. The second serves in its own process with one worker outside production, and
-else becomes the first by exec.
+Both ways in end here: ``obworker [OPTIONS] MODEL``, and ``run(cls)`` of a predictor.py that is
+executed as a script (standalone.py).
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import dataclasses
 import json
 import logging
 import os
-import socket
 import sys
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from obworker import configuration, log
 from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given
-from obworker.cores import threads_alone
-from obworker.environment import Environment, default_port, detect, with_dotenv
+from obworker.environment import default_port, with_dotenv
 from obworker.errors import EXIT_INTERRUPTED, ListenError, LoadError, ObworkerError, UsageError
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
@@ -32,8 +28,8 @@ from obworker.predictor import loader
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import bootstrap, lent, linux, listeners
-from obworker.supervisor.listeners import Address, Listeners
+from obworker.supervisor import lent, listeners
+from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import OF_MASTER, Signals
@@ -319,31 +315,11 @@ def _supervise_predictor(
     Master(
         first,
         replan,
-        _listeners(given, environ, sockets.main),
+        listeners.open_all(given, environ, sockets.main),
         signals,
         Surroundings(environ, sockets.admin),
     ).run()
     return 0
-
-
-def _listeners(
-    given: Settings, environ: Mapping[str, str], passed: Sequence[socket.socket] = ()
-) -> Listeners:
-    """Take the sockets that systemd passed, or those of --bind, or bind addresses of our own."""
-    if not passed and given.bind is not None and given.bind.startswith("fd:"):
-        passed = lent.from_starter(given.bind)
-    if passed:
-        made = Listeners.of_lent(passed)
-    else:
-        made = listeners.bind_all(_addresses(given, environ), given.unix_mode)
-    return made.secured() if given.certfile else made
-
-
-def _addresses(given: Settings, environ: Mapping[str, str]) -> list[Address]:
-    if given.bind is not None:
-        return [Address.parse(text) for text in given.bind.split(",")]
-    port = default_port(environ)[0] if given.port is None else given.port
-    return [Address(host=given.host, port=port)]
 
 
 # python predictor.py
@@ -355,41 +331,10 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
         return values
     if values["version"]:
         return _print_version()
+    from obworker import standalone
+
     source = loader.source_of(predictor)
     given, sources, environ = _resolve(values, source.file.parent)
     if values["print_config"]:
         return _print_config(given, sources, environ)
-    if detect(environ) is Environment.PRODUCTION or (given.workers or 1) > 1:
-        _become_supervised(source, arguments)
-    os.environ.update(environ)
-    _start_logging(given)
-    return _serve_here(predictor, given, sources, environ)
-
-
-def _become_supervised(source: loader.Source, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process, which has run the user's code, by a master that has not."""
-    file, name = source
-    if "." in name:
-        raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
-    command = bootstrap.python("from obworker.cli import main; main()")
-    command += [*arguments, "--class", name, str(file)]
-    linux.flush_output()
-    os.execv(sys.executable, command)  # noqa: S606
-
-
-def _serve_here(
-    predictor: type, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
-) -> int:
-    from obworker.predictor.application import adopt
-    from obworker.supervisor import gpu_listing, gpus, inprocess
-
-    if threading.current_thread() is not threading.main_thread():
-        raise LoadError("run() has to be called on the main thread, where predict will run")
-    if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
-        chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
-        groups = gpus.grouped(chosen, given.gpus_per_worker)
-        os.environ.update(gpus.assign(groups, 1, 1)[0].environment)
-    where = detect(environ).value
-    with contextlib.closing(_listeners(given, environ)) as served:
-        blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
-        return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))
+    return standalone.serve(predictor, source, arguments, given, sources, environ)
