@@ -162,7 +162,8 @@ def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
 
 def _directory(model: str) -> Path:
     path = Path(model)
-    return path.parent if path.suffix == loader.SUFFIX else path
+    is_directory = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where it may not look
+    return path if is_directory or path.suffix != loader.SUFFIX else path.parent
 
 
 def _print_version() -> int:

@@ -78,9 +78,14 @@ def _join(_context: click.Context, _parameter: click.Parameter, texts: tuple[str
 
 
 def make_command(name: str, *, takes_model: bool) -> click.Command:
-    """Make the command-line parser: it only collects text."""
+    """Make the command-line parser: it only collects text.
+
+    Without a model, there is no class of it to choose either.
+    """
     parameters: list[click.Parameter] = [
-        _Option(option) for option in OPTIONS if option.flags[-1].startswith("-")
+        _Option(option)
+        for option in OPTIONS
+        if option.flags[-1].startswith("-") and (takes_model or option.key != "class")
     ]
     if takes_model:
         parameters.insert(0, click.Argument(["model"], required=False, metavar="MODEL"))

@@ -81,6 +81,8 @@ def _check_paths(model: Path, target: Path, *, force: bool) -> None:
         raise UsageError(f"{model}: {what}", "obworker prepack MODEL.onnx")
     if target.suffix != SUFFIX:
         raise UsageError(f"--output: {str(target)!r} is not the name of an {SUFFIX} file")
+    if target.exists() and target.samefile(model):
+        raise UsageError(f"--output: {target} is the model itself")
     for path in (target, target.with_name(target.name + prepacked.DATA_SUFFIX)):
         if path.exists() and not force:
             raise UsageError(f"{path}: exists", "--force writes over it")

@@ -58,9 +58,7 @@ def _become_supervised(source: Source, arguments: Sequence[str]) -> NoReturn:
     if "." in name:
         raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
     command = bootstrap.python("from obworker.cli import main; main()")
-    command += [*arguments, "--class", name, str(file)]
-    linux.flush_output()
-    os.execv(command[0], command)  # noqa: S606
+    linux.execute([*command, "--class", name, *arguments, str(file)])
 
 
 def _choose_devices(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -191,6 +191,14 @@ def test_the_models_dotenv_sets_options_where_the_environment_does_not(tmp_path:
     assert printed["threads"][0] == "3"
 
 
+def test_a_directory_that_is_called_like_a_script_has_a_dotenv_of_its_own(tmp_path: Path) -> None:
+    model = tmp_path / "model.py"
+    model.mkdir()
+    (model / ".env").write_text("OBWORKER_WORKERS=2\n")
+    (tmp_path / ".env").write_text("OBWORKER_WORKERS=3\n")
+    assert settings_in(print_config(str(model)))["workers"][0] == "2"
+
+
 def test_the_model_may_come_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(f"model = '{tmp_path}/nowhere'\n")
     ended = obworker("--config", str(tmp_path / "c.toml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,19 @@ def test_what_is_there_is_written_over_only_by_force(model: Path) -> None:
     prepack(["--force", str(model)])
     assert written.stat().st_ino != before
     assert sorted(path.name for path in written.parent.iterdir()) == ["net.onnx", "net.onnx.data"]
+
+
+@pytest.mark.parametrize("link", [Path.hardlink_to, Path.symlink_to, None])
+def test_it_does_not_write_over_what_it_reads(
+    model: Path, dense: bytes, link: Callable[[Path, Path], None] | None
+) -> None:
+    output = model if link is None else model.with_name("link.onnx")
+    if link is not None:
+        link(output, model)
+    for read, written in ((model, output), (output, model)):
+        with pytest.raises(UsageError, match=rf"^--output: {written} is the model itself$"):
+            prepack([str(read), "-o", str(written), "--force"])
+    assert model.read_bytes() == output.read_bytes() == dense
 
 
 @pytest.mark.parametrize(
