@@ -45,6 +45,11 @@ SCRIPT_OPTIONS = {
     *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
     *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
 }
+# What is its supervisor's alone: an obworker that a start.sh runs is not to want the same.
+OF_SUPERVISOR = {
+    CONFIG_VARIABLE,
+    *(KEYS[key].variable for key in ("model", "admin_bind", "control_socket", "log_file")),
+}
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
 logger = logging.getLogger("obworker.master")
@@ -258,13 +263,18 @@ def _supervise_script(
     port = _script_port(given, environ)
     if listeners.is_served(port):
         raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
-    surroundings = Surroundings(environ, sockets.admin)
+    surroundings = Surroundings(_for_script(environ), sockets.admin)
 
     def reread() -> tuple[Settings, dict[str, str]]:
         again, _, environ = resolve()
-        return _without_access_log(again), environ
+        return _without_access_log(again), _for_script(environ)
 
     return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
+
+
+def _for_script(environ: dict[str, str]) -> dict[str, str]:
+    """Empty what is its supervisor's: that counts as not set, and no .env sets it again."""
+    return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
 
 
 def _without_access_log(given: Settings) -> Settings:
