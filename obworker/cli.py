@@ -20,8 +20,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from obworker import configuration, log
 from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given
-from obworker.environment import default_port, with_dotenv
-from obworker.errors import EXIT_INTERRUPTED, ListenError, LoadError, ObworkerError, UsageError
+from obworker.environment import default_port, port_in, with_dotenv
+from obworker.errors import (
+    EXIT_INTERRUPTED,
+    ListenError,
+    LoadError,
+    ObworkerError,
+    UsageError,
+    nearest,
+)
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
@@ -137,8 +144,6 @@ def _serve_model(arguments: Sequence[str]) -> int:
     resolved = _resolve(values, None)
     if values["print_config"]:
         return _print_config(*resolved)
-    if resolved[0].model is None:
-        raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
     return _supervise(*resolved, lambda: _resolve(values, None))
 
 
@@ -149,8 +154,7 @@ def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
     """
     texts = {key: None if values.get(key) is None else text_of(values[key]) for key in KEYS}
     command_line = configuration.from_command_line(texts)
-    config = values["config"] or os.environ.get(CONFIG_VARIABLE)
-    file = configuration.from_file(Path(config)) if config else {}
+    file = _from_file(values["config"])
     outer = configuration.from_environ(os.environ)
     directory = model or _directory_of(command_line, outer, file)
     environ = with_dotenv(os.environ, directory)
@@ -158,6 +162,13 @@ def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
         _tell(f"obworker: warning: {variable} names no option\n")
     given, sources = configuration.resolve(command_line, configuration.from_environ(environ), file)
     return given, sources, environ
+
+
+def _from_file(name: str | None) -> dict[str, Given]:
+    if name == "":
+        raise UsageError("--config: is empty")
+    found = name or os.environ.get(CONFIG_VARIABLE)
+    return configuration.from_file(Path(found)) if found else {}
 
 
 def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
@@ -203,27 +214,36 @@ def _toml(value: object) -> str:
 def _supervise(
     given: Settings, sources: Mapping[str, str], environ: dict[str, str], resolve: Resolve
 ) -> int:
-    assert given.model is not None
-    path = Path(given.model)
-    if _has_script(given.model):
+    model = _model(given)
+    if _has_script(model):
         given = _without_access_log(given)
         _start_logging(given)
-        loader.find_model_path(given.model_path, path)
-        return _supervise_script(path, given, sources, environ, resolve)
+        loader.find_model_path(given.model_path, Path(model))
+        return _supervise_script(Path(model), given, sources, environ, resolve)
     _start_logging(given)
-    loader.find(path)
     plan = partial(_plan, given, sources, environ)
     return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
+
+
+def _model(given: Settings) -> str:
+    if given.model is None:
+        raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
+    return given.model
 
 
 def _has_script(model: str) -> bool:
     path = Path(model)
     try:
         if not loader.is_there(path):
-            raise UsageError(f"{model}: there is no such file or directory")
+            raise UsageError(f"{model}: there is no such file or directory", _command_like(model))
         return path.is_dir() and _finds_file(path / SCRIPT)
     except OSError as error:
         raise loader.unreadable(model, error) from error
+
+
+def _command_like(model: str) -> str | None:
+    command = None if "/" in model else nearest(model, (*OPERATIONS, PREPACK))
+    return command and f"the command is: obworker {command}"
 
 
 def _finds_file(script: Path) -> bool:
@@ -296,18 +316,15 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     wanted = given.port if given.bind is None else Address.parse(given.bind).port
     if wanted is not None:
         return wanted or listeners.free_port()
-    text = environ.get("PORT")
-    if text and (not text.isdecimal() or not 0 < int(text) < 65536):
-        raise UsageError(f"PORT: {text!r} is not a port from 1 to 65535")
-    return int(text) if text else SCRIPT_PORT
+    return port_in(environ, "PORT", least=1) or SCRIPT_PORT
 
 
 def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
     """Work out what to keep running, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
-    assert given.model is not None
-    loader.find_model_path(given.model_path, _directory(given.model))
+    file = loader.find(Path(_model(given)))
+    loader.find_model_path(given.model_path, file.parent)
     return Plan.make(given, environ, FACTORY, sources)
 
 

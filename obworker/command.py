@@ -33,7 +33,7 @@ The command line wins over the environment, that over the file.
 Signals     TERM: finish the requests in progress, then stop. INT, QUIT: stop.
             HUP: reload. TTIN, TTOU: a worker more, fewer. USR1: reopen logs.
 Exit codes  0: stopped. 2: usage. 3: no worker could start. 4: predictor.py
-            could not be loaded. With a start.sh: the script's own.
+            could not be loaded. 5: GPUs failed. With a start.sh: its own.
 """
 
 

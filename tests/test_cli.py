@@ -97,7 +97,13 @@ def test_the_help_names_short_forms_defaults_and_exit_codes() -> None:
             assert ", ".join(option.flags) in text
             assert f"[default: {option.default}]" in text
     assert "0: stopped. 2: usage. 3: no worker could start. 4: predictor.py" in text
-    assert max(len(line) for line in obworker("--help").stdout.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+@pytest.mark.parametrize("argv", [(), ("status",), ("prepack",)])
+def test_the_help_fits_the_terminal(argv: tuple[str, ...], columns: int) -> None:
+    shown = obworker(*argv, "--help", environ={"COLUMNS": str(columns)}).stdout
+    assert max(len(line) for line in shown.splitlines()) <= min(columns, 100)
 
 
 def test_every_setting_is_printed_with_its_default() -> None:

@@ -42,7 +42,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Take apart HOST:PORT, [IPV6]:PORT or unix:PATH, which settings has checked."""
         if text.startswith("unix:"):
-            return cls(path=str(Path(text.removeprefix("unix:")).absolute()))
+            return cls(path=text.removeprefix("unix:"))
         host, _, port = text.rpartition(":")
         return cls(host=host.strip("[]"), port=int(port))
 

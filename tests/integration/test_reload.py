@@ -218,6 +218,26 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     assert Client(server.port, keep=False).post().text == "two"
 
 
+def test_a_reload_by_settings_that_nothing_can_be_served_by_changes_nothing(
+    serve: Serve, model: Path, write: Write, tmp_path: Path
+) -> None:
+    write(1)
+    config = tmp_path / "config.toml"
+    good = f"model = '{model}'\nworkers = 2\n"
+    config.write_text(good)
+    server = serve("--config", str(config)).wait_until_ready(2)
+    for settings, complaint in {
+        "workers = 2": "MODEL is missing: the directory to serve",
+        f"model = '{model}/nowhere'": f"{model}/nowhere: no such file or directory",
+        f"{good}threads = {'9' * 5000}": f"{config}: is not TOML: .*",
+    }.items():
+        config.write_text(settings)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(rf"reload failed: {complaint}; generation 1 serves on\n", within=5)
+    assert "stopped" not in server.log()
+    assert "Traceback" not in server.log()
+
+
 def test_a_reload_goes_by_the_strategy_and_the_log_level_that_it_has_read(
     serve: Serve, model: Path, write: Write, tmp_path: Path
 ) -> None:
