@@ -314,6 +314,8 @@ class Master:
             return
         if self._table.wanted:  # nobody has paused it since
             self._table.resize(self._served_size)
+        log.reopen_files(served.settings)
+        self._outside.admin.follow_log()
         self._go_by(served)
 
     def _reopen_logs(self) -> None:
