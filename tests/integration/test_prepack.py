@@ -172,9 +172,23 @@ def test_it_does_not_write_over_what_it_reads(
     if link is not None:
         link(output, model)
     for read, written in ((model, output), (output, model)):
-        with pytest.raises(UsageError, match=rf"^--output: {written} is the model itself$"):
-            prepack([str(read), "-o", str(written), "--force"])
+        refuses_to_write(written, read, itself=written)
     assert model.read_bytes() == output.read_bytes() == dense
+
+
+def test_it_does_not_write_over_the_weights_that_it_reads(model: Path) -> None:
+    output = model.with_name("packed.onnx")
+    prepack([str(model), "-o", str(output)])
+    copy = model.with_name("copy.onnx")
+    copy.write_bytes(output.read_bytes())
+    weights = model.with_name("packed.onnx.data")
+    refuses_to_write(output, copy, itself=weights)
+    refuses_to_write(output, model.rename(weights), itself=weights)
+
+
+def refuses_to_write(output: Path, model: Path, itself: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^--output: {itself} is what the model is read from$"):
+        prepack([str(model), "-o", str(output), "--force"])
 
 
 @pytest.mark.parametrize(
