@@ -216,7 +216,7 @@ def _supervise(
 ) -> int:
     model = _model(given)
     if _has_script(model):
-        given = _without_access_log(given)
+        given = _settings_of_script(given)
         _start_logging(given)
         loader.find_model_path(given.model_path, Path(model))
         return _supervise_script(Path(model), given, sources, environ, resolve)
@@ -273,12 +273,6 @@ def _supervise_script(
             f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
             hint="stop and disable the .socket unit",
         )
-    if given.certfile is not None:
-        raise UsageError(
-            f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
-        )
-    if given.api_key_file is not None:
-        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
     _tell_idle(sources)
     port = _script_port(given, environ)
     if listeners.is_served(port):
@@ -287,7 +281,7 @@ def _supervise_script(
 
     def reread() -> tuple[Settings, dict[str, str]]:
         again, _, environ = resolve()
-        return _without_access_log(again), _for_script(environ)
+        return _settings_of_script(again), _for_script(environ)
 
     return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
 
@@ -297,8 +291,14 @@ def _for_script(environ: dict[str, str]) -> dict[str, str]:
     return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
 
 
-def _without_access_log(given: Settings) -> Settings:
-    """Leave the access log, if there is one, to the script."""
+def _settings_of_script(given: Settings) -> Settings:
+    """Leave the access log, if there is one, to the script; what it cannot be given is refused."""
+    if given.certfile is not None:
+        raise UsageError(
+            f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
+        )
+    if given.api_key_file is not None:
+        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
     return dataclasses.replace(given, access_log=False)
 
 
