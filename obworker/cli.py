@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from obworker import configuration, log
+from obworker import configuration, log, standalone
 from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given
 from obworker.environment import default_port, port_in, with_dotenv
@@ -359,8 +359,6 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
         return values
     if values["version"]:
         return _print_version()
-    from obworker import standalone
-
     source = loader.source_of(predictor)
     given, sources, environ = _resolve(values, source.file.parent)
     if values["print_config"]:

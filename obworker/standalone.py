@@ -16,10 +16,9 @@ from obworker import log
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect
 from obworker.errors import LoadError
-from obworker.predictor.application import adopt
 from obworker.predictor.loader import Source
 from obworker.settings import Settings
-from obworker.supervisor import bootstrap, gpu_listing, gpus, inprocess, linux, listeners
+from obworker.supervisor import bootstrap, gpu_listing, gpus, linux, listeners
 
 
 def serve(
@@ -40,6 +39,24 @@ def serve(
     """
     if detect(environ) is Environment.PRODUCTION or (settings.workers or 1) > 1:
         _become_supervised(source, arguments)
+    return _serve_here(predictor, settings, given, environ)
+
+
+def _become_supervised(source: Source, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process, which has run the user's code, by a master that has not."""
+    file, name = source
+    if "." in name:
+        raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
+    command = bootstrap.python("from obworker.cli import main; main()")
+    linux.execute([*command, "--class", name, *arguments, str(file)])
+
+
+def _serve_here(
+    predictor: type, settings: Settings, given: Collection[str], environ: Mapping[str, str]
+) -> int:
+    from obworker.predictor.application import adopt
+    from obworker.supervisor import inprocess
+
     if threading.current_thread() is not threading.main_thread():
         raise LoadError("run() has to be called on the main thread, where predict will run")
     os.environ.update(environ)
@@ -50,15 +67,6 @@ def serve(
         where = detect(environ).value
         blueprint = adopt(predictor, settings.model_path, where, settings.onnx, settings.tracebacks)
         return inprocess.serve(blueprint, served, settings, given, threads_alone(environ))
-
-
-def _become_supervised(source: Source, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process, which has run the user's code, by a master that has not."""
-    file, name = source
-    if "." in name:
-        raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
-    command = bootstrap.python("from obworker.cli import main; main()")
-    linux.execute([*command, "--class", name, *arguments, str(file)])
 
 
 def _choose_devices(settings: Settings, environ: Mapping[str, str]) -> None:
