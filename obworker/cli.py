@@ -243,7 +243,7 @@ def _has_script(model: str) -> bool:
 
 def _command_like(model: str) -> str | None:
     command = None if "/" in model else nearest(model, (*OPERATIONS, PREPACK))
-    return command and f"the command is: obworker {command}"
+    return command and f"did you mean the command obworker {command}?"
 
 
 def _finds_file(script: Path) -> bool:

@@ -54,6 +54,7 @@ def _become_supervised(source: Source, arguments: Sequence[str]) -> NoReturn:
 def _serve_here(
     predictor: type, settings: Settings, given: Collection[str], environ: Mapping[str, str]
 ) -> int:
+    # 60 ms, in vain where this process becomes the supervised server
     from obworker.predictor.application import adopt
     from obworker.supervisor import inprocess
 

@@ -356,7 +356,7 @@ def test_a_mistake_is_a_usage_error(run: Run, argv: tuple[str, ...]) -> None:
 def test_a_model_may_have_the_name_of_a_command(run: Run) -> None:
     for argv, hint in (
         (("./status",), ""),
-        (("--workers", "1", "status"), "hint: the command is: obworker status\n"),
+        (("--workers", "1", "status"), "hint: did you mean the command obworker status?\n"),
     ):
         code, _, errors = run(*argv)
         assert code == 2

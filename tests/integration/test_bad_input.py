@@ -136,7 +136,7 @@ LOADING = {
     "a command that is misspelled": Case(
         USAGE,
         r"statsu: there is no such file or directory",
-        r"the command is: obworker status",
+        r"did you mean the command obworker status\?",
         model="statsu",
     ),
     "missing directory": Case(
