@@ -1,8 +1,7 @@
 """From argv to what runs. The only module that prints or exits.
 
-Both ways in end here: ``obworker [OPTIONS] MODEL`` and ``run(cls)`` of a predictor.py that is
-executed as a script. The second serves in its own process with one worker outside production, and
-else becomes the first by exec.
+Both ways in end here: ``obworker [OPTIONS] MODEL``, and ``run(cls)`` of a predictor.py that is
+executed as a script (standalone.py).
 """
 
 from __future__ import annotations
@@ -12,28 +11,32 @@ import dataclasses
 import json
 import logging
 import os
-import socket
 import sys
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from obworker import configuration, log
+from obworker import configuration, log, standalone
 from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given
-from obworker.cores import threads_alone
-from obworker.environment import Environment, default_port, detect, with_dotenv
-from obworker.errors import EXIT_INTERRUPTED, ListenError, LoadError, ObworkerError, UsageError
+from obworker.environment import default_port, port_in, with_dotenv
+from obworker.errors import (
+    EXIT_INTERRUPTED,
+    ListenError,
+    LoadError,
+    ObworkerError,
+    UsageError,
+    nearest,
+)
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
 from obworker.predictor import loader
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import bootstrap, lent, linux, listeners
-from obworker.supervisor.listeners import Address, Listeners
+from obworker.supervisor import lent, listeners
+from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import OF_MASTER, Signals
@@ -48,6 +51,11 @@ SCRIPT_PORT = 80
 SCRIPT_OPTIONS = {
     *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
     *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
+}
+# What is its supervisor's alone: an obworker that a start.sh runs is not to want the same.
+OF_SUPERVISOR = {
+    CONFIG_VARIABLE,
+    *(KEYS[key].variable for key in ("model", "admin_bind", "control_socket", "log_file")),
 }
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
@@ -136,8 +144,6 @@ def _serve_model(arguments: Sequence[str]) -> int:
     resolved = _resolve(values, None)
     if values["print_config"]:
         return _print_config(*resolved)
-    if resolved[0].model is None:
-        raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
     return _supervise(*resolved, lambda: _resolve(values, None))
 
 
@@ -148,8 +154,7 @@ def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
     """
     texts = {key: None if values.get(key) is None else text_of(values[key]) for key in KEYS}
     command_line = configuration.from_command_line(texts)
-    config = values["config"] or os.environ.get(CONFIG_VARIABLE)
-    file = configuration.from_file(Path(config)) if config else {}
+    file = _from_file(values["config"])
     outer = configuration.from_environ(os.environ)
     directory = model or _directory_of(command_line, outer, file)
     environ = with_dotenv(os.environ, directory)
@@ -159,6 +164,13 @@ def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
     return given, sources, environ
 
 
+def _from_file(name: str | None) -> dict[str, Given]:
+    if name == "":
+        raise UsageError("--config: is empty")
+    found = name or os.environ.get(CONFIG_VARIABLE)
+    return configuration.from_file(Path(found)) if found else {}
+
+
 def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
     model = next((layer["model"].text for layer in layers if "model" in layer), None)
     return None if model is None else _directory(model)
@@ -166,7 +178,8 @@ def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
 
 def _directory(model: str) -> Path:
     path = Path(model)
-    return path.parent if path.suffix == loader.SUFFIX else path
+    is_directory = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where it may not look
+    return path if is_directory or path.suffix != loader.SUFFIX else path.parent
 
 
 def _print_version() -> int:
@@ -201,27 +214,36 @@ def _toml(value: object) -> str:
 def _supervise(
     given: Settings, sources: Mapping[str, str], environ: dict[str, str], resolve: Resolve
 ) -> int:
-    assert given.model is not None
-    path = Path(given.model)
-    if _has_script(given.model):
-        given = _without_access_log(given)
+    model = _model(given)
+    if _has_script(model):
+        given = _settings_of_script(given)
         _start_logging(given)
-        loader.find_model_path(given.model_path, path)
-        return _supervise_script(path, given, sources, environ, resolve)
+        loader.find_model_path(given.model_path, Path(model))
+        return _supervise_script(Path(model), given, sources, environ, resolve)
     _start_logging(given)
-    loader.find(path)
     plan = partial(_plan, given, sources, environ)
     return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
+
+
+def _model(given: Settings) -> str:
+    if given.model is None:
+        raise UsageError("MODEL is missing: the directory to serve", hint="obworker --help")
+    return given.model
 
 
 def _has_script(model: str) -> bool:
     path = Path(model)
     try:
         if not loader.is_there(path):
-            raise UsageError(f"{model}: there is no such file or directory")
+            raise UsageError(f"{model}: there is no such file or directory", _command_like(model))
         return path.is_dir() and _finds_file(path / SCRIPT)
     except OSError as error:
         raise loader.unreadable(model, error) from error
+
+
+def _command_like(model: str) -> str | None:
+    command = None if "/" in model else nearest(model, (*OPERATIONS, PREPACK))
+    return command and f"did you mean the command obworker {command}?"
 
 
 def _finds_file(script: Path) -> bool:
@@ -251,27 +273,32 @@ def _supervise_script(
             f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
             hint="stop and disable the .socket unit",
         )
+    _tell_idle(sources)
+    port = _script_port(given, environ)
+    if listeners.is_served(port):
+        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
+    surroundings = Surroundings(_for_script(environ), sockets.admin)
+
+    def reread() -> tuple[Settings, dict[str, str]]:
+        again, _, environ = resolve()
+        return _settings_of_script(again), _for_script(environ)
+
+    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
+
+
+def _for_script(environ: dict[str, str]) -> dict[str, str]:
+    """Empty what is its supervisor's: that counts as not set, and no .env sets it again."""
+    return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
+
+
+def _settings_of_script(given: Settings) -> Settings:
+    """Leave the access log, if there is one, to the script; what it cannot be given is refused."""
     if given.certfile is not None:
         raise UsageError(
             f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
         )
     if given.api_key_file is not None:
         raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
-    _tell_idle(sources)
-    port = _script_port(given, environ)
-    if listeners.is_served(port):
-        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
-    surroundings = Surroundings(environ, sockets.admin)
-
-    def reread() -> tuple[Settings, dict[str, str]]:
-        again, _, environ = resolve()
-        return _without_access_log(again), environ
-
-    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
-
-
-def _without_access_log(given: Settings) -> Settings:
-    """Leave the access log, if there is one, to the script."""
     return dataclasses.replace(given, access_log=False)
 
 
@@ -289,18 +316,15 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     wanted = given.port if given.bind is None else Address.parse(given.bind).port
     if wanted is not None:
         return wanted or listeners.free_port()
-    text = environ.get("PORT")
-    if text and (not text.isdecimal() or not 0 < int(text) < 65536):
-        raise UsageError(f"PORT: {text!r} is not a port from 1 to 65535")
-    return int(text) if text else SCRIPT_PORT
+    return port_in(environ, "PORT", least=1) or SCRIPT_PORT
 
 
 def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
     """Work out what to keep running, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
-    assert given.model is not None
-    loader.find_model_path(given.model_path, _directory(given.model))
+    file = loader.find(Path(_model(given)))
+    loader.find_model_path(given.model_path, file.parent)
     return Plan.make(given, environ, FACTORY, sources)
 
 
@@ -318,32 +342,12 @@ def _supervise_predictor(
     sockets = lent.from_systemd(environ)
     surroundings = Surroundings(environ, sockets.admin)
     with contextlib.ExitStack() as undo:
-        served = _listeners(given, environ, sockets.main)
+        served = listeners.open_all(given, environ, sockets.main)
         undo.callback(served.withdraw)
         master = Master(first, replan, served, signals, surroundings)
         undo.pop_all()
     master.run()
     return 0
-
-
-def _listeners(
-    given: Settings, environ: Mapping[str, str], passed: Sequence[socket.socket] = ()
-) -> Listeners:
-    """Take the sockets that systemd passed, or those of --bind, or bind addresses of our own."""
-    if not passed and given.bind is not None and given.bind.startswith("fd:"):
-        passed = lent.from_starter(given.bind)
-    if passed:
-        made = Listeners.of_lent(passed)
-    else:
-        made = listeners.bind_all(_addresses(given, environ), given.unix_mode)
-    return made.secured() if given.certfile else made
-
-
-def _addresses(given: Settings, environ: Mapping[str, str]) -> list[Address]:
-    if given.bind is not None:
-        return [Address.parse(text) for text in given.bind.split(",")]
-    port = default_port(environ)[0] if given.port is None else given.port
-    return [Address(host=given.host, port=port)]
 
 
 # python predictor.py
@@ -359,38 +363,4 @@ def _serve_class(predictor: type, arguments: Sequence[str]) -> int:
     given, sources, environ = _resolve(values, source.file.parent)
     if values["print_config"]:
         return _print_config(given, sources, environ)
-    if detect(environ) is Environment.PRODUCTION or (given.workers or 1) > 1:
-        _become_supervised(source, arguments)
-    os.environ.update(environ)
-    _start_logging(given)
-    return _serve_here(predictor, given, sources, environ)
-
-
-def _become_supervised(source: loader.Source, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process, which has run the user's code, by a master that has not."""
-    file, name = source
-    if "." in name:
-        raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
-    command = bootstrap.python("from obworker.cli import main; main()")
-    command += [*arguments, "--class", name, str(file)]
-    linux.flush_output()
-    os.execv(sys.executable, command)  # noqa: S606
-
-
-def _serve_here(
-    predictor: type, given: Settings, sources: Mapping[str, str], environ: dict[str, str]
-) -> int:
-    from obworker.predictor.application import adopt
-    from obworker.supervisor import gpu_listing, gpus, inprocess
-
-    if threading.current_thread() is not threading.main_thread():
-        raise LoadError("run() has to be called on the main thread, where predict will run")
-    if given.gpus != "auto":  # the user's code may have looked at the devices, but not used one
-        chosen = gpus.select(given.gpus, environ, gpu_listing.enumerate_gpus)
-        os.environ.update(gpus.grouped(chosen, given.gpus_per_worker)[0].environment)
-    where = detect(environ).value
-    with contextlib.ExitStack() as stack:
-        served = _listeners(given, environ)
-        stack.callback(served.withdraw)
-        blueprint = adopt(predictor, given.model_path, where, given.onnx, given.tracebacks)
-        return inprocess.serve(blueprint, served, given, sources, threads_alone(environ))
+    return standalone.serve(predictor, source, arguments, given, sources, environ)

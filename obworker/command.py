@@ -33,7 +33,7 @@ The command line wins over the environment, that over the file.
 Signals     TERM: finish the requests in progress, then stop. INT, QUIT: stop.
             HUP: reload. TTIN, TTOU: a worker more, fewer. USR1: reopen logs.
 Exit codes  0: stopped. 2: usage. 3: no worker could start. 4: predictor.py
-            could not be loaded. With a start.sh: the script's own.
+            could not be loaded. 5: GPUs failed. With a start.sh: its own.
 """
 
 
@@ -78,9 +78,14 @@ def _join(_context: click.Context, _parameter: click.Parameter, texts: tuple[str
 
 
 def make_command(name: str, *, takes_model: bool) -> click.Command:
-    """Make the command-line parser: it only collects text."""
+    """Make the command-line parser: it only collects text.
+
+    Without a model, there is no class of it to choose either.
+    """
     parameters: list[click.Parameter] = [
-        _Option(option) for option in OPTIONS if option.flags[-1].startswith("-")
+        _Option(option)
+        for option in OPTIONS
+        if option.flags[-1].startswith("-") and (takes_model or option.key != "class")
     ]
     if takes_model:
         parameters.insert(0, click.Argument(["model"], required=False, metavar="MODEL"))

@@ -60,11 +60,14 @@ def from_file(path: Path) -> dict[str, Given]:
         UsageError: the file cannot be read, is not TOML, or has an unknown key.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return _given_by(path, tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UsageError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: of lists in lists in lists
         raise UsageError(f"{path}: is not TOML: {error}") from error
+
+
+def _given_by(path: Path, table: Mapping[str, object]) -> dict[str, Given]:
     found: dict[str, Given] = {}
     for written, value in table.items():
         key = written.replace("-", "_")

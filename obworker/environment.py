@@ -6,6 +6,7 @@ Gear is looked for before production, as on the platform itself.
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING
 
 import dotenv
@@ -49,12 +50,18 @@ def default_port(environ: Mapping[str, str]) -> tuple[int, str]:
         return GEAR_PORT, f"{where.value}: {GEAR_VARIABLE} is set"
     if where is Environment.PRODUCTION:
         return PRODUCTION_PORT, f"{where.value}: {PRODUCTION_VARIABLE} is set"
-    text = environ.get(LOCAL_PORT_VARIABLE)
+    port = port_in(environ, LOCAL_PORT_VARIABLE, least=0)
+    return (LOCAL_PORT, "default") if port is None else (port, f"environment {LOCAL_PORT_VARIABLE}")
+
+
+def port_in(environ: Mapping[str, str], variable: str, *, least: int) -> int | None:
+    """Return the port that a variable of the platform's names, if it is set."""
+    text = environ.get(variable)
     if not text:
-        return LOCAL_PORT, "default"
-    if not text.isdecimal() or int(text) > 65535:
-        raise UsageError(f"{LOCAL_PORT_VARIABLE}: {text!r} is not a port from 0 to 65535")
-    return int(text), f"environment {LOCAL_PORT_VARIABLE}"
+        return None
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not least <= int(text) <= 65535:
+        raise UsageError(f"{variable}: {text!r} is not a port from {least} to 65535")
+    return int(text)
 
 
 def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str, str]:

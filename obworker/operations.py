@@ -21,7 +21,7 @@ from obworker.supervisor import memory
 from obworker.supervisor.scoreboard import MAX_SLOTS
 
 EPILOG = """\b
-Exit codes  0: done. 1: it could not be done, and why. 2: usage, or there is no such
+Exit codes  0: done. 1: it could not be done, and why. 2: usage, or no such
             obworker. 4: the reload failed, and why; what served serves on.
 """
 SHOWN: dict[str, Any] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -82,8 +84,21 @@ def _check_paths(model: Path, target: Path, *, force: bool) -> None:
     if target.suffix != SUFFIX:
         raise UsageError(f"--output: {str(target)!r} is not the name of an {SUFFIX} file")
     for path in (target, target.with_name(target.name + prepacked.DATA_SUFFIX)):
+        if path.exists() and _is_read(path, model):
+            raise UsageError(f"--output: {path} is what the model is read from")
         if path.exists() and not force:
             raise UsageError(f"{path}: exists", "--force writes over it")
+
+
+def _is_read(path: Path, model: Path) -> bool:
+    """Whether it is the model, or a file of weights beside it, which the model names."""
+    if path.samefile(model):
+        return True
+    is_beside = path.parent.samefile(model.parent) and path.suffix == prepacked.DATA_SUFFIX
+    if not is_beside or not model.stat().st_size:  # nothing cannot be mapped
+        return False
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as graph:
+        return graph.find(os.fsencode(path.name)) != -1
 
 
 def _plan(model: Path, texts: Sequence[str]) -> SessionPlan:

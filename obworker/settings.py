@@ -23,10 +23,12 @@ from obworker.values import (
     devices,
     file_mode,
     flag,
+    host_name,
     milliseconds,
     networks,
     nonempty,
     origins,
+    path_or_off,
     seconds,
     size,
     size_or_off,
@@ -89,7 +91,7 @@ class Settings:
         " serves on all; the option may be repeated.",
     )
     host: str = option(
-        "--host", metavar="HOST", parse=nonempty, group="Server",
+        "--host", metavar="HOST", parse=host_name, group="Server",
         default="0.0.0.0",  # noqa: S104 the contract's
         help="Host to serve on.",
     )
@@ -252,7 +254,7 @@ class Settings:
         " do.",
     )
     control_socket: str | None = option(
-        "--control-socket", metavar="PATH", parse=nonempty, group="Health",
+        "--control-socket", metavar="PATH", parse=path_or_off, group="Health",
         shown="PID.sock in $XDG_RUNTIME_DIR/obworker, /run/obworker or /tmp/obworker-UID",
         help="Unix socket for obworker status, reload, scale, stop and stacks; or off.",
     )

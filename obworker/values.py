@@ -87,15 +87,30 @@ def nonempty(text: str) -> str:
 
 def absolute_path(text: str) -> str:
     """Take a path as it is meant where it is read: the predictor's process works elsewhere."""
-    return str(Path(nonempty(text)).absolute())
+    try:
+        return str(Path(nonempty(text)).absolute())
+    except FileNotFoundError:
+        raise ValueError(f"{text!r} is relative to a working directory that is gone") from None
+
+
+def path_or_off(text: str) -> str:
+    """Take a path, or the word off."""
+    return "off" if text.lower() == "off" else absolute_path(text)
+
+
+def host_name(text: str) -> str:
+    """Take a name or an address; a colon is in IPv6 addresses alone."""
+    if not _is_host(f"[{text}]" if ":" in text else nonempty(text)):
+        raise ValueError(f"{text!r} is not a host such as localhost, 0.0.0.0 or ::1")
+    return text
 
 
 def address(text: str) -> str:
     """Check HOST:PORT, [IPV6]:PORT or unix:PATH; the parts are taken apart by listeners."""
     if text.startswith("unix:") and len(text) > len("unix:"):
-        return text
-    host, _, port = text.rpartition(":")
-    if not _is_host(host) or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+        return "unix:" + absolute_path(text.removeprefix("unix:"))
+    name, _, port = text.rpartition(":")
+    if not _is_host(name) or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     return text
 
@@ -112,19 +127,22 @@ def _is_host(text: str) -> bool:
 
 def addresses(text: str) -> str:
     """Check a list of addresses, or of inherited descriptors: fd:N."""
-    tokens = [token.strip() for token in text.split(",")]
+    tokens = [_address_or_descriptor(token.strip()) for token in text.split(",")]
     inherited = [token.startswith("fd:") for token in tokens]
-    for token in tokens:
-        if not token.startswith("fd:"):
-            address(token)
-        elif not re.fullmatch(r"fd:(0|[1-9]\d{0,6})", token, re.ASCII):
-            raise ValueError(f"{token!r} is not fd:N, the number of an inherited descriptor")
     if any(inherited) and not all(inherited):
         raise ValueError(f"{text!r}: either all are fd:N or none is")
     named = [token for token in tokens if not token.endswith(":0")]  # each port 0 is another one
     if len(set(named)) < len(named):
         raise ValueError(f"{text!r} has one of them twice")
     return ",".join(tokens)
+
+
+def _address_or_descriptor(token: str) -> str:
+    if not token.startswith("fd:"):
+        return address(token)
+    if not re.fullmatch(r"fd:(0|[1-9]\d{0,6})", token, re.ASCII):
+        raise ValueError(f"{token!r} is not fd:N, the number of an inherited descriptor")
+    return token
 
 
 def address_or_off(text: str) -> str:

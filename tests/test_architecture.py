@@ -39,21 +39,10 @@ MAY_IMPORT = {
     "status": set(),
     "prepack": {"command", "errors", "onnx_options", "predictor"},
     "operations": {"command", "control", "errors", "options", "status", "supervisor"},
+    "standalone": {"cores", "environment", "errors", "log", "predictor", "settings", "supervisor"},
     "cli": {
-        "command",
-        "configuration",
-        "cores",
-        "operations",
-        "options",
-        "prepack",
-        "errors",
-        "settings",
-        "environment",
-        "log",
-        "predictor",
-        "printing",
-        "supervisor",
-        "admin",
+        *("command", "configuration", "environment", "errors", "log", "operations", "options"),
+        *("predictor", "prepack", "printing", "settings", "standalone", "supervisor"),
     },
     "__init__": {"predictor", "cli", "log"},
     "__main__": {"cli"},
@@ -151,7 +140,7 @@ def test_only_settings_and_environment_read_the_environment(path: Path) -> None:
     if name(path) in READS_ENVIRONMENT | READS_ENVIRONMENT_TOO:
         return
     reads = used(path) & {"os.environ", "os.environb", "os.getenv", "os.putenv"}
-    if part(path) == "supervisor":
+    if part(path) in ("supervisor", "standalone"):
         # a worker writes its slot's variables before the user's code runs
         assert source_uses_environment_only_to_write(path)
         return

@@ -97,7 +97,13 @@ def test_the_help_names_short_forms_defaults_and_exit_codes() -> None:
             assert ", ".join(option.flags) in text
             assert f"[default: {option.default}]" in text
     assert "0: stopped. 2: usage. 3: no worker could start. 4: predictor.py" in text
-    assert max(len(line) for line in obworker("--help").stdout.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+@pytest.mark.parametrize("argv", [(), ("status",), ("prepack",)])
+def test_the_help_fits_the_terminal(argv: tuple[str, ...], columns: int) -> None:
+    shown = obworker(*argv, "--help", environ={"COLUMNS": str(columns)}).stdout
+    assert max(len(line) for line in shown.splitlines()) <= min(columns, 100)
 
 
 def test_every_setting_is_printed_with_its_default() -> None:
@@ -189,6 +195,14 @@ def test_the_models_dotenv_sets_options_where_the_environment_does_not(tmp_path:
     printed = settings_in(print_config(str(tmp_path), environ={"OBWORKER_THREADS": "3"}))
     assert printed["workers"][0] == "2"
     assert printed["threads"][0] == "3"
+
+
+def test_a_directory_that_is_called_like_a_script_has_a_dotenv_of_its_own(tmp_path: Path) -> None:
+    model = tmp_path / "model.py"
+    model.mkdir()
+    (model / ".env").write_text("OBWORKER_WORKERS=2\n")
+    (tmp_path / ".env").write_text("OBWORKER_WORKERS=3\n")
+    assert settings_in(print_config(str(model)))["workers"][0] == "2"
 
 
 def test_the_model_may_come_from_the_file(tmp_path: Path) -> None:

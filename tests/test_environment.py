@@ -34,7 +34,7 @@ def test_the_port_is_that_of_the_place(environ: dict[str, str], found: tuple[int
     assert default_port(environ) == found
 
 
-@pytest.mark.parametrize("text", ["65536", "-1", "http", "1.5", " "])
+@pytest.mark.parametrize("text", ["65536", "-1", "http", "1.5", " ", "٣", "9" * 5000])
 def test_what_is_no_port_is_named(text: str) -> None:
     with pytest.raises(UsageError, match=r" is not a port from 0 to 65535$"):
         default_port(port(text))

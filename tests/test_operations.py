@@ -365,9 +365,10 @@ def test_a_mistake_is_a_usage_error(run: Run, argv: tuple[str, ...]) -> None:
 
 
 def test_a_model_may_have_the_name_of_a_command(run: Run) -> None:
-    for argv in (("./status",), ("--workers", "1", "status")):
+    for argv, hint in (
+        (("./status",), ""),
+        (("--workers", "1", "status"), "hint: did you mean the command obworker status?\n"),
+    ):
         code, _, errors = run(*argv)
-        assert (code, errors) == (
-            2,
-            f"obworker: error: {argv[-1]}: there is no such file or directory\n",
-        )
+        assert code == 2
+        assert errors == f"obworker: error: {argv[-1]}: there is no such file or directory\n{hint}"

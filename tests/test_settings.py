@@ -245,6 +245,27 @@ def test_a_value_of_a_file_that_would_be_another_is_refused(
         configuration.resolve(configuration.from_file(file))
 
 
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "0x" + "f" * 5000, "[" * 5000, "{a=" * 5000], ids=lambda text: text[:3]
+)
+def test_a_value_that_python_cannot_read_is_refused(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f"workers = {value}")
+    with pytest.raises(UsageError, match=rf"^{file}: is not TOML: "):
+        configuration.from_file(file)
+
+
+def test_a_path_that_is_relative_to_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for key, text in (("log_file", "log"), ("bind", "unix:socket"), ("control_socket", "socket")):
+        with pytest.raises(UsageError, match=r"^--that: .* is relative to a working directory"):
+            configuration.resolve({key: Given(text, "command line", "--that")})
+
+
 def test_a_file_says_each_thing_once_however_it_is_spelled(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("max_queue = 1\nmax-queue = 2")
@@ -253,6 +274,7 @@ def test_a_file_says_each_thing_once_however_it_is_spelled(tmp_path: Path) -> No
 
 
 WRONG: dict[str, list[str]] = {
+    "host": ["", "[::1]", "127.0.0.1:80", "unix:/a", "::1,127.0.0.1"],
     "port": ["", "-1", "65536", "http", "1.0", " 1", "1_0", "٣", "0x10"],
     "workers": ["0", "1025", "two", "1e3"],
     "backlog": ["0", "-5", "2147483648", "9" * 5000],
@@ -271,6 +293,7 @@ WRONG: dict[str, list[str]] = {
         "fd:3,fd:03",
     ],
     "admin_bind": ["", "on", "a:1,b:1", "unix:"],
+    "control_socket": [""],
     "unix_mode": ["", "9", "rw-", "1777", "66"],
     "forwarded_allow_ips": ["", "localhost", "10.0.0.1/8", "*,::1"],
     "cors_origin": ["", "app.example", "https://a/b", "*,https://a", "null"],

@@ -274,7 +274,7 @@ def open_control(
     if asked == "off":
         return None
     if asked is not None:
-        return Control.bind(Path(asked).absolute(), selector, on_request)
+        return Control.bind(Path(asked), selector, on_request)
     candidates = rendezvous.directories(runtime_directory, os.getuid())
     directory = rendezvous.prepare(candidates, os.getuid())
     if directory is None:

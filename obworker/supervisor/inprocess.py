@@ -41,10 +41,7 @@ def serve(
         UsageError: the API keys or the certificate cannot be had.
     """
     api_keys, tls = ApiKeys.of(settings), Certificates.of(settings).context()
-    for label, text in blueprint.description:
-        logger.info("%-10s %s", label, text)
-    if idle := without_effect(given, blueprint.lacks):
-        logger.warning("%-10s %s", "no effect", idle)
+    _describe(blueprint, given)
     application = _boot(blueprint, threads)
     server = Server(
         application,
@@ -63,13 +60,15 @@ def serve(
     for address in listeners.addresses:
         logger.info("%-10s %s  (Ctrl-C stops)", "serving", address.shown)
     logger.info("%-10s %s", "try", listeners.addresses[0].curl(blueprint.body_kind))
-    try:
-        server.executors.run_here()
-    except KeyboardInterrupt:
-        logger.info("stopped")
-    server.close()
-    linux.flush_output()
+    _run(server)
     return EXIT_INTERRUPTED
+
+
+def _describe(blueprint: Blueprint, given: Collection[str]) -> None:
+    for label, text in blueprint.description:
+        logger.info("%-10s %s", label, text)
+    if idle := without_effect(given, blueprint.lacks):
+        logger.warning("%-10s %s", "no effect", idle)
 
 
 def _boot(blueprint: Blueprint, threads: int) -> Predictions:
@@ -102,6 +101,16 @@ def _start(server: Server, listeners: Listeners) -> None:
     server.start()
     server.reactor.watch(signals.fileno(), READ, wake)
     server.executors.start()
+
+
+def _run(server: Server) -> None:
+    """Call predict on this thread until Ctrl-C."""
+    try:
+        server.executors.run_here()
+    except KeyboardInterrupt:
+        logger.info("stopped")
+    server.close()
+    linux.flush_output()
 
 
 def _never() -> None:

@@ -13,12 +13,14 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from obworker.environment import default_port
 from obworker.errors import ListenError
-from obworker.supervisor import refusal
+from obworker.settings import Settings
+from obworker.supervisor import lent, refusal
 
 PROBE_TIMEOUT = 1.0
 RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
@@ -40,7 +42,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Take apart HOST:PORT, [IPV6]:PORT or unix:PATH, which settings has checked."""
         if text.startswith("unix:"):
-            return cls(path=str(Path(text.removeprefix("unix:")).absolute()))
+            return cls(path=text.removeprefix("unix:"))
         host, _, port = text.rpartition(":")
         return cls(host=host.strip("[]"), port=int(port))
 
@@ -123,6 +125,30 @@ class Listeners:
         """Close all sockets of this process."""
         for listener in self.sockets:
             listener.close()
+
+
+def open_all(
+    settings: Settings, environ: Mapping[str, str], passed: Sequence[socket.socket] = ()
+) -> Listeners:
+    """Take the sockets that systemd passed, or those of --bind, or bind addresses of our own.
+
+    Raises:
+        ListenError: one of them cannot be had.
+    """
+    if not passed and settings.bind is not None and settings.bind.startswith("fd:"):
+        passed = lent.from_starter(settings.bind)
+    if passed:
+        made = Listeners.of_lent(passed)
+    else:
+        made = bind_all(_addresses(settings, environ), settings.unix_mode)
+    return made.secured() if settings.certfile else made
+
+
+def _addresses(settings: Settings, environ: Mapping[str, str]) -> list[Address]:
+    if settings.bind is not None:
+        return [Address.parse(text) for text in settings.bind.split(",")]
+    port = default_port(environ)[0] if settings.port is None else settings.port
+    return [Address(host=settings.host, port=port)]
 
 
 def bind_all(addresses: Iterable[Address], unix_mode: str | None = None) -> Listeners:

@@ -288,6 +288,8 @@ class Master:
         if self._plan is served or self._generations.reloading is not None:
             return
         self._scaling.undo_reload()
+        log.reopen_files(served.settings)
+        self._outside.admin.follow_log()
         self._go_by(served)
 
     def _reopen_logs(self) -> None:

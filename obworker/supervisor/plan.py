@@ -72,18 +72,7 @@ class Plan:
         return cls(
             label=str(settings.model),
             factory=factory,
-            arguments={
-                "path": str(Path(settings.model or "").absolute()),
-                "class_name": settings.class_name,
-                "model_path": settings.model_path,
-                "environment": detect(environ).value,
-                "tracebacks": settings.tracebacks,
-                "onnx": settings.onnx
-                | {
-                    "on_device": bool(chosen),
-                    "may_spin": budget.may_spin(settings.onnx_threads),
-                },
-            },
+            arguments=_arguments(settings, environ, budget, on_device=bool(chosen)),
             settings=settings,
             workers=workers,
             devices=devices,
@@ -135,6 +124,21 @@ class Plan:
         yield "threads", self.budget.describe(workers)
         if self.placement.sets:
             yield "affinity", self.placement.describe(workers)
+
+
+def _arguments(
+    settings: Settings, environ: Mapping[str, str], budget: Budget, *, on_device: bool
+) -> dict[str, Any]:
+    """Return what the factory has to know to make the application."""
+    may_spin = budget.may_spin(settings.onnx_threads)
+    return {
+        "path": str(Path(settings.model or "").absolute()),
+        "class_name": settings.class_name,
+        "model_path": settings.model_path,
+        "environment": detect(environ).value,
+        "tracebacks": settings.tracebacks,
+        "onnx": settings.onnx | {"on_device": on_device, "may_spin": may_spin},
+    }
 
 
 def _placement(

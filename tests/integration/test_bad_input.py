@@ -133,6 +133,12 @@ def predicts(init: str = "pass", top: str = "", parameters: str = "self") -> str
 
 
 LOADING = {
+    "a command that is misspelled": Case(
+        USAGE,
+        r"statsu: there is no such file or directory",
+        r"did you mean the command obworker status\?",
+        model="statsu",
+    ),
     "missing directory": Case(
         USAGE, r"\S+/nowhere: there is no such file or directory", model="{model}/nowhere"
     ),
@@ -493,6 +499,7 @@ OPTIONS = {
         r"--config: cannot read /nowhere\.toml: No such file or directory",
         environ={"OBWORKER_CONFIG": "/nowhere.toml"},
     ),
+    "no name of a config file": Case(USAGE, r"--config: is empty", argv=("--config", "")),
     "no config file": Case(
         USAGE,
         r"--config: cannot read \S+/no\.toml: No such file or directory",

@@ -53,6 +53,15 @@ try:
 finally:
     print(sys.stderr.getvalue())
 """
+# Each of its kind is handled where it was set, and ends a process that has no handler for it.
+TIMERS = """
+import signal
+for timer, sent in ((signal.ITIMER_REAL, signal.SIGALRM), (signal.ITIMER_VIRTUAL, signal.SIGVTALRM),
+                    (signal.ITIMER_PROF, signal.SIGPROF)):
+    signal.signal(sent, lambda *_: None)
+    signal.setitimer(timer, 0.05, 0.05)
+serv.run(Predictor)
+"""
 
 Start = Callable[..., Server]
 
@@ -112,6 +121,22 @@ def test_a_process_that_init_forks_does_not_serve_beside_it(start: Start) -> Non
     server.signal(signal.SIGINT)
     assert server.wait(10) == 130
     assert server.survivors() == []
+
+
+@pytest.mark.parametrize("argv", [("--workers", "2", "--"), ("--",)])
+def test_its_options_may_end_with_two_dashes(start: Start, argv: tuple[str, ...]) -> None:
+    assert start(*argv).request().body == b"1"
+
+
+def test_which_class_is_for_run_to_say(start: Start) -> None:
+    server = start("--workers", "2", "--class", "Predictor")
+    assert server.wait(10) == 2
+    assert server.log().startswith("obworker: error: No such option")
+
+
+def test_a_timer_of_the_script_does_not_end_the_supervisor(start: Start) -> None:
+    server = start("--workers", "2", run=TIMERS).wait_until_ready(2)
+    assert server.stop() == 0
 
 
 def test_what_was_stopped_can_be_run_again(start: Start) -> None:

@@ -79,6 +79,24 @@ def test_a_reload_of_a_start_sh_takes_every_process_to_a_new_file(
     eventually(lambda: not who_has_open(server, old), 5, "the end of the old file")
 
 
+def test_a_reload_that_fails_takes_nobody_to_a_new_file(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    old, new, config = tmp_path / "old", tmp_path / "new", tmp_path / "c.toml"
+    config.write_text(f"log_file = '{old}'\n")
+    environ = {"OBWORKER_ADMIN_BIND": "127.0.0.1:0"}
+    server = serve("--config", str(config), str(model), environ=environ)
+    eventually(lambda: old.exists() and " ready in " in old.read_text())
+    (model / "predictor.py").write_text("1 / 0\n")
+    config.write_text(f"log_file = '{new}'\n")
+    server.signal(signal.SIGHUP)
+    eventually(lambda: new.exists() and "reload failed" in new.read_text())
+    eventually(lambda: not who_has_open(server, new), 5, "the end of the new file")
+    assert server.stop() == 0
+    assert old.read_text().endswith(" stopped\n")
+
+
 def test_a_file_that_cannot_be_written_is_an_error(model: Path, tmp_path: Path) -> None:
     (model / "predictor.py").write_text(PREDICTOR)
     path = tmp_path / "nowhere" / "log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,33 @@ def test_what_is_there_is_written_over_only_by_force(model: Path) -> None:
     prepack(["--force", str(model)])
     assert written.stat().st_ino != before
     assert sorted(path.name for path in written.parent.iterdir()) == ["net.onnx", "net.onnx.data"]
+
+
+@pytest.mark.parametrize("link", [Path.hardlink_to, Path.symlink_to, None])
+def test_it_does_not_write_over_what_it_reads(
+    model: Path, dense: bytes, link: Callable[[Path, Path], None] | None
+) -> None:
+    output = model if link is None else model.with_name("link.onnx")
+    if link is not None:
+        link(output, model)
+    for read, written in ((model, output), (output, model)):
+        refuses_to_write(written, read, itself=written)
+    assert model.read_bytes() == output.read_bytes() == dense
+
+
+def test_it_does_not_write_over_the_weights_that_it_reads(model: Path) -> None:
+    output = model.with_name("packed.onnx")
+    prepack([str(model), "-o", str(output)])
+    copy = model.with_name("copy.onnx")
+    copy.write_bytes(output.read_bytes())
+    weights = model.with_name("packed.onnx.data")
+    refuses_to_write(output, copy, itself=weights)
+    refuses_to_write(output, model.rename(weights), itself=weights)
+
+
+def refuses_to_write(output: Path, model: Path, itself: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^--output: {itself} is what the model is read from$"):
+        prepack([str(model), "-o", str(output), "--force"])
 
 
 @pytest.mark.parametrize(

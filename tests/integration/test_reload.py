@@ -23,6 +23,8 @@ class Predictor:
         return {{"version": {version}, "pid": os.getpid()}}
 """
 
+AS_IS = {"at_import": "", "in_init": "pass"}
+
 Write = Callable[..., None]
 
 
@@ -216,6 +218,46 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     server.signal(signal.SIGHUP)
     server.wait_for_log("reload failed: .*'wokers'.*; generation 3 serves on")
     assert Client(server.port, keep=False).post().text == "two"
+
+
+@pytest.mark.parametrize("served", ["current", "current/predictor.py"])
+def test_a_reload_goes_to_where_a_link_leads_by_then(
+    serve: Serve, tmp_path: Path, served: str
+) -> None:
+    for release in (1, 2):
+        directory = tmp_path / f"release-{release}"
+        directory.mkdir()
+        (directory / "predictor.py").write_text(VERSION.format(version=release, **AS_IS))
+        (directory / ".env").write_text(f"OBWORKER_WORKERS={release}\n")
+    link, new = tmp_path / "current", tmp_path / "new"
+    link.symlink_to("release-1")
+    server = serve(served, cwd=tmp_path).wait_until_ready()
+    new.symlink_to("release-2")
+    new.rename(link)
+    assert version(server) == 1
+    reload(server, 2)
+    assert version(server) == 2
+    eventually(lambda: len(server.workers()) == 2)
+
+
+def test_a_reload_by_settings_that_nothing_can_be_served_by_changes_nothing(
+    serve: Serve, model: Path, write: Write, tmp_path: Path
+) -> None:
+    write(1)
+    config = tmp_path / "config.toml"
+    good = f"model = '{model}'\nworkers = 2\n"
+    config.write_text(good)
+    server = serve("--config", str(config)).wait_until_ready(2)
+    for settings, complaint in {
+        "workers = 2": "MODEL is missing: the directory to serve",
+        f"model = '{model}/nowhere'": f"{model}/nowhere: no such file or directory",
+        f"{good}threads = {'9' * 5000}": f"{config}: is not TOML: .*",
+    }.items():
+        config.write_text(settings)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(rf"reload failed: {complaint}; generation 1 serves on\n", within=5)
+    assert "stopped" not in server.log()
+    assert "Traceback" not in server.log()
 
 
 def test_a_reload_goes_by_the_strategy_and_the_log_level_that_it_has_read(

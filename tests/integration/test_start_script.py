@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import Serve, Server, eventually, request
+from harness import QUIET, Serve, Server, eventually, request
+
+from obworker.supervisor import listeners
 
 SERVER = """
 import http.server, os, signal, sys, threading, time
@@ -43,6 +46,8 @@ server.serve_forever()
 server.server_close()
 print("finished", flush=True)
 """
+
+PREDICTOR = "class Predictor:\n    def predict(self): return 'inner'\n"
 
 StartScript = Callable[..., Server]
 
@@ -92,6 +97,31 @@ def wait_until_ready(server: Server, times: int = 1) -> None:
 
 
 # how it is run
+
+
+@pytest.mark.parametrize("given_by", ["environment", ".env", "file"])
+def test_it_may_run_an_obworker_which_does_not_want_what_its_supervisor_has(
+    script: StartScript, model: Path, port: int, tmp_path: Path, given_by: str
+) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    settings = {
+        "admin_bind": f"127.0.0.1:{free_port()}",
+        "control_socket": str(tmp_path / "control.sock"),
+        "log_file": str(tmp_path / "log"),
+    }
+    environ: dict[str, str | None] = {**dict.fromkeys(QUIET), "XDG_RUNTIME_DIR": str(tmp_path)}
+    if given_by == "file":
+        (tmp_path / "c.toml").write_text("".join(f"{k} = '{v}'\n" for k, v in settings.items()))
+        environ["OBWORKER_CONFIG"] = str(tmp_path / "c.toml")
+    elif given_by == ".env":
+        lines = [f"OBWORKER_{key.upper()}={value}\n" for key, value in settings.items()]
+        (model / ".env").write_text("".join(lines))
+    else:
+        environ |= {f"OBWORKER_{key.upper()}": value for key, value in settings.items()}
+    server = script(f"exec {sys.executable} -m obworker --port $PORT predictor.py", environ=environ)
+    eventually(lambda: server.process.poll() is not None or listeners.is_served(port))
+    assert request(port).body == b"inner"
+    assert server.stop() == 0
 
 
 def test_options_that_a_script_does_not_go_by_are_said(script: StartScript) -> None:
@@ -446,9 +476,13 @@ def test_a_reload_of_what_cannot_be_read_leaves_the_script_running(
 ) -> None:
     server = script("exec python3 server.py\n")
     wait_until_ready(server)
-    (model / ".env").write_text("OBWORKER_BOOT_TIMEOUT=soon\n")
-    server.signal(signal.SIGHUP)
-    server.wait_for_log(r"reload failed: OBWORKER_BOOT_TIMEOUT: 'soon' .*; start\.sh runs on", 10)
+    for line, complaint in {
+        "OBWORKER_BOOT_TIMEOUT=soon": "OBWORKER_BOOT_TIMEOUT: 'soon' is not .*",
+        "OBWORKER_CERTFILE=/c": r"--certfile: a start\.sh listens by itself, .*",
+    }.items():
+        (model / ".env").write_text(line)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(rf"reload failed: {complaint}; start\.sh runs on", 10)
     assert request(port).body == b"ok"
     assert server.log().count("running    start.sh") == 1
     assert server.stop() == 0

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from clients import Load, Outcome
@@ -149,6 +150,20 @@ def test_a_restart_under_load_fails_no_request(service: Service) -> None:
 
 def has_results(load: Load, count: int) -> bool:
     return len(load.results) >= count
+
+
+def test_it_is_installed_where_only_a_part_of_it_is_there(tmp_path: Path) -> None:
+    for name in ("unshare", "apt-get"):
+        (tmp_path / name).write_text("#!/bin/sh\necho $1\n")
+        (tmp_path / name).chmod(0o755)
+    installed = subprocess.run(
+        ["/bin/bash", ROOT / "scripts" / "install_systemd"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert installed.stdout == "update\ninstall\n"
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
