@@ -10,6 +10,8 @@ that:
    quarantine is emptied and retired, until it is given back.
 3. Whoever boots code that nobody wants any more is killed.
 4. A mold forks one worker after another, so only a few are asked for at a time.
+5. A slot that is not wanted any more is emptied, but not the last that serves: where those that
+   are to stay wait for their next try, it stands in for them.
 """
 
 from __future__ import annotations
@@ -105,10 +107,18 @@ class Agenda:
 
     def _is_to_be_drained(self, slot: Slot, seat: Seat) -> bool:
         """Whether what serves is to go; before the new one comes only where it surely can."""
-        if self._table.stopping or not slot.wanted or seat is not self._rollout.serving(slot):
+        if self._table.stopping or seat is not self._rollout.serving(slot):
             return True
+        if not slot.wanted:
+            return not self._stands_in(slot)
         goes_first = self._rollout.has_turn(slot) and not self._rollout.is_surge(slot)
         return goes_first and not slot.within(*COMING) and self._can_fill(seat)
+
+    def _stands_in(self, slot: Slot) -> bool:
+        """Whether a slot is one too many, and yet the last that serves."""
+        table = self._table
+        is_surplus = table.wanted <= slot.index and not slot.quarantined
+        return is_surplus and table.ready == 1 and any(other.wanted for other in table.slots)
 
     @property
     def next_deadline(self) -> float | None:

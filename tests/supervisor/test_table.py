@@ -208,9 +208,7 @@ STORIES: dict[str, tuple[int, str]] = {
         wait 29  | killing1 idle1
         wait 1   | stuck1 idle1
         wait 999 | stuck1 idle1
-        resize 1 | stuck1 draining1
-        gone 1   | stuck1 -          | expected
-        resize 2 | stuck1 spawning1
+        crash 1  | stuck1 spawning1    | retry 0
         gone 0   | spawning1 spawning1 | retry 0
         """,
     ),
@@ -319,6 +317,35 @@ STORIES: dict[str, tuple[int, str]] = {
         resize 1 | idle1 draining1 draining1
         gone 1   | idle1 - draining1         | expected
         resize 3 | idle1 spawning1 draining1+spawning1
+        """,
+    ),
+    "fewer workers: the last that serves stands in for those that are to stay": (
+        3,
+        """
+        boot 0   | idle1 spawning1 spawning1
+        boot 1   | idle1 idle1 spawning1
+        boot 2   | idle1 idle1 idle1
+        crash 0  | spawning1 idle1 idle1     | retry 0
+        boot 0   | idle1 idle1 idle1
+        crash 0  | backoff idle1 idle1       | retry 0.5
+        resize 1 | backoff draining1 idle1
+        wait 0.5 | spawning1 draining1 idle1
+        boot 0   | idle1 draining1 draining1
+        """,
+    ),
+    "the last that serves stands in for one that cannot be killed": (
+        2,
+        """
+        boot 0   | idle1 spawning1
+        boot 1   | idle1 idle1
+        freeze 0 | idle1 idle1
+        wait 66  | dumping1 idle1
+        wait 66  | aborting1 idle1
+        wait 66  | killing1 idle1
+        wait 66  | stuck1 idle1
+        resize 1 | stuck1 idle1
+        gone 0   | spawning1 idle1           | retry 0
+        boot 0   | idle1 draining1
         """,
     ),
     "fewer workers while they come": (

@@ -45,8 +45,8 @@ class Walk(Play):
 
     def carry_out(self, action: Action, seat: Seat) -> None:
         slot = self.table.slots[seat.slot]
-        if action is Action.DRAIN and slot.wanted and not self.table.stopping:
-            self.check_drain(seat)
+        if action is Action.DRAIN and not self.table.stopping:
+            (self.check_drain if slot.wanted else self.check_surplus)(seat)
         if action is Action.SPAWN:
             assert not slot.within(State.STUCK), "the GPU may still be held"
             assert not slot.quarantined
@@ -61,6 +61,12 @@ class Walk(Play):
         else:
             assert not rollout.is_surge(slot), "nothing serves in its place"
             assert not rollout.fits(slot, seat), "it is as it is meant to be"
+
+    def check_surplus(self, seat: Seat) -> None:
+        slot, others = self.table.slots[seat.slot], self.table.slots
+        is_last = seat is slot.serving and self.table.ready == 1
+        is_for_some = any(other.wanted for other in others)
+        assert slot.quarantined or not (is_last and is_for_some), "nobody serves until others come"
 
     def follow(self, end: End) -> None:
         super().follow(end)
