@@ -198,6 +198,8 @@ class TlsSocket:
         """
         if self.fileno() != -1 and not self._is_to_be_reset:
             self._say_goodbye()
+            with contextlib.suppress(OSError):  # a process that predict forked may have it, too
+                self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def fileno(self) -> int:

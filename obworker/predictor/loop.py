@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -51,7 +52,8 @@ class PredictorLoop:
     def _started(self) -> AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                loop = uvloop.new_event_loop()
+                # For its life it keeps the context that it is made in: not a request's.
+                loop = Context().run(uvloop.new_event_loop)
                 run = partial(_run_for_ever, loop)
                 threading.Thread(target=run, name="predictor loop", daemon=True).start()
                 self._loop = loop  # not before: at the limit on threads there is none to run it

@@ -410,6 +410,21 @@ def test_a_close_is_an_end_in_good_order(
     assert (ends.client.recv(100), ends.client.recv(100)) == (b"last", b"")
 
 
+def test_a_close_ends_the_connection_also_where_a_forked_process_has_it(
+    authority: Authority, server: Certificate, connect: Connect
+) -> None:
+    ends = connect(made(server)).join(trusting(authority))
+    copy = os.dup(ends.server.fileno())
+    try:
+        ends.server.close()
+        assert ends.client.recv(100) == b""
+        with socket.socket(fileno=os.dup(ends.client.fileno())) as below:
+            below.settimeout(TIMEOUT)
+            assert below.recv(100) == b""
+    finally:
+        os.close(copy)
+
+
 def test_a_reset_is_not(authority: Authority, server: Certificate, connect: Connect) -> None:
     ends = connect(made(server)).join(trusting(authority))
     ends.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

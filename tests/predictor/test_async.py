@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
 from harness import eventually
 
 from obworker.errors import BrokenOff
+from obworker.predictor.loop import PredictorLoop
 
 Serve = Callable[..., Any]
 
@@ -188,6 +192,25 @@ def test_a_loop_for_which_there_was_no_thread_is_made_later(
         patched.setattr(threading.Thread, "start", start)
         assert client.post().status == 500
     assert client.post().json == 1
+
+
+def test_the_loop_keeps_nothing_of_the_request_that_it_began_with() -> None:
+    class Request:
+        pass
+
+    async def answer() -> None:
+        return None
+
+    def serve(request: Request) -> None:
+        current.set(request)
+        PredictorLoop().settle(answer())
+
+    current = ContextVar[Request]("current")
+    request = Request()
+    seen = weakref.ref(request)
+    Context().run(serve, request)
+    del request
+    eventually(lambda: gc.collect() >= 0 and seen() is None)
 
 
 def test_without_anything_to_await_there_is_no_loop(serve: Serve) -> None:
