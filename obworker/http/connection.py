@@ -79,8 +79,9 @@ class Connection:
             self._inbox.feed(chunk)
             self._advance()
 
-    def on_garbled(self) -> None:
+    def on_garbled(self, why: str) -> None:
         """Let the client read why, and close; a request that is at work is lost with it."""
+        self._service.troubles.garbled.count(why)
         (self._linger if self._pending is None else self.close)()
 
     def on_end(self) -> None:

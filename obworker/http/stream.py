@@ -38,7 +38,7 @@ class Owner(Protocol):
     def on_received(self, chunk: bytes) -> None:
         """Take what has come."""
 
-    def on_garbled(self) -> None:
+    def on_garbled(self, why: str) -> None:
         """Learn that what the client sends cannot be read; it was told so as far as that goes."""
 
     def on_end(self) -> None:
@@ -56,7 +56,7 @@ class _Nobody:
 
     def on_received(self, chunk: bytes) -> None: ...
 
-    def on_garbled(self) -> None: ...
+    def on_garbled(self, why: str) -> None: ...
 
     def on_end(self) -> None: ...
 
@@ -204,8 +204,8 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             if self._tls is not None and self._tls.wants_write:  # a part of the handshake
                 self._watch(self._events | WRITE)
-        except Garbled:
-            self._owner.on_garbled()
+        except Garbled as error:
+            self._owner.on_garbled(str(error))
         except OSError:
             self._lose()
         else:

@@ -43,10 +43,11 @@ class Troubles:
         self.refused = Recurring("refused a request with 503")
         self.not_accepted = Recurring("cannot accept a connection")
         self.not_taken = Recurring("cannot take a connection from another worker")
+        self.garbled = Recurring("cannot read what a client sends")
 
     def lines(self, now: float) -> Iterator[str]:
         """Return what the log is to say now; at an infinite `now` all that is left."""
-        troubles = (self.refused, self.not_accepted, self.not_taken)
+        troubles = (self.refused, self.not_accepted, self.not_taken, self.garbled)
         return filter(None, [trouble.line(now) for trouble in troubles])
 
 

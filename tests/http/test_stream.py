@@ -47,8 +47,8 @@ class Play:
     def on_received(self, chunk: bytes) -> None:
         self.heard.append(chunk)
 
-    def on_garbled(self) -> None:
-        self.heard.append("garbled")
+    def on_garbled(self, why: str) -> None:
+        self.heard.append(f"garbled: {why}")
 
     def on_end(self) -> None:
         self.heard.append("end")

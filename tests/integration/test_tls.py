@@ -102,6 +102,7 @@ def test_plain_http_is_told_that_this_is_tls(server: Server) -> None:
         400,
         "this port speaks TLS: use https://",
     )
+    server.wait_for_log("cannot read what a client sends: TLS: http request")
 
 
 def test_a_reload_brings_a_new_certificate(
