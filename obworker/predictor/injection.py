@@ -106,6 +106,9 @@ def plan_batches(predictor: type) -> BatchPlan | None:
     if not has_method(predictor, "predict_batch"):
         return None
     plan = plan_predict(predictor, "predict_batch")
+    if not plan.names:
+        title, names = f"{predictor.__name__}.predict_batch", ", ".join(PREDICT_NAMES)
+        raise InjectionError(f"{title} asks for none of {names}, of which it would get lists")
     if not has_method(predictor, "batch_key"):
         return BatchPlan(plan, None)
     if is_async(predictor, "batch_key"):

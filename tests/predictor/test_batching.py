@@ -575,9 +575,13 @@ class TestMistakes:
         ("methods", "message"),
         [
             ("def predict_batch(self, jsn): ...", "unknown parameter 'jsn' (did you mean 'json'?)"),
+            (
+                "def predict_batch(self, json_=0): ...",
+                "predict_batch asks for none of json, payload,",
+            ),
             ("def predict_batch(json): ...", "self is missing: def predict_batch(self, json, …)"),
             (
-                "def predict_batch(self): ...\n    async def batch_key(self): ...",
+                "def predict_batch(self, json): ...\n    async def batch_key(self): ...",
                 "Predictor.batch_key is async def; it must be a plain function",
             ),
         ],
