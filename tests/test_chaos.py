@@ -25,12 +25,14 @@ from turmoil.clients import CHUNKED, KEPT, SLOW, Client, Kind, Place
 from turmoil.footprint import Footprint
 from turmoil.ledger import Answered, Fault, Kill, Ledger, Loss, Operation
 from turmoil.orders import Order, Wrong
-from turmoil.probes import fault_of
+from turmoil.probes import Prober, fault_of
 from turmoil.rest import Rest
+from turmoil.scene import Scene
 from turmoil.served import Served
 from turmoil.sockets import clients_ports
 from turmoil.spells import Spell, overlap
 from turmoil.watch import LATE_SECONDS, Attendance, beat
+from turmoil.work import at_work
 
 KILL = Kill(pid=7, at=100.0, ports=frozenset({4000}))
 LOST = Loss("kept-1", at=100.2, how="cut", port=4000, opened=90.0, is_cut=True)
@@ -171,6 +173,38 @@ def test_unreadiness_is_explained_until_the_service_was_seen_whole() -> None:
     assert absences.explain_unreadiness()
     absences.see([8, 9])
     assert not absences.explain_unreadiness()
+
+
+class Whole(BaseHTTPRequestHandler):
+    """Says that all is well, with a worker whose process is 8."""
+
+    def do_GET(self) -> None:
+        report = {"status": "ok", "ready": True, "reason": None, "slots": [{"pid": 8}]}
+        body = json.dumps(report).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_worker_that_was_killed_before_it_served_explains_unreadiness_while_it_is_there() -> None:
+    """It was to take the place of one that served, which then left."""
+    absences, workers = Absences(), [SimpleNamespace(pid=8), SimpleNamespace(pid=9)]
+    server = SimpleNamespace(processes=lambda _: workers)
+    scene = cast("Scene", SimpleNamespace(server=server, absences=absences, ledger=Ledger()))
+    absences.begin([9])
+    with answering(Whole) as port, at_work([Prober(scene, port, Random(1)).run]):
+        eventually(lambda: scene.ledger.probes["GET /healthz"] > 1)
+        assert absences.explain_unreadiness()
+        workers.pop()
+        eventually(lambda: not absences.explain_unreadiness())
 
 
 ID = {"x-request-id": "kept-1"}

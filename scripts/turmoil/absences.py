@@ -32,12 +32,13 @@ class Absences:
         with self._lock:
             return not self._is_whole
 
-    def see(self, serving: Collection[int]) -> None:
-        """Note that the service is whole with these workers, by its own account.
+    def see(self, there: Collection[int]) -> None:
+        """Note that the service is whole by its own account, and which workers there are.
 
-        It may not know yet that one of them has gone.
+        It may not know yet that one of them has gone; and one that was told to go, and has not,
+        may be about to take the place of one that serves.
         """
         with self._lock:
-            if not self._is_paused and self._leaving.isdisjoint(serving):
+            if not self._is_paused and self._leaving.isdisjoint(there):
                 self._leaving.clear()
                 self._is_whole = True

@@ -24,6 +24,7 @@ class Prober:
 
     def __init__(self, scene: Scene, port: int, random: Random) -> None:
         self._port = port
+        self._server = scene.server
         self._absences = scene.absences
         self._ledger = scene.ledger
         self._random = random
@@ -47,7 +48,9 @@ class Prober:
 
     def _look(self, report: dict[str, Any]) -> None:
         if report["status"] == "ok":
-            self._absences.see({slot["pid"] for slot in report["slots"]})
+            serving = {slot["pid"] for slot in report["slots"]}
+            running = {worker.pid for worker in self._server.processes("worker")}
+            self._absences.see(serving | running)
 
     def _answer(self, method: str, path: str) -> Answer | None:
         """Return the answer; none is a loss, which the admin process's death may excuse."""
