@@ -72,8 +72,15 @@ class Run:
         eventually(self._server.is_whole, START_SECONDS, "readiness")
         for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
             self._storm(name, part * seconds)
-            eventually(self._rest.has_come, SETTLE_SECONDS, "rest")
+            self._wait_for_rest()
             self.footprints.append(footprint.least(self._server))
+
+    def _wait_for_rest(self) -> None:
+        try:
+            eventually(self._rest.has_come, SETTLE_SECONDS, "rest")
+        except Late:
+            self.ledger.fail(f"{self._server.now()}")
+            raise
 
     def _storm(self, name: str, seconds: float) -> None:
         chance = Random(f"{self._seed}-{name}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from scorecards import models
@@ -32,6 +32,17 @@ FREEZE_SECONDS = 10.0
 # More than rude clients can leave behind while there is no worker.
 MOST_WAITING = 2000
 TITLE = re.compile(r"obworker: (\w+)")
+
+
+class Standing(NamedTuple):
+    """What a server says of itself, and what processes there are."""
+
+    status: str
+    ready: int
+    workers: int
+    processes: int
+    waiting: int
+    in_flight: int
 
 
 class Served(Obworker):
@@ -112,15 +123,24 @@ class Served(Obworker):
 
     def is_whole(self) -> bool:
         """Return whether it is at rest: as many processes as there should be, and no request."""
-        wanted = self.options.workers
+        return self.now() == self._at_rest
+
+    @property
+    def _at_rest(self) -> Standing:
+        workers = self.options.workers
+        processes = workers + len(("master", "mold", "admin"))
+        return Standing("ok", workers, workers, processes, waiting=0, in_flight=0)
+
+    def now(self) -> Standing:
+        """Return how it stands."""
         report = self.report()
-        slots = report["slots"]
-        return bool(
-            report["status"] == "ok"
-            and report["workers"]["ready"] == len(self.processes("worker")) == wanted
-            and report["queue"]["waiting"] == 0
-            and all(slot["in_flight"] == 0 for slot in slots)
-            and len(self.family.members()) == wanted + len(("master", "mold", "admin"))
+        return Standing(
+            report["status"],
+            report["workers"]["ready"],
+            len(self.processes("worker")),
+            len(self.family.members()),
+            report["queue"]["waiting"],
+            sum(slot["in_flight"] for slot in report["slots"]),
         )
 
     def processes(self, role: str) -> list[psutil.Process]:
