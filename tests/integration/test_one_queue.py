@@ -406,15 +406,26 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_what_it_computes(star
     service = start()
     clients = service.connect(8)
     others = service.scale(3)
-    callers = Callers(clients, "/?sleep=0.05")
-    callers.go_on()
-    victim = next(w for w in service.server.workers().values() if w.pid in others)
-    victim.kill()
-    callers.go_on()
-    callers.go_on()
-    callers.stop()
-    assert len(callers.failed) <= 1, callers.failed
+    free = service.places
+    computed, waiting = clients[:3], clients[3:]
+    service.hold(*computed)
+    for client in waiting:
+        ask(client, "/?n=waited")
+    eventually(lambda: service.places == free - len(waiting), what="a queue")
+    next(w for w in service.server.workers().values() if w.pid in others).kill()
+    service.let_go()
+    assert sorted(map(is_answered, computed)) == [False, True, True]
+    assert [answer(client)["n"] for client in waiting] == ["waited"] * len(waiting)
+    assert service.places == free
     assert service.server.stop() == 0
+
+
+def is_answered(client: Client) -> bool:
+    try:
+        answer(client)
+    except (OSError, AssertionError):
+        return False
+    return True
 
 
 def test_workers_come_and_go_under_load(start: Start) -> None:
