@@ -13,6 +13,14 @@ def text_of(file: Path) -> str:
         return ""
 
 
+def stat_of(pid: int) -> list[str]:
+    """Return what proc_pid_stat(5) has of a process, from its state on; nothing where it has gone.
+
+    The name before that may have anything in it.
+    """
+    return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+
+
 def state_of(pid: int) -> str:
-    """Return the letter of a process's state (proc_pid_stat(5)), nothing where nobody tells."""
-    return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2][1:2]
+    """Return the letter of a process's state, nothing where nobody tells."""
+    return "".join(stat_of(pid)[:1])

@@ -158,6 +158,16 @@ def lines(path: Path) -> list[str]:
     return re.findall(r'"POST (\S+) ', path.read_text())
 
 
+def failed_for_now(path: Path, caplog: pytest.LogCaptureFixture) -> AccessLog:
+    """Make one that has lost a line to a full disk, which then has room again."""
+    path.symlink_to("/dev/full")
+    log = AccessLog(str(path), "text", 0)
+    log.write(record(target=b"/lost"))
+    eventually(lambda: caplog.records)
+    path.unlink()
+    return log
+
+
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Let no file of this process grow any further, as on a full disk (setrlimit(2))."""
@@ -369,11 +379,7 @@ class TestWriter:
         caplog.set_level("INFO", "obworker.log")
         monkeypatch.setattr(access_log, "RETRY_INTERVAL", 0.2)
         path = tmp_path / "access"
-        path.symlink_to("/dev/full")
-        log = AccessLog(str(path), "text", 0)
-        log.write(record(target=b"/lost"))
-        eventually(lambda: caplog.records)
-        path.unlink()
+        log = failed_for_now(path, caplog)
         path.touch()
 
         def is_written() -> bool:
@@ -409,11 +415,7 @@ class TestWriter:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = tmp_path / "access"
-        path.symlink_to("/dev/full")
-        log = AccessLog(str(path), "text", 0)
-        log.write(record(target=b"/lost"))
-        eventually(lambda: caplog.records)
-        path.unlink()
+        log = failed_for_now(path, caplog)
         log.reopen()
         log.write(record(target=b"/kept"))
         log.close()

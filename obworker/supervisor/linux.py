@@ -12,13 +12,13 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import setproctitle
 
-from obworker.kernel_files import state_of, text_of
+from obworker.kernel_files import stat_of, state_of
 
 logger = logging.getLogger("obworker.worker")
 
@@ -130,17 +130,16 @@ def groups_of(sessions: Collection[int], among: Collection[int] | None = None) -
 
     They are looked for `among` some processes, or all.
     """
-    all_of_them = Path("/proc").glob("[0-9]*/stat")
     groups = set()
-    for process in all_of_them if among is None else map(_stat, among):
-        fields = text_of(process).rpartition(")")[2].split()
+    for pid in _processes() if among is None else among:
+        fields = stat_of(pid)
         if fields and int(fields[3]) in sessions:
             groups.add(int(fields[2]))
     return groups
 
 
-def _stat(pid: int) -> Path:
-    return Path(f"/proc/{pid}/stat")
+def _processes() -> Iterator[int]:
+    return (int(process.name) for process in Path("/proc").glob("[0-9]*"))
 
 
 def children() -> set[int]:

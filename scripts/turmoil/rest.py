@@ -1,4 +1,4 @@
-"""A server at rest: nothing is under way, and no worker is as new as it is only once."""
+"""A server at rest: nothing is under way, and each worker has answered something."""
 
 from __future__ import annotations
 
