@@ -18,12 +18,13 @@ from obworker.environment import Environment, detect, with_dotenv
 from obworker.errors import BootError, InjectionError, LoadError, ObworkerError, RunError
 from obworker.log import enable_loggers
 from obworker.predictor import events, loader
-from obworker.predictor.arguments import Call, FlaskSide, imports_flask, resolvers
+from obworker.predictor.arguments import Call, resolvers
 from obworker.predictor.assets import Assets
 from obworker.predictor.batching import DEFAULT_SIZE, Batcher, BatchLimits, Reader
 from obworker.predictor.building import building
 from obworker.predictor.dispatch import Application, Config, introduce, reaches_predict
 from obworker.predictor.failures import Failures
+from obworker.predictor.flask_side import FlaskSide, FlaskUse
 from obworker.predictor.health import HealthCheck
 from obworker.predictor.injection import (
     BatchPlan,
@@ -69,6 +70,7 @@ class Blueprint:
     health: str | None
     environment: Environment
     shows_tracebacks: bool
+    flask: FlaskUse
 
     @property
     def description(self) -> list[tuple[str, str]]:
@@ -135,7 +137,9 @@ class Blueprint:
         Raises:
             BootError: it cannot be made.
         """
-        return replace(self, assets=self.assets.preload())
+        preloaded = replace(self, assets=self.assets.preload())
+        self.flask.side()
+        return preloaded
 
     def boot(
         self,
@@ -172,7 +176,7 @@ class Blueprint:
         return self.environment is Environment.PRODUCTION
 
     def _application_of(self, instance: object, config: Config, failures: Failures) -> Application:
-        loop, flask = PredictorLoop(), self._flask_side()
+        loop, flask = PredictorLoop(), self.flask.side()
         return Application(
             self._predict_of(instance, flask),
             failures,
@@ -195,12 +199,6 @@ class Blueprint:
         if config.batch_limits is not None and self.batches is None:
             reason = self.own_batches or f"{self.predictor.__name__} has none"
             raise BootError(f"{self.file.name}: config.batch() is for predict_batch, and {reason}")
-
-    def _flask_side(self) -> FlaskSide:
-        plans = (self.predict, self.batches and self.batches.predict)
-        is_asked_for = any(plan and "request" in plan.names for plan in plans)
-        is_needed = is_asked_for or imports_flask(self.file.parent)
-        return FlaskSide.make(self.file.parent) if is_needed else FlaskSide()
 
     def _predict_of(self, instance: object, flask: FlaskSide) -> Callable[[Call], object] | None:
         if self.predict is None:
@@ -345,6 +343,8 @@ def _plan(
     predict, batches, own_batches = _plan_calls(predictor)
     wants_onnx = "onnx" in init.names
     session = plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None
+    plans = (predict, batches and batches.predict)
+    asks_for_request = any(plan and "request" in plan.names for plan in plans)
     where = Environment(environment)
     shows = {"on": True, "off": False, "auto": where is not Environment.PRODUCTION}
     return Blueprint(
@@ -360,6 +360,7 @@ def _plan(
         health=health_method(predictor),
         environment=where,
         shows_tracebacks=shows[tracebacks],
+        flask=FlaskUse(file.parent, asks_for_request=asks_for_request),
     )
 
 

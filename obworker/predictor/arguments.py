@@ -6,36 +6,24 @@ import contextlib
 import functools
 import io
 import logging
-import re
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from werkzeug.datastructures import Headers as ResponseHeaders
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Request
 
 from obworker.errors import BadRequest
 from obworker.predictor import payload
-from obworker.predictor.traces import is_inside
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-    from flask import Flask
-
-    from obworker.predictor.injection import Plan
 
     Release = Callable[[], object]
 
 
 log = logging.getLogger("obworker.predictor")
-
-_IMPORTS_FLASK = re.compile(rb"^[^#\n]*\b(from|import)\b[^#\n]*\bflask", re.MULTILINE)
 
 
 class Call:
@@ -194,87 +182,6 @@ def _headers(call: Call) -> Headers:
     return headers
 
 
-def imports_flask(directory: Path) -> bool:
-    """Whether a module in the model's `directory` imports flask: jsonify needs a context.
-
-    Their text tells. The import may stand in a function, and what was imported does not always say
-    where it is from: ``flask.request`` does not.
-    """
-    # Each worker looks through thousands of modules: a path for each takes some milliseconds.
-    start = f"{directory}/"
-    files = {file for file in map(_file, list(sys.modules.values())) if file.startswith(start)}
-    return any(_IMPORTS_FLASK.search(_text(file)) for file in files if is_inside(file, directory))
-
-
-def _file(module: object) -> str:
-    return getattr(module, "__dict__", {}).get("__file__") or ""
-
-
-def _text(file: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError:  # in an archive, or not there any more
-        return b""
-
-
 def plain_request(call: Call) -> object:
     """Return Werkzeug's Request, which Flask's is built on."""
     return Request(call.environ)
-
-
-@dataclass(frozen=True)
-class FlaskSide:
-    """What of Flask a predictor may look for; as it is, without Flask."""
-
-    make_request: Callable[[Call], object] = plain_request
-    context: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
-    """Makes what lets jsonify work where there is no one request."""
-    is_there: bool = False
-
-    @classmethod
-    def make(cls, directory: Path) -> FlaskSide:
-        """Return the side of Flask itself, where it is installed."""
-        try:
-            from flask import Flask
-        except ImportError:
-            return cls()
-        app = Flask("predictor", root_path=str(directory), static_folder=None)
-        return cls(partial(_enter_request, app), app.app_context, is_there=True)
-
-    def prepare_for(self, plan: Plan | None) -> Callable[[Call], object] | None:
-        """Return what is to be called before what does not ask for the request."""
-        asks = plan is not None and "request" in plan.names
-        return self.make_request if self.is_there and not asks else None
-
-
-def _enter_request(app: Flask, call: Call) -> object:
-    """Enter a request's context, until the call is released; return Flask's request."""
-    context = app.request_context(call.environ)
-    context.push()
-    call.on_release(context.pop)
-    call.on_start(partial(_run_after_request, app, context))
-    return context.request
-
-
-def _run_after_request(
-    app: Flask,
-    context: object,
-    start_response: StartResponse,
-    status: str,
-    headers: list[tuple[str, str]],
-    *exc_info: Any,
-) -> Callable[[bytes], object]:
-    """Start the response with what the functions given to after_this_request make of its head.
-
-    The body is made already, and as long as it was.
-    """
-    functions = getattr(context, "_after_request_functions", [])
-    if functions:
-        response = app.response_class(status=status)
-        response.headers = ResponseHeaders(headers)
-        while functions:  # each once, also where one fails
-            response = app.ensure_sync(functions.pop(0))(response)
-        response.headers.pop("Content-Length", None)
-        length = [(name, value) for name, value in headers if name.lower() == "content-length"]
-        status, headers = response.status, [*response.headers.to_wsgi_list(), *length]
-    return start_response(status, headers, *exc_info)

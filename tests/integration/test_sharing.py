@@ -206,3 +206,23 @@ def test_workers_draw_different_numbers(model: Path, serve: Serve) -> None:
     (model / "predictor.py").write_text(source)
     server = serve("--workers", str(WORKERS), str(model)).wait_until_ready(WORKERS)
     assert len(set(ask_everyone(server))) == WORKERS
+
+
+def test_flask_is_imported_before_the_fork(model: Path, serve: Serve) -> None:
+    source = """
+import sys
+found = "flask" in sys.modules
+
+class Predictor:
+    @classmethod
+    def preload(cls):
+        return [found, "flask" in sys.modules]
+
+    def __init__(self, preloaded):
+        self.found = preloaded
+
+    def predict(self, request):
+        return self.found
+"""
+    (model / "predictor.py").write_text(source)
+    assert ask(serve(str(model)).wait_until_ready(1)) == [False, True]
