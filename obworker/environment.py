@@ -6,12 +6,12 @@ Gear is looked for before production, as on the platform itself.
 from __future__ import annotations
 
 import enum
-import re
 from typing import TYPE_CHECKING
 
 import dotenv
 
 from obworker.errors import UsageError
+from obworker.values import LAST_PORT, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,8 +59,8 @@ def port_in(environ: Mapping[str, str], variable: str, *, least: int) -> int | N
     text = environ.get(variable)
     if not text:
         return None
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not least <= int(text) <= 65535:
-        raise UsageError(f"{variable}: {text!r} is not a port from {least} to 65535")
+    if not is_port(text, least):
+        raise UsageError(f"{variable}: {text!r} is not a port from {least} to {LAST_PORT}")
     return int(text)
 
 

@@ -12,6 +12,7 @@ from obworker.errors import did_you_mean
 
 BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 LARGEST = 2**31 - 1  # what the kernel and C libraries take
+LAST_PORT = 65535
 
 Parse = Callable[[str], Any]
 
@@ -110,9 +111,14 @@ def address(text: str) -> str:
     if text.startswith("unix:") and len(text) > len("unix:"):
         return "unix:" + absolute_path(text.removeprefix("unix:"))
     name, _, port = text.rpartition(":")
-    if not _is_host(name) or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+    if not (_is_host(name) and is_port(port)):
         raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     return text
+
+
+def is_port(text: str, least: int = 0) -> bool:
+    """Whether a text is the number of a port, from `least` on."""
+    return bool(re.fullmatch(r"\d{1,5}", text, re.ASCII)) and least <= int(text) <= LAST_PORT
 
 
 def _is_host(text: str) -> bool:

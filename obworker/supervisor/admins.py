@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from obworker.errors import ListenError
+from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT
 from obworker.settings import Settings
 from obworker.supervisor import bootstrap, exits, linux, listeners
 from obworker.supervisor.listeners import Address
@@ -27,7 +28,7 @@ logger = logging.getLogger("obworker.master")
 DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
 ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
 GOOD_BYE, LOG = b".", b"l"
-OUTPUTS = (1, 2)  # standard output and standard error
+OUTPUTS = (STANDARD_OUTPUT, STANDARD_ERROR)
 LEAVE_TIMEOUT = 2.0
 KILL_TIMEOUT = 5.0
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 import setproctitle
 
 from obworker.kernel_files import stat_of, state_of
+from obworker.printing import STANDARD_ERROR
 
 logger = logging.getLogger("obworker.worker")
 
@@ -28,9 +29,6 @@ PR_SET_CHILD_SUBREAPER = 36
 
 # What makes a worker show its stacks. No library and no predictor is likely to use it.
 DUMP_SIGNAL = signal.SIGRTMIN
-
-# The descriptor: what sys.stderr is, the user's code may choose.
-STANDARD_ERROR = 2
 
 LIMIT_ON_PROCESSES = "a limit on processes and threads (pids.max, TasksMax=, ulimit -u)"
 

@@ -38,6 +38,7 @@ from obworker.http.cycle import Cycle
 from obworker.http.exchange import Exchange
 from obworker.http.reactor import READ
 from obworker.http.server import Server
+from obworker.printing import STANDARD_ERROR
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, probes
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
@@ -269,7 +270,7 @@ class Serving:
 
         Without another, what is queued has nobody to wait for.
         """
-        faulthandler.dump_traceback(linux.STANDARD_ERROR, all_threads=True)
+        faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
         self._stuck += 1
         if self._stuck >= self._server.executors.threads:
             self._server.refuse_queued()
