@@ -105,5 +105,5 @@ class Admin:
 
     def _measure(self) -> memory.Usage:
         board, master = self._board, self._board.header.master_pid
-        workers = {row.pid for slot in range(board.header.slots) for row in board.seats(slot)}
+        workers = {row.pid for row in board.rows}
         return memory.measure(master, workers | self._others.keys()) if master else {}
