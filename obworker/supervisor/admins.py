@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import signal
 import socket
@@ -168,15 +167,8 @@ class Admin:
     def _execute(self, end: socket.socket) -> int:
         listener = -1 if self._listener is None else self._listener.fileno()
         shared = (self._scoreboard, listener, end.fileno())
-        command = bootstrap.python(ENTRY.format(*shared, self._log_level))
-        inherited = [descriptor for descriptor in shared if descriptor != -1]
-        for descriptor in inherited:
-            os.set_inheritable(descriptor, True)
-        try:
-            return os.posix_spawn(command[0], command, self._environ, setsid=True)
-        finally:
-            for descriptor in inherited:
-                os.set_inheritable(descriptor, False)
+        entry = ENTRY.format(*shared, self._log_level)
+        return bootstrap.spawn(entry, self._environ, {*shared} - {-1})
 
     def _start_later(self, what: str, now: float, *, lived: float | None) -> None:
         wait = self._restarts.ended(ready_for=lived)

@@ -172,7 +172,7 @@ def show_stacks_on_demand() -> None:
     """
     faulthandler.enable(STANDARD_ERROR)
     faulthandler.register(DUMP_SIGNAL, STANDARD_ERROR)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # see Descriptors.execute
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # see bootstrap.spawn
 
 
 def has_terminal() -> bool:
