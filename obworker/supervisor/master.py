@@ -118,8 +118,8 @@ class Master:
         self._generations.start(now)
         while not (self._table.stopping and self._table.is_over and self._molds.is_gone):
             self._turn()
-        self._outside.stop(time.monotonic())
-        while not self._outside.is_gone:
+        self._outside.admin.stop(time.monotonic())
+        while not self._outside.admin.is_gone:
             self._turn()
         self._listeners.close()
         self._exchange.close()
@@ -170,7 +170,7 @@ class Master:
             oom = not was_killed and self._workers.ends.was_killed_for_memory(code)
             self._generations.mold_gone(mold, exits.describe(code, oom=oom), now)
             self._workers.mold_gone(mold.generation)
-        elif not self._outside.exited(pid, code, now):
+        elif not self._outside.admin.exited(pid, code, now):
             logger.debug("reaped an orphan, pid %d", pid)
 
     def _read_channels(self) -> None:

@@ -90,10 +90,6 @@ class Outside:
         header.write_text("address", address)
         self.admin.start(now)
 
-    def exited(self, pid: int, code: int, now: float) -> bool:
-        """Account for a child that ended; return whether it was ours."""
-        return self.admin.exited(pid, code, now)
-
     def tend(self, now: float) -> None:
         """Do what is due, and tell systemd what has changed."""
         self.board.header.beat = now
@@ -120,15 +116,6 @@ class Outside:
         control = None if self.control is None else self.control.next_deadline
         deadlines = (self.admin.next_deadline, control, self._notify_due)
         return min((due for due in deadlines if due is not None), default=None)
-
-    def stop(self, now: float) -> None:
-        """Let the admin process leave: nothing is left to be seen."""
-        self.admin.stop(now)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the admin process has left."""
-        return self.admin.is_gone
 
     def close(self) -> None:
         """Hang up; this also tells a client that waits for the end that this is it."""

@@ -126,8 +126,8 @@ class Script:
         self._outside.start(str(self._directory), str(address), time.monotonic())
         while self._run is not None or self._start_due is not None:
             self._turn()
-        self._outside.stop(time.monotonic())
-        while not self._outside.is_gone:
+        self._outside.admin.stop(time.monotonic())
+        while not self._outside.admin.is_gone:
             self._turn()
         linux.kill_descendants(spare=others)
         self._outside.close()
@@ -165,7 +165,7 @@ class Script:
             if run is not None and is_script:
                 self._script_ended(run, code)
             else:
-                self._outside.exited(pid, code, time.monotonic())
+                self._outside.admin.exited(pid, code, time.monotonic())
         if self._run is not None and self._run.has_ended and not linux.groups_of({self._run.pid}):
             self._run = None
 
