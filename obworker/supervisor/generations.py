@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import exits, linux
-from obworker.supervisor.messages import Loaded, LoadFailed
+from obworker.supervisor.messages import Failed, Loaded
 from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
@@ -225,12 +225,12 @@ class Generations:
             logger.error("the reload does not get past slot %d, which is tried again", slot)
             self._end_reload(f"slot {slot}: {how}")
 
-    def _load_failed(self, mold: Mold, failure: LoadFailed) -> None:
+    def _load_failed(self, mold: Mold, failure: Failed) -> None:
         """Account for an import that failed; its process is about to exit."""
         mold.dismissed = True
         if failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
-        self._failed(mold.generation, error_of(failure), time.monotonic())
+        self._failed(mold.generation, failure.error, time.monotonic())
 
     def mold_gone(self, mold: Mold, how: str, now: float) -> None:
         """Account for a mold that has ended, or that nothing ends."""
@@ -311,13 +311,6 @@ class Generations:
         self._remake_due = now + wait
         serving = f"{self._table.ready} of {self._table.wanted} workers serve on"
         logger.error("%s; %s, a new mold starts in %.1f s", what, serving, wait)
-
-
-def error_of(failure: LoadFailed) -> LoadError:
-    """Return the error that a process tells of which could not import the code."""
-    error = LoadError(failure.message, failure.hint)
-    error.exit_code = failure.exit_code
-    return error
 
 
 def _in_one_line(error: ObworkerError) -> str:

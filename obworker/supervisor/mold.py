@@ -25,7 +25,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from obworker import log
 from obworker.errors import BootError, LoadError, ObworkerError
@@ -36,11 +36,10 @@ from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.forks import one_process
 from obworker.supervisor.messages import (
-    BootFailed,
     Channel,
+    Failed,
     Load,
     Loaded,
-    LoadFailed,
     Message,
     Spawn,
     Spawned,
@@ -178,9 +177,10 @@ def _load(
         if is_mold:
             blueprint, unsafe = _preload(blueprint, is_forced=settings.preload == "on")
     except ObworkerError as error:
-        _fail(channel, error, error.traceback)
+        _fail(channel, error)
     except BaseException as error:  # noqa: BLE001 the mold's seam: whatever it was, the master is told
-        _fail(channel, LoadError(f"{type(error).__name__}: {error}"), traceback.format_exc())
+        text = f"{type(error).__name__}: {error}"
+        _fail(channel, LoadError(text, traceback=traceback.format_exc()))
     channel.send(
         Loaded(
             seconds=time.monotonic() - started,
@@ -221,8 +221,8 @@ def _preload(blueprint: Blueprint, *, is_forced: bool) -> tuple[Blueprint, list[
     return (blueprint if unsafe and not is_forced else preloaded), unsafe
 
 
-def _fail(channel: Channel, error: ObworkerError, text: str) -> None:
-    channel.send(LoadFailed(str(error), error.hint, error.exit_code, text))
+def _fail(channel: Channel, error: ObworkerError) -> NoReturn:
+    channel.send(Failed.of(error, was_loaded=False))
     os._exit(error.exit_code)
 
 
@@ -257,6 +257,6 @@ def _fork_or_say_why(end: Channel) -> int | None:
     try:
         return os.fork()
     except OSError as error:
-        why = f"could not be made: {linux.why_no_process(error)}"
-        end.send(BootFailed(why, None, BootError.exit_code, ""))
+        why = BootError(f"could not be made: {linux.why_no_process(error)}")
+        end.send(Failed.of(why, was_loaded=True))
         return None

@@ -19,7 +19,7 @@ from obworker.http.exchange import Exchange
 from obworker.supervisor import bootstrap, exits, linux
 from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.listeners import Listeners
-from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
+from obworker.supervisor.messages import Channel, Failed, Load, Loaded, Spawn
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.scoreboard import MAX_MOLDS
 
@@ -105,7 +105,7 @@ class Molds:
         selector: selectors.BaseSelector,
         *,
         on_loaded: Callable[[Mold, Loaded], None],
-        on_failed: Callable[[Mold, LoadFailed], None],
+        on_failed: Callable[[Mold, Failed], None],
     ) -> None:
         self._descriptors = descriptors
         self._selector = selector
@@ -230,7 +230,7 @@ class Molds:
             if isinstance(message, Loaded):
                 mold.loaded, mold.loaded_at = message, time.monotonic()
                 self._on_loaded(mold, message)
-            elif isinstance(message, LoadFailed):
+            elif isinstance(message, Failed):
                 self._on_failed(mold, message)
             elif message is None:  # it is ending, or nobody can talk to it any more
                 mold.kill()
