@@ -107,7 +107,7 @@ class Serving:
         with one_process("__init__"):
             application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
         linux.trim_heap()  # a model is loaded in pieces that are not all kept
-        return probes.Probes(application, context.board)
+        return application
 
     def serve(self, application: Predictions) -> NoReturn:
         """Serve until drained, and end the process."""
@@ -127,7 +127,7 @@ class Serving:
     def _make_server(self, application: Predictions) -> Server:
         context, settings = self._context, self._context.settings
         return Server(
-            application,
+            probes.in_front(application, context.board),
             context.listeners,
             settings,
             threads=threads_for(application, settings),
