@@ -106,7 +106,7 @@ class Admin:
             self._process = self._make(now)
             self._due = None
         except OSError as error:
-            self._start_later(f"cannot be made: {linux.why_no_process(error)}", now, lived=None)
+            self._start_later(f"cannot be made: {linux.why_no_process(error)}", now, ready_at=None)
 
     def exited(self, pid: int, code: int, now: float) -> bool:
         """Account for a child that ended; return whether it was this one."""
@@ -115,7 +115,7 @@ class Admin:
             return False
         self._forget(process)
         if not self._stopping:
-            self._start_later(exits.describe(code), now, lived=now - process.started_at)
+            self._start_later(exits.describe(code), now, ready_at=process.started_at)
         return True
 
     def tend(self, now: float) -> None:
@@ -170,7 +170,7 @@ class Admin:
         entry = ENTRY.format(*shared, self._log_level)
         return bootstrap.spawn(entry, self._environ, {*shared} - {-1})
 
-    def _start_later(self, what: str, now: float, *, lived: float | None) -> None:
-        wait = self._restarts.ended(ready_for=lived)
+    def _start_later(self, what: str, now: float, *, ready_at: float | None) -> None:
+        wait = self._restarts.ended(now, ready_at=ready_at)
         self._due = now + wait
         logger.error("the admin process %s; it starts again in %.1f s", what, wait)
