@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import exits, linux
+from obworker.supervisor.commands import nobody
 from obworker.supervisor.messages import Failed, Loaded
 from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
@@ -43,20 +44,15 @@ MOST_BOOT_FAILURES = 5
 
 @dataclass
 class Reload:
-    """A reload on its way; `answers` are told how it ended: why it failed, empty if it did not.
+    """A reload on its way; `answer` is told how it ended: why it failed, empty if it did not.
 
     `failures` counts, by slot, the boots that failed after the code had proved itself elsewhere.
     """
 
     generation: int
     requested_at: float
-    answers: list[Callable[[str], None]] = field(default_factory=list)
+    answer: Callable[[str], None] = nobody
     failures: Counter[int] = field(default_factory=Counter)
-
-    def tell(self, failure: str) -> None:
-        """Tell who waits how it ended."""
-        for answer in self.answers:
-            answer(failure)
 
 
 class Generations:
@@ -110,13 +106,13 @@ class Generations:
 
     # what is asked for
 
-    def reload(self, plan: Plan, now: float, answer: Callable[[str], None] | None = None) -> None:
+    def reload(self, plan: Plan, now: float, answer: Callable[[str], None]) -> None:
         """Load the code anew and roll it out; a reload that is on its way gives way to this one."""
         if self.reloading is not None:
-            self.reloading.tell("a newer reload took its place")
+            self.reloading.answer("a newer reload took its place")
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=self._table.rollout.current if self.is_proved else None)
-        self.reloading = Reload(self._newest + 1, now, [answer] if answer else [])
+        self.reloading = Reload(self._newest + 1, now, answer)
         self._load(plan, now)
 
     @property
@@ -262,7 +258,8 @@ class Generations:
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=current)
         if self.molds.get(current) is None:  # or what lies there now would be tried without a pause
-            self._remake_due = time.monotonic() + self._remakes.ended(ready_for=None)
+            now = time.monotonic()
+            self._remake_due = now + self._remakes.ended(now, ready_at=None)
         logger.error("reload failed: %s; generation %d serves on", reason, current)
         self._end_reload(reason)
 
@@ -270,7 +267,7 @@ class Generations:
         reload, self.reloading = self.reloading, None
         if reload is not None:
             self._on_reloaded(failure)
-            reload.tell(failure)
+            reload.answer(failure)
 
     # what is due
 
@@ -306,8 +303,7 @@ class Generations:
         return idle and not self._stopping and not self.is_direct(current)
 
     def _remake_later(self, what: str, now: float, loaded_at: float | None) -> None:
-        ready_for = None if loaded_at is None else now - loaded_at
-        wait = self._remakes.ended(ready_for=ready_for)
+        wait = self._remakes.ended(now, ready_at=loaded_at)
         self._remake_due = now + wait
         serving = f"{self._table.ready} of {self._table.wanted} workers serve on"
         logger.error("%s; %s, a new mold starts in %.1f s", what, serving, wait)

@@ -29,7 +29,7 @@ from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
 from obworker.supervisor import exits, linux
 from obworker.supervisor.alarm import TICK, Alarm
-from obworker.supervisor.commands import Commands
+from obworker.supervisor.commands import Commands, nobody
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Loaded
@@ -248,11 +248,10 @@ class Master:
         self._stop()
         self._workers.kill_all()
 
-    def reload(self, answer: Callable[[str], None] | None = None) -> None:
+    def reload(self, answer: Callable[[str], None] = nobody) -> None:
         """Load the code, the environment and the settings anew; `answer` learns how it went."""
         if self._table.stopping:
-            if answer is not None:
-                answer("obworker is stopping")
+            answer("obworker is stopping")
             return
         logger.info("reloading: loading the code anew")
         try:
@@ -263,8 +262,7 @@ class Master:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
             self._reloaded(str(error))
-            if answer is not None:
-                answer(str(error))
+            answer(str(error))
             return
         if fixed := self._plan.needs_restart_for(plan):
             logger.warning("only a restart changes %s", ", ".join(fixed))
