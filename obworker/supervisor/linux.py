@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import setproctitle
 
-from obworker.kernel_files import stat_of, state_of
+from obworker.kernel_files import stat_of, state_of, text_of
 from obworker.printing import STANDARD_ERROR
 
 logger = logging.getLogger("obworker.worker")
@@ -142,10 +142,7 @@ def _processes() -> Iterator[int]:
 
 def children() -> set[int]:
     """Return the children of this process (proc(5); not every kernel tells)."""
-    try:
-        listing = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    except FileNotFoundError:
-        return set()
+    listing = text_of(Path(f"/proc/self/task/{os.getpid()}/children"))
     return {int(pid) for pid in listing.split()}
 
 

@@ -77,8 +77,7 @@ def _children(process: Path) -> list[int]:
     found: list[int] = []
     with suppress(OSError):  # it has ended
         for thread in (process / "task").iterdir():
-            with suppress(OSError):  # this thread has, or the kernel lacks CONFIG_PROC_CHILDREN
-                found += map(int, (thread / "children").read_text().split())
+            found += map(int, text_of(thread / "children").split())
     return found
 
 

@@ -119,8 +119,7 @@ def main(channel: int, *descriptors: Any) -> None:
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
-    blueprint, tls = _load(order, settings, inherited, is_mold=True)
-    context = inherited.context(order, settings, blueprint, tls)
+    context = _load(order, settings, inherited, is_mold=True)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -136,9 +135,8 @@ def direct(channel: int, *descriptors: Any) -> None:
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
-    blueprint, tls = _load(order, settings, inherited, is_mold=False)
+    context = _load(order, settings, inherited, is_mold=False)
     os.environ.update(spawn.environment)  # over what the import has set, as in a fork
-    context = inherited.context(order, settings, blueprint, tls)
     worker.main(spawn, inherited.channel, context)
 
 
@@ -160,9 +158,7 @@ def _configure(order: Load) -> Settings:
     return settings
 
 
-def _load(
-    order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool
-) -> tuple[Blueprint, ssl.SSLContext | None]:
+def _load(order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool) -> Context:
     """Take the certificate and import the user's code, or say why it cannot be and exit.
 
     A mold makes what workers share, too, unless they are not going to be forked from it.
@@ -191,7 +187,7 @@ def _load(
             fingerprint=code,
         )
     )
-    return blueprint, tls
+    return inherited.context(order, settings, blueprint, tls)
 
 
 def _import(order: Load) -> Blueprint:
