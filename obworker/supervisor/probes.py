@@ -77,7 +77,7 @@ def in_front(application: Application, board: Scoreboard) -> Application:
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path in PROBES and answers(environ["REQUEST_METHOD"], path):
+        if answers(environ["REQUEST_METHOD"], path):
             return PROBES[path](board).send(start_response)
         return application(environ, start_response)
 

@@ -218,7 +218,8 @@ class Serving:
             signal.SIGUSR1: self._reopen_logs,
         }
         for number in self._signals.take():
-            reactions.get(number, _do_nothing)()
+            if number in reactions:
+                reactions[number]()
 
     def _read_order(self, _events: int) -> None:
         """Do as the master says, that it is for good also later; drain, too, when it is gone."""
@@ -304,7 +305,3 @@ class Serving:
         """End the process, also where a thread is in a predict that never comes back."""
         self._server.close()
         linux.leave(code)
-
-
-def _do_nothing() -> None:
-    """React to a signal that is somebody else's."""

@@ -96,8 +96,7 @@ def restore_defaults() -> None:
     for number in HANDLED:
         if number is not signal.SIGUSR1:
             signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    ignore(signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
 def ignore(*numbers: signal.Signals) -> None:
