@@ -34,8 +34,10 @@ MAX_TEXT = 6 << 10
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """Import the user's code. `factory` is the name of a function that takes `arguments`.
+    """Import the user's code.
 
+    `factory` is the name of a function that takes `arguments` and returns a Blueprint, or raises
+    ObworkerError for the user's mistakes.
     `api_keys` are packed; without any, none is asked for.
     """
 

@@ -23,9 +23,10 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from obworker import log
 from obworker.errors import BootError, LoadError, ObworkerError
@@ -52,13 +53,6 @@ if TYPE_CHECKING:
     import ssl
 
     from obworker.supervisor.blueprint import Blueprint
-
-
-class Factory(Protocol):
-    """What a Load message names: finds and imports the user's code."""
-
-    def __call__(self, **arguments: object) -> Blueprint:
-        """Return what workers are built from; raise ObworkerError for the user's mistakes."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,7 @@ def _import(order: Load) -> Blueprint:
     """Import without collections: what an import makes is there to stay."""
     gc.disable()
     try:
-        factory: Factory = pkgutil.resolve_name(order.factory)
+        factory: Callable[..., Blueprint] = pkgutil.resolve_name(order.factory)
         return factory(**order.arguments)
     finally:
         gc.enable()

@@ -29,11 +29,6 @@ class Surroundings:
     environ: Mapping[str, str]
     lent_admin: socket.socket | None = None
 
-    @property
-    def of_children(self) -> dict[str, str]:
-        """The environment without what is meant for this process alone."""
-        return without_systemd(self.environ)
-
 
 @dataclass
 class Outside:
@@ -73,7 +68,7 @@ class Outside:
             admin=Admin(
                 board.descriptor,
                 listener,
-                surroundings.of_children,
+                without_systemd(surroundings.environ),
                 settings.log_level,
                 lent=lent is not None,
             ),
