@@ -32,6 +32,7 @@ from typing import Any
 
 from obworker.errors import ListenError
 from obworker.supervisor import listeners, rendezvous
+from obworker.supervisor.alarm import earliest
 from obworker.supervisor.listeners import Address
 
 logger = logging.getLogger("obworker.master")
@@ -137,8 +138,7 @@ class Control:
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        deadlines = [self._accepts_at, *(client.deadline for client in self._clients)]
-        return min((due for due in deadlines if due is not None), default=None)
+        return earliest(self._accepts_at, *(client.deadline for client in self._clients))
 
     def tend(self, now: float) -> None:
         """Leave clients that take too long to write or to read; accept again after a pause."""

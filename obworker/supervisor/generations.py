@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import exits, linux
+from obworker.supervisor.alarm import earliest
 from obworker.supervisor.commands import nobody
 from obworker.supervisor.messages import Failed, Loaded
 from obworker.supervisor.molds import Descriptors, Mold, Molds
@@ -289,10 +290,8 @@ class Generations:
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        deadlines = [self._remake_due] if self._needs_mold else []
-        if self.molds.next_deadline is not None:
-            deadlines.append(self.molds.next_deadline)
-        return min(deadlines, default=None)
+        remake_due = self._remake_due if self._needs_mold else None
+        return earliest(self.molds.next_deadline, remake_due)
 
     @property
     def _needs_mold(self) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from obworker.settings import Settings
 from obworker.supervisor import listeners
 from obworker.supervisor.admins import Admin, bind_admin
+from obworker.supervisor.alarm import earliest
 from obworker.supervisor.control import Control, Request, open_control
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.scoreboard import Phase, Scoreboard
@@ -109,8 +110,7 @@ class Outside:
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
         control = None if self.control is None else self.control.next_deadline
-        deadlines = (self.admin.next_deadline, control, self._notify_due)
-        return min((due for due in deadlines if due is not None), default=None)
+        return earliest(self.admin.next_deadline, control, self._notify_due)
 
     def close(self) -> None:
         """Hang up; this also tells a client that waits for the end that this is it."""

@@ -2,9 +2,8 @@
 
 Made by the master before the first child and mapped by everybody (memfd_create(2)). Every field
 has one writer: the master for what it decides, a worker for its own requests, the admin process for
-what it reads of GPUs. A number is aligned
-and at most eight bytes, so a reader sees the old value or the new one and nothing between. A text
-may be read half written; it is for people.
+what it reads of GPUs. A number is aligned and at most eight bytes, so a reader sees the old value
+or the new one and nothing between. A text may be read half written; it is for people.
 
 Times are instants of the system's monotonic clock, the same for all processes; 0 is never.
 """
