@@ -65,7 +65,7 @@ class Master:
         self._selector = selectors.DefaultSelector()
         self._alarm = Alarm()
         self._board = Scoreboard.create()
-        self._outside = Outside.open(
+        self._outside = Outside(
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
         )
         self._table = Table(

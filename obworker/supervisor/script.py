@@ -94,7 +94,7 @@ class Script:
         self._selector = selectors.DefaultSelector()
         self._alarm = Alarm()
         self._board = Scoreboard.create()
-        self._outside = Outside.open(
+        self._outside = Outside(
             self._board, settings, surroundings, self._selector, Commands(self, self._board)
         )
         self._restarts = RestartPolicy(random.random)
