@@ -24,7 +24,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -55,41 +54,29 @@ if TYPE_CHECKING:
     from obworker.supervisor.blueprint import Blueprint
 
 
-@dataclass(frozen=True)
 class Inherited:
     """What was passed through the exec."""
 
-    channel: Channel
-    listeners: tuple[socket.socket, ...]
-    board: Scoreboard
-    exchange: Exchange
-    certificates: Certificates
-    master: int
-
-    @classmethod
-    def take(
-        cls,
+    def __init__(
+        self,
         channel: int,
         listeners: list[int],
         scoreboard: int,
         exchange: list[int],
         certificates: int,
-    ) -> Inherited:
+    ) -> None:
         """Take the descriptors over; what the user's code runs has no need of them."""
         for descriptor in (channel, *listeners, scoreboard, *exchange):
             os.set_inheritable(descriptor, False)
-        master = os.getppid()
-        linux.die_with_parent(master)
+        self.master = os.getppid()
+        linux.die_with_parent(self.master)
         linux.show_stacks_on_demand()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return cls(
-            Channel(socket.socket(fileno=channel)),
-            tuple(socket.socket(fileno=listener) for listener in listeners),
-            Scoreboard(scoreboard),
-            Exchange(*exchange),
-            Certificates.take(certificates),
-            master,
-        )
+        self.channel = Channel(socket.socket(fileno=channel))
+        self.listeners = tuple(socket.socket(fileno=listener) for listener in listeners)
+        self.board = Scoreboard(scoreboard)
+        self.exchange = Exchange(*exchange)
+        self.certificates = Certificates.take(certificates)
 
     def context(
         self, order: Load, settings: Settings, blueprint: Blueprint, tls: ssl.SSLContext | None
@@ -108,8 +95,8 @@ class Inherited:
 
 
 def main(channel: int, *descriptors: Any) -> None:
-    """Run the mold; the arguments are those of Inherited.take."""
-    inherited = Inherited.take(channel, *descriptors)
+    """Run the mold; the arguments are those of Inherited."""
+    inherited = Inherited(channel, *descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
@@ -123,7 +110,7 @@ def main(channel: int, *descriptors: Any) -> None:
 
 def direct(channel: int, *descriptors: Any) -> None:
     """Run a worker that imports the code by itself; its slot's environment is set already."""
-    inherited = Inherited.take(channel, *descriptors)
+    inherited = Inherited(channel, *descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     spawn = _await(inherited.channel, Spawn)
