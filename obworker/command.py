@@ -16,6 +16,7 @@ from obworker.options import Option
 from obworker.printing import STANDARD_OUTPUT
 from obworker.settings import OPTIONS
 
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 MODEL_HELP = "Serve the predictor.py or the start.sh in the directory MODEL over HTTP."
 SCRIPT_HELP = "Serve the class of this predictor.py over HTTP."
 EPILOG = """\b
@@ -106,7 +107,7 @@ def make_command(name: str, *, takes_model: bool) -> click.Command:
         callback=lambda **values: values,
         help=MODEL_HELP if takes_model else SCRIPT_HELP,
         epilog=EPILOG,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings=CONTEXT,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obworker.errors import UsageError, did_you_mean
-from obworker.options import ENVIRONMENT_PREFIX, text_of
+from obworker.options import ENVIRONMENT_PREFIX, Option, text_of
 from obworker.settings import KEYS, OPTIONS, Settings
 
 if sys.version_info >= (3, 11):
@@ -73,15 +73,14 @@ def _given_by(path: Path, table: Mapping[str, object]) -> dict[str, Given]:
         key = written.replace("-", "_")
         if key in found:
             raise UsageError(f"{path}: {key} is set twice")
-        found[key] = _given_in(path, written, value)
+        if key not in KEYS:
+            known = f"{did_you_mean(key, KEYS)}; known keys: {', '.join(KEYS)}"
+            raise UsageError(f"{path}: unknown key {written!r}{known}")
+        found[key] = _given_in(path, written, KEYS[key], value)
     return found
 
 
-def _given_in(path: Path, key: str, value: object) -> Given:
-    option = KEYS.get(key.replace("-", "_"))
-    if option is None:
-        nearest = did_you_mean(key.replace("-", "_"), KEYS)
-        raise UsageError(f"{path}: unknown key {key!r}{nearest}; known keys: {', '.join(KEYS)}")
+def _given_in(path: Path, key: str, option: Option, value: object) -> Given:
     if isinstance(value, list):
         value = ",".join(text_of(item) for item in value)
     if not isinstance(value, str | int | float):

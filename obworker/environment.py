@@ -6,12 +6,13 @@ Gear is looked for before production, as on the platform itself.
 from __future__ import annotations
 
 import enum
-import re
+import os
 from typing import TYPE_CHECKING
 
 import dotenv
 
 from obworker.errors import UsageError
+from obworker.values import LAST_PORT, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,15 +60,16 @@ def port_in(environ: Mapping[str, str], variable: str, *, least: int) -> int | N
     text = environ.get(variable)
     if not text:
         return None
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not least <= int(text) <= 65535:
-        raise UsageError(f"{variable}: {text!r} is not a port from {least} to 65535")
+    if not is_port(text, least):
+        raise UsageError(f"{variable}: {text!r} is not a port from {least} to {LAST_PORT}")
     return int(text)
 
 
 def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str, str]:
     """Return `environ` with what the .env in a model directory adds; what is set there stays."""
-    path = _find_dotenv(directory) if directory else None
-    if path is None:
+    path = directory and directory / ".env"
+    # Path.is_file raises where it may not look, and who may not hears of it later.
+    if path is None or not os.path.isfile(path):  # noqa: PTH113
         return dict(environ)
     try:
         found = {
@@ -78,12 +80,3 @@ def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str,
     if any("\0" in key + value for key, value in found.items()):
         raise UsageError(f"{path}: a NUL byte cannot be in an environment variable")
     return found | dict(environ)
-
-
-def _find_dotenv(directory: Path) -> Path | None:
-    """Return the .env of a directory that has one; who cannot look into it hears that later."""
-    path = directory / ".env"
-    try:
-        return path if path.is_file() else None
-    except OSError:
-        return None

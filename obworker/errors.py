@@ -16,14 +16,23 @@ EXIT_INTERRUPTED = 130
 class ObworkerError(Exception):
     """A failure the operator can act on: shown as one line, and a hint where there is one.
 
-    `traceback` is for the log: the part of it that is in the user's code, where that helps.
+    `exit_code` is given where another process has chosen it. `traceback` is for the log: the part
+    of it that is in the user's code, where that helps.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str | None = None, *, traceback: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        *,
+        exit_code: int | None = None,
+        traceback: str = "",
+    ) -> None:
         super().__init__(message)
         self.hint = hint
+        self.exit_code = self.exit_code if exit_code is None else exit_code
         self.traceback = traceback
 
 
@@ -40,10 +49,6 @@ class ListenError(UsageError):
 class CommandError(ObworkerError):
     """The running obworker did not do what a command asked of it; its answer has the exit code."""
 
-    def __init__(self, message: str, hint: str | None = None, *, exit_code: int = 1) -> None:
-        super().__init__(message, hint)
-        self.exit_code = exit_code
-
 
 class BootError(ObworkerError):
     """The predictor was loaded but no worker could build it."""
@@ -53,10 +58,6 @@ class BootError(ObworkerError):
 
 class ScriptError(ObworkerError):
     """The start.sh never answered; the exit code is the script's own."""
-
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class LoadError(ObworkerError):

@@ -22,13 +22,15 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from obworker.errors import UsageError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from obworker.settings import Settings
 
     SysExcInfo = (
         tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -44,22 +46,6 @@ FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 # O_NONBLOCK: a FIFO that nobody reads is an error, and holds up no process (fifo(7)).
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 MODE = 0o644
-
-
-class Destinations(Protocol):
-    """The settings that say where the logs go."""
-
-    @property
-    def log_file(self) -> str | None:
-        """Path of the log; None leaves it on standard error."""
-
-    @property
-    def access_log(self) -> bool:
-        """Whether there is an access log."""
-
-    @property
-    def access_log_file(self) -> str | None:
-        """Path of the access log; None leaves it on standard output."""
 
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -163,7 +149,7 @@ def enable_loggers() -> None:
             logger.disabled = False
 
 
-def open_files(to: Destinations) -> None:
+def open_files(settings: Settings) -> None:
     """Begin to log to files, for this process and its children to come.
 
     Standard error becomes the log file. So does standard output, where prints go, unless it is the
@@ -172,33 +158,28 @@ def open_files(to: Destinations) -> None:
     Raises:
         UsageError: a file cannot be had.
     """
-    _try_access_log(to)
-    if to.log_file is None:
+    if settings.access_log and settings.access_log_file is not None:  # workers will want it
+        os.close(open_log("--access-log-file", settings.access_log_file))
+    if settings.log_file is None:
         return
     try:
-        append(to.log_file, _descriptors_of_log(to))
+        append(settings.log_file, _descriptors_of_log(settings))
     except OSError as error:
-        raise _cannot("--log-file", to.log_file, error) from error
+        raise _cannot("--log-file", settings.log_file, error) from error
 
 
-def reopen_files(to: Destinations) -> None:
+def reopen_files(settings: Settings) -> None:
     """Go on in a new log file, after the old one was renamed; what fails is logged.
 
     Every process does it for itself; one that has an AccessLog calls its `reopen`, too.
     """
-    if to.log_file is not None:
-        append_again("--log-file", to.log_file, _descriptors_of_log(to))
+    if settings.log_file is not None:
+        append_again("--log-file", settings.log_file, _descriptors_of_log(settings))
 
 
-def _descriptors_of_log(to: Destinations) -> tuple[int, ...]:
-    access_log_on_output = to.access_log and to.access_log_file is None
+def _descriptors_of_log(settings: Settings) -> tuple[int, ...]:
+    access_log_on_output = settings.access_log and settings.access_log_file is None
     return (STANDARD_ERROR,) if access_log_on_output else (STANDARD_OUTPUT, STANDARD_ERROR)
-
-
-def _try_access_log(to: Destinations) -> None:
-    """Open the access log, which workers will want, while there is somebody to tell."""
-    if to.access_log and to.access_log_file is not None:
-        os.close(open_log("--access-log-file", to.access_log_file))
 
 
 def append(path: str, descriptors: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from obworker import control, status
-from obworker.command import invoke
+from obworker.command import CONTEXT, invoke
 from obworker.control import ask
 from obworker.options import ENVIRONMENT_PREFIX
 from obworker.supervisor import memory
@@ -24,10 +24,7 @@ EPILOG = """\b
 Exit codes  0: done. 1: it could not be done, and why. 2: usage, or no such
             obworker. 4: the reload failed, and why; what served serves on.
 """
-SHOWN: dict[str, Any] = {
-    "epilog": EPILOG,
-    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
-}
+SHOWN: dict[str, Any] = {"epilog": EPILOG, "context_settings": CONTEXT}
 
 
 def _located(operation: Callable[..., str]) -> Callable[..., str]:

@@ -29,17 +29,18 @@ def option(
     worked out at start. One whose value is a list may be `repeatable`. Without what it `needs` of a
     predictor it has no effect.
     """
-    metadata = {
+    facts = {
+        "key": flags[-1].lstrip("-").replace("-", "_").lower(),
         "flags": flags,
         "parse": parse,
         "group": group,
         "help": help,
         "metavar": metavar,
-        "shown": shown,
-        "repeatable": repeatable,
+        "default": shown or text_of(default),
+        "is_repeatable": repeatable,
         "needs": needs,
     }
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=facts)
 
 
 class Option(NamedTuple):
@@ -75,20 +76,7 @@ class Option(NamedTuple):
 def options_of(settings: Any) -> Iterator[Option]:
     """Return the options that the fields of a dataclass declare."""
     for field in dataclasses.fields(settings):
-        facts = field.metadata
-        key = facts["flags"][-1].lstrip("-").replace("-", "_").lower()
-        yield Option(
-            field=field.name,
-            key=key,
-            flags=facts["flags"],
-            parse=facts["parse"],
-            group=facts["group"],
-            help=facts["help"],
-            metavar=facts["metavar"],
-            default=facts["shown"] or text_of(field.default),
-            is_repeatable=facts["repeatable"],
-            needs=facts["needs"],
-        )
+        yield Option(field.name, **field.metadata)
 
 
 def text_of(value: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from obworker.command import invoke
+from obworker.command import CONTEXT, invoke
 from obworker.errors import CommandError, LoadError, UsageError
 from obworker.onnx_options import pairs_of, session_options
 from obworker.predictor import onnx, prepacked
@@ -36,10 +36,7 @@ def prepack(arguments: Sequence[str]) -> str | int:
     return printed
 
 
-@click.command(
-    "obworker prepack",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command("obworker prepack", context_settings=CONTEXT)
 @click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
 @click.option(
     *("-o", "--output"),

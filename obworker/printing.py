@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+# The descriptors: what sys.stdout and sys.stderr are, the user's code may choose.
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from obworker.onnx_options import AUTO, providers, session_options, thread_count
 from obworker.options import option, options_of
 from obworker.values import (
+    LAST_PORT,
     absolute_path,
     address_or_off,
     addresses,
@@ -96,7 +97,7 @@ class Settings:
         help="Host to serve on.",
     )
     port: int | None = option(
-        "--port", metavar="PORT", parse=whole_number(0, 65535), group="Server",
+        "--port", metavar="PORT", parse=whole_number(0, LAST_PORT), group="Server",
         shown="80 in production, 8080 in a gear, else $OPENBAYES_SERVING_PORT or 25252",
         help="Port to serve on; 0 takes a free one. For a start.sh, the port it will listen on.",
     )

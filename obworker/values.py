@@ -6,13 +6,15 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from obworker.errors import did_you_mean
 
 BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 LARGEST = 2**31 - 1  # what the kernel and C libraries take
+LAST_PORT = 65535
 
+Value = TypeVar("Value")
 Parse = Callable[[str], Any]
 
 
@@ -32,12 +34,10 @@ def seconds(*, zero: bool) -> Parse:
     wanted = "a number of seconds, 0 for off" if zero else "a number of seconds above 0"
 
     def parse(text: str) -> float:
-        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII):
+        is_number = re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII)
+        if not is_number or not (zero or float(text)):
             raise ValueError(f"{text!r} is not {wanted}")
-        duration = float(text)
-        if duration == 0 and not zero:
-            raise ValueError(f"{text!r} is not {wanted}")
-        return duration
+        return float(text)
 
     return parse
 
@@ -110,9 +110,14 @@ def address(text: str) -> str:
     if text.startswith("unix:") and len(text) > len("unix:"):
         return "unix:" + absolute_path(text.removeprefix("unix:"))
     name, _, port = text.rpartition(":")
-    if not _is_host(name) or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+    if not (_is_host(name) and is_port(port)):
         raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     return text
+
+
+def is_port(text: str, least: int = 0) -> bool:
+    """Whether a text is the number of a port, from `least` on."""
+    return bool(re.fullmatch(r"\d{1,5}", text, re.ASCII)) and least <= int(text) <= LAST_PORT
 
 
 def _is_host(text: str) -> bool:
@@ -147,20 +152,18 @@ def _address_or_descriptor(token: str) -> str:
 
 def address_or_off(text: str) -> str:
     """Check an address, or the word off."""
-    if text.lower() == "off":
-        return "off"
-    try:
-        return address(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or off") from None
+    return "off" if text.lower() == "off" else _or_off(address, text)
 
 
 def size_or_off(text: str) -> int:
     """Parse a number of bytes; 0 or the word off is 0."""
-    if text.strip().lower() in ("0", "off"):
-        return 0
+    return 0 if text.strip().lower() in ("0", "off") else _or_off(size, text)
+
+
+def _or_off(parse: Callable[[str], Value], text: str) -> Value:
+    """Parse a text that is not the word off, and might have been."""
     try:
-        return size(text)
+        return parse(text)
     except ValueError as error:
         raise ValueError(f"{error}, or off") from None
 

@@ -35,7 +35,7 @@ class FakeMaster:
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._waker = socket.socketpair()
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
-        self._control = Control.bind(path, self._selector, self._take)
+        self._control = Control(path, self._selector, self._take)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

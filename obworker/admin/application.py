@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
 
 from obworker.admin import metrics
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
 from obworker.supervisor import health, lapse, memory
 from obworker.supervisor.memory import Memories
-from obworker.supervisor.probes import METHODS, PROBES, Answer, verdict
+from obworker.supervisor.probes import METHODS, PROBES, Answer, in_json, verdict
 from obworker.supervisor.scoreboard import Scoreboard
 
 ALLOW = ("Allow", ", ".join(METHODS))
@@ -24,29 +23,6 @@ MEANINGS: health.Report = {
     "/healthz": "the same status, and all there is to know",
     "/metrics": "numbers for Prometheus",
 }
-
-
-class Page(Protocol):
-    """What is shown."""
-
-    def send(self, start_response: StartResponse) -> list[bytes]:
-        """Answer a request in WSGI's way."""
-
-
-class Scraped(NamedTuple):
-    """What Prometheus gets."""
-
-    body: bytes
-
-    def send(self, start_response: StartResponse) -> list[bytes]:
-        """Answer a request in WSGI's way."""
-        fields = [
-            ("Content-Type", metrics.CONTENT_TYPE),
-            ("Content-Length", str(len(self.body))),
-            ("Cache-Control", "no-store"),
-        ]
-        start_response("200 OK", fields)
-        return [self.body]
 
 
 def takes_time(_method: str, path: str) -> bool:
@@ -60,36 +36,37 @@ class Admin:
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
         self._memories = Memories(self._measure)
-        self._pages: dict[str, Callable[[], Page]] = {
+        self._pages: dict[str, Callable[[], Answer]] = {
             **{path: partial(probe, board) for path, probe in PROBES.items()},
             "/healthz": self._healthz,
             "/metrics": self._scrape,
-            "/": partial(Answer, HTTPStatus.OK, MEANINGS),
+            "/": partial(in_json, HTTPStatus.OK, MEANINGS),
         }
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         return self._answer(environ["REQUEST_METHOD"], environ["PATH_INFO"]).send(start_response)
 
-    def _answer(self, method: str, path: str) -> Page:
+    def _answer(self, method: str, path: str) -> Answer:
         page = self._pages.get(path)
         if page is None:
             error = f"Not Found: there are {', '.join(MEANINGS)}"
-            return Answer(HTTPStatus.NOT_FOUND, {"error": error})
+            return in_json(HTTPStatus.NOT_FOUND, {"error": error})
         if method not in METHODS:
             error = f"Method Not Allowed: {method[:20]}"
-            return Answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": error}, (ALLOW,))
+            return in_json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": error}, (ALLOW,))
         return page()
 
     def _healthz(self) -> Answer:
         """Tell everything."""
         report = self._report()
-        return Answer(verdict(ready=bool(report["ready"])), report)
+        return in_json(verdict(ready=bool(report["ready"])), report)
 
-    def _scrape(self) -> Scraped:
+    def _scrape(self) -> Answer:
         """Tell everything in numbers, the memory of all processes with it."""
         measured = self._memories.recent()
-        return Scraped(metrics.text(self._report(), measured, self._others))
+        body = metrics.text(self._report(), measured, self._others)
+        return Answer(HTTPStatus.OK, body, metrics.CONTENT_TYPE)
 
     def _report(self) -> health.Report:
         now = time.monotonic()
@@ -105,5 +82,5 @@ class Admin:
 
     def _measure(self) -> memory.Usage:
         board, master = self._board, self._board.header.master_pid
-        workers = {row.pid for slot in range(board.header.slots) for row in board.seats(slot)}
+        workers = {row.pid for row in board.rows}
         return memory.measure(master, workers | self._others.keys()) if master else {}

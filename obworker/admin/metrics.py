@@ -6,7 +6,6 @@ answers, and also after this process has been started again.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,22 +26,17 @@ Values = Iterator[tuple[tuple[str, ...], float]]
 Buckets = Iterator[tuple[tuple[str, ...], list[tuple[str, float]], float]]
 
 
-class Type(enum.Enum):
-    """How Prometheus reads a metric."""
-
-    GAUGE = "gauge"
-    COUNTER = "counter"
-    HISTOGRAM = "histogram"
-
-
 class Kind(NamedTuple):
-    """A metric: what it is called, what it means, its labels, and where its values are."""
+    """A metric: what it is called, what it means, its labels, and where its values are.
+
+    `type` is how Prometheus reads it, by the name that its client gives the class of such metrics.
+    """
 
     name: str
     help: str
     labels: tuple[str, ...]
     values: Callable[[Report], Values | Buckets]
-    type: Type = Type.GAUGE
+    type: str = "Gauge"
 
 
 def _one(*path: str) -> Callable[[Report], Values]:
@@ -58,12 +52,16 @@ def _one(*path: str) -> Callable[[Report], Values]:
     return values
 
 
+def _labels(slot: Report) -> tuple[str, str]:
+    return str(slot["slot"]), slot["device"] or ""
+
+
 def _by_slot(number: Callable[[Report], float | None]) -> Callable[[Report], Values]:
     def values(report: Report) -> Values:
         for slot in report["slots"]:
             found = number(slot)
             if found is not None:
-                yield (str(slot["slot"]), slot["device"] or ""), float(found)
+                yield _labels(slot), float(found)
 
     return values
 
@@ -79,20 +77,20 @@ def _by_gpu(key: str, unit: float = 1.0) -> Callable[[Report], Values]:
 
 def _states(report: Report) -> Values:
     for slot in report["slots"]:
-        yield (str(slot["slot"]), slot["device"] or "", slot["state"]), 1.0
+        yield (*_labels(slot), slot["state"]), 1.0
 
 
 def _restarts(report: Report) -> Values:
     for slot in report["slots"]:
         for cause in Cause:
             name = cause.name.lower()
-            yield (str(slot["slot"]), slot["device"] or "", name), slot["causes"].get(name, 0)
+            yield (*_labels(slot), name), slot["causes"].get(name, 0)
 
 
 def _responses(report: Report) -> Values:
     for slot in report["slots"]:
         for code in CODES:
-            yield (str(slot["slot"]), slot["device"] or "", code), slot["responses"].get(code, 0)
+            yield (*_labels(slot), code), slot["responses"].get(code, 0)
 
 
 def _request_seconds(report: Report) -> Buckets:
@@ -101,7 +99,7 @@ def _request_seconds(report: Report) -> Buckets:
         told = slot["request_seconds"]
         counts = accumulate(told["buckets"].get(bucket, 0) for bucket in BUCKETS)
         buckets = list(zip(BUCKETS, counts, strict=True))
-        yield (str(slot["slot"]), slot["device"] or ""), buckets, told["sum"]
+        yield _labels(slot), buckets, told["sum"]
 
 
 def _memory(key: str) -> Callable[[Report], Values]:
@@ -138,6 +136,7 @@ def _age(slot: Report) -> float | None:
     return max((request["age"] or 0.0 for request in requests), default=None)
 
 
+COUNTER, HISTOGRAM = "Counter", "Histogram"
 SLOT = ("slot", "device")
 GPU = ("gpu", "uuid", "name")
 PROCESS = ("process", "slot")
@@ -148,7 +147,7 @@ METRICS = (
     Kind("obworker_ready", "Whether requests can be sent here (/readyz).", (), _one("ready")),
     Kind("obworker_uptime_seconds", "Time since the master started.", (), _one("uptime")),
     Kind("obworker_generation", "Imports of predictor.py so far.", (), _one("generation")),
-    Kind("obworker_reloads_total", "Reloads that went well.", (), _one("reloads"), Type.COUNTER),
+    Kind("obworker_reloads_total", "Reloads that went well.", (), _one("reloads"), COUNTER),
     Kind("obworker_last_reload_failed", "Whether the last reload failed.",
          (), _last_reload_failed),
     Kind("obworker_queue_requests", "Requests that wait, of all workers.",
@@ -164,22 +163,22 @@ METRICS = (
     Kind("obworker_worker_uptime_seconds", "Time since a slot's worker was ready.",
          SLOT, _by_slot(lambda slot: slot["uptime"])),
     Kind("obworker_requests_total", "Requests that predict has finished.",
-         SLOT, _by_slot(lambda slot: slot["requests"]), Type.COUNTER),
+         SLOT, _by_slot(lambda slot: slot["requests"]), COUNTER),
     Kind("obworker_responses_total", "Responses by class of status: of predict, refusals, probes,"
          " and to what was no request.",
-         (*SLOT, "code"), _responses, Type.COUNTER),
+         (*SLOT, "code"), _responses, COUNTER),
     Kind("obworker_request_seconds", "Time of requests that entered predict, from when they were"
          " whole until the response was ready, waiting included; refusals are not in it.",
-         SLOT, _request_seconds, Type.HISTOGRAM),
+         SLOT, _request_seconds, HISTOGRAM),
     Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_both("in_flight"))),
     Kind("obworker_requests_waiting", "Requests in the queue that only this slot can answer.",
          SLOT, _by_slot(_both("waiting"))),
     Kind("obworker_request_age_seconds", "How long a request is in predict: the one of which the"
          " deadline comes first.", SLOT, _by_slot(_age)),
     Kind("obworker_restarts_total", "Ends of workers that nobody asked for.",
-         (*SLOT, "cause"), _restarts, Type.COUNTER),
+         (*SLOT, "cause"), _restarts, COUNTER),
     Kind("obworker_no_memory_total", "Times that memory, a GPU's or the machine's, was short.",
-         SLOT, _by_slot(lambda slot: slot["no_memory"]), Type.COUNTER),
+         SLOT, _by_slot(lambda slot: slot["no_memory"]), COUNTER),
     Kind("obworker_quarantined", "Whether a slot's device is left alone after failures.",
          SLOT, _by_slot(lambda slot: float(slot["quarantine"] is not None))),
     Kind("obworker_memory_rss_bytes", "Memory in RAM, shared pages counted whole.",
@@ -226,13 +225,9 @@ class _Collected:
 def _families(report: Report) -> Iterator[Metric]:
     from prometheus_client import core
 
-    families: dict[Type, Any] = {
-        Type.GAUGE: core.GaugeMetricFamily,
-        Type.COUNTER: core.CounterMetricFamily,
-        Type.HISTOGRAM: core.HistogramMetricFamily,
-    }
     for kind in METRICS:
-        metric = families[kind.type](kind.name, kind.help, labels=kind.labels)
+        family = getattr(core, f"{kind.type}MetricFamily")
+        metric = family(kind.name, kind.help, labels=kind.labels)
         for labels, *value in kind.values(report):
             metric.add_metric(labels, *value)
         yield metric

@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING
 
 from obworker import log
 from obworker.admin import nvml
@@ -28,9 +27,6 @@ from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, signals
 from obworker.supervisor.admins import LOG, OUTPUTS
 from obworker.supervisor.scoreboard import Scoreboard
-
-if TYPE_CHECKING:
-    from obworker.http.cycle import Cycle
 
 # A probe is one short request without a body. timeout=0: nothing is overdue, for nothing hangs.
 SETTINGS = Settings(
@@ -95,19 +91,9 @@ def _serve(application: Admin, listener: socket.socket, master: socket.socket) -
         SETTINGS,
         inline=False,
         must_queue=takes_time,
-        on_overdue=_is_never_overdue,
-        on_drained=_is_never_drained,
     )
     server.reactor.watch(master.fileno(), READ, lambda _: turn.end() if _is_over(master) else None)
     listeners.claim(listener, alone=False)
     server.start()
     threading.Thread(target=server.executors.run_here, name="executor", daemon=True).start()
     server.executors.steer(turn)
-
-
-def _is_never_overdue(_cycle: Cycle) -> None:
-    """Do nothing: there is no timeout."""
-
-
-def _is_never_drained() -> None:
-    """Do nothing: it ends with the master."""

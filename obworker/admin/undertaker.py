@@ -22,12 +22,7 @@ INTERVAL = 0.02
 
 def groups(board: Scoreboard) -> set[int]:
     """Return the process groups of the sessions that live, as far as the master had written."""
-    pids = {
-        row.pid
-        for slot in range(board.header.slots)
-        for row in board.seats(slot)
-        if row.state in HAS_PROCESS
-    }
+    pids = {row.pid for row in board.rows if row.state in HAS_PROCESS}
     leaders = {pid for pid in (*pids, *board.header.mold_pids) if pid}
     return leaders | linux.groups_of(leaders)
 

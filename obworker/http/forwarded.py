@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from obworker.values import is_port
+
 if TYPE_CHECKING:
     from obworker.settings import Settings
 
@@ -30,7 +32,6 @@ MOST_HOPS = 32
 SCHEMES = ("http", "https")
 # An address with a port; an IPv6 address has brackets then (RFC 7239 6).
 NODE = re.compile(r"\[(?P<v6>[^]]*)\](?::(?P<v6_port>\d+))?|(?P<v4>[^:]*)(?::(?P<v4_port>\d+))?")
-MOST_PORT = 65535
 
 
 class Node(NamedTuple):
@@ -75,7 +76,7 @@ class Proxies:
         if scheme in SCHEMES:
             environ["wsgi.url_scheme"] = scheme
         port = _last(environ.get("HTTP_X_FORWARDED_PORT", ""))
-        if _is_port(port):
+        if is_port(port, least=1):
             environ["SERVER_PORT"] = port
 
     def _client(self, field: str) -> Node | None:
@@ -114,7 +115,7 @@ def _node(element: str) -> Node | None:
     if match is None:
         return None
     host, port = match["v6"] or match["v4"] or "", match["v6_port"] or match["v4_port"] or ""
-    is_sound = _address(host) is not None and (not port or _is_port(port))
+    is_sound = _address(host) is not None and (not port or is_port(port, least=1))
     return Node(host, port) if is_sound else None
 
 
@@ -130,7 +131,3 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _last(field: str) -> str:
     """Return the last element of a list: the one that the proxy next to us has written."""
     return field.rpartition(",")[2].strip()
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= MOST_PORT

@@ -73,7 +73,7 @@ def _never(_method: str, _path: str) -> bool:
     return False
 
 
-def _ignore(_count: int) -> None:
+def _ignore(*_told: object) -> None:
     """Have nobody to tell."""
 
 
@@ -105,8 +105,8 @@ class Server:
         tls: ssl.SSLContext | None = None,
         monitor: Monitor = UNWATCHED,
         on_waiting: Callable[[int], object] = _ignore,
-        on_overdue: Callable[[Cycle], None],
-        on_drained: Callable[[], None],
+        on_overdue: Callable[[Cycle], None] = _ignore,
+        on_drained: Callable[[], None] = _ignore,
     ) -> None:
         self.reactor = Reactor()
         self.executors = Executors(

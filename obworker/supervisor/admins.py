@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import signal
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from obworker.errors import ListenError
+from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT
 from obworker.settings import Settings
 from obworker.supervisor import bootstrap, exits, linux, listeners
 from obworker.supervisor.listeners import Address
@@ -27,7 +27,7 @@ logger = logging.getLogger("obworker.master")
 DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
 ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
 GOOD_BYE, LOG = b".", b"l"
-OUTPUTS = (1, 2)  # standard output and standard error
+OUTPUTS = (STANDARD_OUTPUT, STANDARD_ERROR)
 LEAVE_TIMEOUT = 2.0
 KILL_TIMEOUT = 5.0
 
@@ -106,7 +106,7 @@ class Admin:
             self._process = self._make(now)
             self._due = None
         except OSError as error:
-            self._start_later(f"cannot be made: {linux.why_no_process(error)}", now, lived=None)
+            self._start_later(f"cannot be made: {linux.why_no_process(error)}", now, ready_at=None)
 
     def exited(self, pid: int, code: int, now: float) -> bool:
         """Account for a child that ended; return whether it was this one."""
@@ -115,7 +115,7 @@ class Admin:
             return False
         self._forget(process)
         if not self._stopping:
-            self._start_later(exits.describe(code), now, lived=now - process.started_at)
+            self._start_later(exits.describe(code), now, ready_at=process.started_at)
         return True
 
     def tend(self, now: float) -> None:
@@ -167,17 +167,10 @@ class Admin:
     def _execute(self, end: socket.socket) -> int:
         listener = -1 if self._listener is None else self._listener.fileno()
         shared = (self._scoreboard, listener, end.fileno())
-        command = bootstrap.python(ENTRY.format(*shared, self._log_level))
-        inherited = [descriptor for descriptor in shared if descriptor != -1]
-        for descriptor in inherited:
-            os.set_inheritable(descriptor, True)
-        try:
-            return os.posix_spawn(command[0], command, self._environ, setsid=True)
-        finally:
-            for descriptor in inherited:
-                os.set_inheritable(descriptor, False)
+        entry = ENTRY.format(*shared, self._log_level)
+        return bootstrap.spawn(entry, self._environ, {*shared} - {-1})
 
-    def _start_later(self, what: str, now: float, *, lived: float | None) -> None:
-        wait = self._restarts.ended(ready_for=lived)
+    def _start_later(self, what: str, now: float, *, ready_at: float | None) -> None:
+        wait = self._restarts.ended(now, ready_at=ready_at)
         self._due = now + wait
         logger.error("the admin process %s; it starts again in %.1f s", what, wait)

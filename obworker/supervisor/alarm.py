@@ -11,6 +11,11 @@ TICK = 1.0
 LATE = 5 * TICK
 
 
+def earliest(*deadlines: float | None) -> float | None:
+    """Return the first of some moments; None is never."""
+    return min((due for due in deadlines if due is not None), default=None)
+
+
 class Alarm:
     """The clock of one loop."""
 

@@ -12,18 +12,6 @@ from obworker.http.environ import Environ
 from obworker.settings import Settings
 
 
-class BatchLimits(Protocol):
-    """How many requests are answered at once where nobody says otherwise."""
-
-    @property
-    def size(self) -> int:
-        """How many at most."""
-
-    @property
-    def wait(self) -> float:
-        """How many seconds the first waits for others."""
-
-
 class Predictions(Protocol):
     """The WSGI application; at most `most_calls` of it are to run at once, where that is set."""
 
@@ -36,8 +24,8 @@ class Predictions(Protocol):
         """Whether a thread that calls it only waits for coroutines."""
 
     @property
-    def batch_limits(self) -> BatchLimits | None:
-        """Whether it can answer requests at once, and how many."""
+    def batch_limits(self) -> tuple[int, float] | None:
+        """Whether it can answer requests at once: most of them, and seconds to wait for others."""
 
     @property
     def check_health(self) -> Callable[[], None] | None:
@@ -52,12 +40,12 @@ class Predictions(Protocol):
 
 def batching_for(application: Predictions, settings: Settings) -> Batching | None:
     """Return how requests are answered together, if they are; options win over the predictor."""
-    limits = application.batch_limits
-    if limits is None:
+    if application.batch_limits is None:
         return None
-    size = settings.max_batch_size or limits.size
-    chosen = settings.max_batch_wait_ms
-    wait = limits.wait if chosen is None else chosen / 1000
+    size, wait = application.batch_limits
+    size = settings.max_batch_size or size
+    if settings.max_batch_wait_ms is not None:
+        wait = settings.max_batch_wait_ms / 1000
     return Batching(application.answer_all, size, wait) if size > 1 else None
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from obworker.supervisor import linux
 
 
 def python(statement: str) -> list[str]:
@@ -15,3 +20,22 @@ def python(statement: str) -> list[str]:
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; {statement}"
     return [sys.executable, "-c", code]
+
+
+def spawn(statement: str, environ: Mapping[str, str], descriptors: Collection[int]) -> int:
+    """Run one statement of ours in a session of its own, with some descriptors; return the pid.
+
+    The signals that end a process for want of a handler wait there until they are let through.
+
+    Raises:
+        OSError: the process cannot be made.
+    """
+    command = python(statement)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        held = [signal.SIGUSR1, linux.DUMP_SIGNAL]
+        return os.posix_spawn(command[0], command, environ, setsid=True, setsigmask=held)
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)

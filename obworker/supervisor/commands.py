@@ -12,10 +12,14 @@ from obworker.supervisor.control import Request
 from obworker.supervisor.scoreboard import Scoreboard
 
 
+def nobody(_failure: str) -> None:
+    """Stand for who waits for a reload where it came by a signal."""
+
+
 class Commanded(Protocol):
     """A master, as commands see it."""
 
-    def reload(self, answer: Callable[[str], None] | None = None) -> None:
+    def reload(self, answer: Callable[[str], None] = nobody) -> None:
         """Load anew; `answer` learns why that failed, or gets an empty text."""
 
     def resize(self, size: int) -> str:

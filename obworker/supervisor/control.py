@@ -32,6 +32,7 @@ from typing import Any
 
 from obworker.errors import ListenError
 from obworker.supervisor import listeners, rendezvous
+from obworker.supervisor.alarm import earliest
 from obworker.supervisor.listeners import Address
 
 logger = logging.getLogger("obworker.master")
@@ -98,47 +99,32 @@ class Control:
     """The control socket, in the master's selector; `on_request` is called for each command."""
 
     def __init__(
-        self,
-        listener: socket.socket,
-        path: Path,
-        selector: selectors.BaseSelector,
-        on_request: Callable[[Request], None],
+        self, path: Path, selector: selectors.BaseSelector, on_request: Callable[[Request], None]
     ) -> None:
-        self.path = path
-        self._listener = listener
-        self._selector = selector
-        self._on_request = on_request
-        self._clients: set[_Client] = set()
-        self._accepts_at: float | None = None
-        selector.register(listener, selectors.EVENT_READ, self._accept)
-
-    @classmethod
-    def bind(
-        cls,
-        path: Path,
-        selector: selectors.BaseSelector,
-        on_request: Callable[[Request], None],
-    ) -> Control:
         """Listen at `path`.
 
         Raises:
             ListenError: another obworker does, or it is no place for a socket.
         """
         try:
-            listener, _ = listeners.bind(Address(path=str(path)))
+            self._listener, _ = listeners.bind(Address(path=str(path)))
         except ListenError as error:
             hint = "give another path, or off"
             raise ListenError(f"--control-socket: {error}", hint=hint) from error
         path.chmod(MODE)  # nobody can have connected: it does not listen yet
-        listener.setblocking(False)
-        listener.listen(MAX_CLIENTS)
-        return cls(listener, path, selector, on_request)
+        self._listener.setblocking(False)
+        self._listener.listen(MAX_CLIENTS)
+        self.path = path
+        self._selector = selector
+        self._on_request = on_request
+        self._clients: set[_Client] = set()
+        self._accepts_at: float | None = None
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        deadlines = [self._accepts_at, *(client.deadline for client in self._clients)]
-        return min((due for due in deadlines if due is not None), default=None)
+        return earliest(self._accepts_at, *(client.deadline for client in self._clients))
 
     def tend(self, now: float) -> None:
         """Leave clients that take too long to write or to read; accept again after a pause."""
@@ -274,7 +260,7 @@ def open_control(
     if asked == "off":
         return None
     if asked is not None:
-        return Control.bind(Path(asked), selector, on_request)
+        return Control(Path(asked), selector, on_request)
     candidates = rendezvous.directories(runtime_directory, os.getuid())
     directory = rendezvous.prepare(candidates, os.getuid())
     if directory is None:
@@ -284,7 +270,7 @@ def open_control(
     rendezvous.remove_stale(directory)
     try:
         path = directory / f"{os.getpid()}{rendezvous.SUFFIX}"
-        return Control.bind(path, selector, on_request)
+        return Control(path, selector, on_request)
     except ListenError as error:
         logger.warning("no control socket: %s", error)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from obworker.errors import DeviceError
@@ -63,14 +64,12 @@ class Devices:
 
     def tend(self, now: float) -> None:
         """Give back the devices whose time is over; other code may have other devices."""
-        self._give_back(self._quarantine.release_due(now))
-        self._table.quarantine(self._is_held)
+        self._give_back(now)
         self._judge()
 
     def give_back_all(self) -> None:
         """Give back all devices: somebody has seen to them, or they are others by now."""
-        self._give_back(self._quarantine.release_all())
-        self._table.quarantine(self._is_held)
+        self._give_back(math.inf)
 
     def publish(self) -> None:
         """Show everybody which slots are held."""
@@ -92,16 +91,14 @@ class Devices:
         elif self._table.rollout.candidate is not None:
             self._generations.fail_reload(ALL_HELD)
 
-    def _give_back(self, devices: list[str]) -> None:
-        for device in devices:
+    def _give_back(self, by: float) -> None:
+        for device in self._quarantine.release(by):
             logger.info("%-10s %s is out of it, and tried again", "quarantine", device)
+        self._table.quarantine(self._is_held)
 
     def _is_held(self, slot: int) -> bool:
         return self._quarantine.hold(self._name(slot)) is not None
 
     def _name(self, slot: int) -> str:
         rollout = self._table.rollout
-        return self._of(slot, rollout.candidate or rollout.current).label
-
-    def _of(self, slot: int, generation: int) -> Device:
-        return self._generations.plan(generation).device(slot)
+        return self._generations.plan(rollout.candidate or rollout.current).device(slot).label

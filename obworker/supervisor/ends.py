@@ -9,18 +9,15 @@ from collections.abc import Callable
 
 from obworker.errors import BootError, ObworkerError
 from obworker.supervisor import exits
-from obworker.supervisor.generations import error_of
-from obworker.supervisor.messages import BootFailed, LoadFailed
+from obworker.supervisor.links import Link
+from obworker.supervisor.messages import Failed
 from obworker.supervisor.oom import OomKills
 from obworker.supervisor.rollout import Outcome
-from obworker.supervisor.scoreboard import Cause, Scoreboard
+from obworker.supervisor.scoreboard import Cause, Scoreboard, State
 from obworker.supervisor.slots import Seat
 from obworker.supervisor.table import End, Table
 
 logger = logging.getLogger("obworker.master")
-
-Failure = BootFailed | LoadFailed
-"""What a worker said of its end before it ended."""
 
 CONSEQUENCES = {
     Outcome.GAVE_UP: "giving up",
@@ -59,28 +56,15 @@ class Ends:
         """Look how often the kernel killed for memory; called before processes are reaped."""
         self._oom.look(time.monotonic())
 
-    def exited(
-        self,
-        seat: Seat,
-        code: int,
-        *,
-        reason: str,
-        failure: Failure | None,
-        cause: Cause | None,
-        was_killed: bool,
-    ) -> None:
-        """Account for a worker that was reaped.
-
-        `reason` and `cause` are why it ended, where that is known; `was_killed` is whether we did
-        that.
-        """
-        now, who = time.monotonic(), f"worker {seat.slot} (pid {seat.pid})"
+    def exited(self, seat: Seat, code: int, link: Link) -> None:
+        """Account for a worker that was reaped; `link` says what came of it before."""
+        now, failure, was_ready = time.monotonic(), link.failure, seat.ready_at is not None
+        who, when = f"worker {seat.slot} (pid {seat.pid})", self._when(seat, now)
         was_asked_for = seat.expected or self._table.stopping
+        was_killed = seat.state is State.KILLING and not link.hung_up
         is_oom = not was_killed and self.was_killed_for_memory(code)
-        how = failure.message if failure else reason + exits.describe(code, oom=is_oom)
-        told = f"{how} {self._when(seat, now)}"
-        was_ready = seat.ready_at is not None
-        cause = exits.cause(code, was_ready=was_ready, known=cause, is_oom=is_oom)
+        how = failure.message if failure else link.reason + exits.describe(code, oom=is_oom)
+        cause = exits.cause(code, was_ready=was_ready, known=link.cause, is_oom=is_oom)
         self._board.seat(seat.slot, seat.number).clear()
         end = self._table.exited(
             seat,
@@ -91,28 +75,31 @@ class Ends:
         )
         if failure is not None and failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
-        if end.outcome is not Outcome.EXPECTED:
-            self.note(seat, cause, told, now)
-            self.tell(who, told, end, failure)
-            if not was_ready:
-                self._on_boot_failed(seat.generation, seat.slot, told)
-        elif was_asked_for:
+        self._tell_all(seat, who, f"{how} {when}", cause, end, failure)
+        if end.outcome is Outcome.EXPECTED and was_asked_for:
             logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
 
     def not_made(self, seat: Seat, why: str) -> None:
         """Account for a worker that there never was."""
-        now = time.monotonic()
-        end = self._table.exited(seat, now)
-        if end.outcome is not Outcome.EXPECTED:
-            self.note(seat, Cause.BOOT, why, now)
-            self.tell(f"worker {seat.slot}", why, end, None)
-            self._on_boot_failed(seat.generation, seat.slot, why)
+        end = self._table.exited(seat, time.monotonic())
+        self._tell_all(seat, f"worker {seat.slot}", why, Cause.BOOT, end, None)
+
+    def _tell_all(
+        self, seat: Seat, who: str, how: str, cause: Cause, end: End, failure: Failed | None
+    ) -> None:
+        """Tell people, the scoreboard and the master of an end, if nobody asked for it."""
+        if end.outcome is Outcome.EXPECTED:
+            return
+        self.note(seat, cause, how, time.monotonic())
+        self.tell(who, how, end, failure)
+        if seat.ready_at is None:
+            self._on_boot_failed(seat.generation, seat.slot, how)
 
     def note(self, seat: Seat, cause: Cause, how: str, now: float) -> None:
         """Keep for people what an end was that nobody asked for."""
         self._board.slot(seat.slot).note_exit(cause, how, now)
 
-    def tell(self, who: str, how: str, end: End, failure: Failure | None) -> None:
+    def tell(self, who: str, how: str, end: End, failure: Failed | None) -> None:
         """Log an end that nobody asked for, and pass on what it leads to."""
         if end.outcome is Outcome.EXPECTED:
             return
@@ -121,7 +108,8 @@ class Ends:
         if end.outcome is Outcome.DROPPED:
             self._on_dropped(failure.message if failure else f"{who} {how}")
         elif end.outcome is Outcome.GAVE_UP:
-            self._on_fatal(_fatal(failure, how))
+            why = f"no worker became ready: the last one {how}"
+            self._on_fatal(failure.error if failure else BootError(why))
 
     def was_killed_for_memory(self, code: int) -> bool:
         """Whether the kernel did that to the process that ended so; asked once for each."""
@@ -136,15 +124,7 @@ class Ends:
         return f"after {now - seat.ready_at:.1f} s of service{doing}"
 
 
-def _lacks_room(failure: Failure | None) -> bool:
+def _lacks_room(failure: Failed | None) -> bool:
     """Whether a predictor could not be built for want of room, on the machine or on a GPU."""
     text = failure.message.lower() if failure else ""
     return any(sign in text for sign in NO_ROOM)
-
-
-def _fatal(failure: Failure | None, how: str) -> ObworkerError:
-    if isinstance(failure, LoadFailed):
-        return error_of(failure)
-    if failure is not None:
-        return BootError(failure.message, failure.hint)
-    return BootError(f"no worker became ready: the last one {how}")

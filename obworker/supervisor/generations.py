@@ -29,7 +29,9 @@ from dataclasses import dataclass, field
 
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.supervisor import exits, linux
-from obworker.supervisor.messages import Loaded, LoadFailed
+from obworker.supervisor.alarm import earliest
+from obworker.supervisor.commands import nobody
+from obworker.supervisor.messages import Failed, Loaded
 from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
@@ -43,20 +45,15 @@ MOST_BOOT_FAILURES = 5
 
 @dataclass
 class Reload:
-    """A reload on its way; `answers` are told how it ended: why it failed, empty if it did not.
+    """A reload on its way; `answer` is told how it ended: why it failed, empty if it did not.
 
     `failures` counts, by slot, the boots that failed after the code had proved itself elsewhere.
     """
 
     generation: int
     requested_at: float
-    answers: list[Callable[[str], None]] = field(default_factory=list)
+    answer: Callable[[str], None] = nobody
     failures: Counter[int] = field(default_factory=Counter)
-
-    def tell(self, failure: str) -> None:
-        """Tell who waits how it ended."""
-        for answer in self.answers:
-            answer(failure)
 
 
 class Generations:
@@ -110,13 +107,13 @@ class Generations:
 
     # what is asked for
 
-    def reload(self, plan: Plan, now: float, answer: Callable[[str], None] | None = None) -> None:
+    def reload(self, plan: Plan, now: float, answer: Callable[[str], None]) -> None:
         """Load the code anew and roll it out; a reload that is on its way gives way to this one."""
         if self.reloading is not None:
-            self.reloading.tell("a newer reload took its place")
+            self.reloading.answer("a newer reload took its place")
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=self._table.rollout.current if self.is_proved else None)
-        self.reloading = Reload(self._newest + 1, now, [answer] if answer else [])
+        self.reloading = Reload(self._newest + 1, now, answer)
         self._load(plan, now)
 
     @property
@@ -225,12 +222,12 @@ class Generations:
             logger.error("the reload does not get past slot %d, which is tried again", slot)
             self._end_reload(f"slot {slot}: {how}")
 
-    def _load_failed(self, mold: Mold, failure: LoadFailed) -> None:
+    def _load_failed(self, mold: Mold, failure: Failed) -> None:
         """Account for an import that failed; its process is about to exit."""
         mold.dismissed = True
         if failure.traceback:
             logger.error("%s", failure.traceback.rstrip())
-        self._failed(mold.generation, error_of(failure), time.monotonic())
+        self._failed(mold.generation, failure.error, time.monotonic())
 
     def mold_gone(self, mold: Mold, how: str, now: float) -> None:
         """Account for a mold that has ended, or that nothing ends."""
@@ -262,7 +259,8 @@ class Generations:
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=current)
         if self.molds.get(current) is None:  # or what lies there now would be tried without a pause
-            self._remake_due = time.monotonic() + self._remakes.ended(ready_for=None)
+            now = time.monotonic()
+            self._remake_due = now + self._remakes.ended(now, ready_at=None)
         logger.error("reload failed: %s; generation %d serves on", reason, current)
         self._end_reload(reason)
 
@@ -270,7 +268,7 @@ class Generations:
         reload, self.reloading = self.reloading, None
         if reload is not None:
             self._on_reloaded(failure)
-            reload.tell(failure)
+            reload.answer(failure)
 
     # what is due
 
@@ -292,10 +290,8 @@ class Generations:
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        deadlines = [self._remake_due] if self._needs_mold else []
-        if self.molds.next_deadline is not None:
-            deadlines.append(self.molds.next_deadline)
-        return min(deadlines, default=None)
+        remake_due = self._remake_due if self._needs_mold else None
+        return earliest(self.molds.next_deadline, remake_due)
 
     @property
     def _needs_mold(self) -> bool:
@@ -306,18 +302,10 @@ class Generations:
         return idle and not self._stopping and not self.is_direct(current)
 
     def _remake_later(self, what: str, now: float, loaded_at: float | None) -> None:
-        ready_for = None if loaded_at is None else now - loaded_at
-        wait = self._remakes.ended(ready_for=ready_for)
+        wait = self._remakes.ended(now, ready_at=loaded_at)
         self._remake_due = now + wait
         serving = f"{self._table.ready} of {self._table.wanted} workers serve on"
         logger.error("%s; %s, a new mold starts in %.1f s", what, serving, wait)
-
-
-def error_of(failure: LoadFailed) -> LoadError:
-    """Return the error that a process tells of which could not import the code."""
-    error = LoadError(failure.message, failure.hint)
-    error.exit_code = failure.exit_code
-    return error
 
 
 def _in_one_line(error: ObworkerError) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from obworker.http.tally import BUCKETS, CODES
 from obworker.supervisor.lapse import NONE, Lapse
-from obworker.supervisor.readings import Reading, readings
+from obworker.supervisor.readings import readings
 from obworker.supervisor.scoreboard import Cause, Header, Phase, Scoreboard, SeatRow, SlotRow, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT
 
-Report = dict[str, object]
+Report = dict[str, Any]
 
 
 class Status(enum.Enum):
@@ -125,7 +126,7 @@ def report(board: Scoreboard, now: float, lapse: Lapse = NONE) -> Report:
             for index in range(header.slots)
             if index < stands.wanted or _occupied(board, index)
         ],
-        "gpus": [_gpu(reading) for reading in readings(board, now)],
+        "gpus": [{**sensed._asdict(), "slots": slots} for sensed, slots in readings(board, now)],
     }
 
 
@@ -133,10 +134,6 @@ def _queue(header: Header) -> Report | None:
     if header.queued < 0:
         return None
     return {"waiting": header.queued, "limit": header.queue_limit}
-
-
-def _gpu(reading: Reading) -> Report:
-    return {**reading.sensed._asdict(), "slots": list(reading.slots)}
 
 
 def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:

@@ -54,7 +54,6 @@ def serve(
         api_keys=api_keys,
         tls=tls,
         on_overdue=_report_overdue,
-        on_drained=_never,
     )
     _start(server, listeners)
     for address in listeners.addresses:
@@ -111,10 +110,6 @@ def _run(server: Server) -> None:
         logger.info("stopped")
     server.close()
     linux.flush_output()
-
-
-def _never() -> None:
-    """Do nothing: it is not drained, it ends with Ctrl-C."""
 
 
 def _report_fatal(error: ObworkerError) -> None:

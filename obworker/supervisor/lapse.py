@@ -34,6 +34,5 @@ def look(board: Scoreboard, now: float) -> Lapse:
     seconds = now - board.header.beat
     if not board.header.beat or seconds < STANDS_STILL_AFTER:
         return NONE
-    rows = (row for slot in range(board.header.slots) for row in board.seats(slot))
-    pids = {row.pid for row in rows if row.state in HAS_PROCESS}
+    pids = {row.pid for row in board.rows if row.state in HAS_PROCESS}
     return Lapse(seconds, frozenset(pid for pid in pids if pid and linux.has_ended(pid)))

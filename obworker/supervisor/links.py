@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from obworker.supervisor.ends import Failure
 from obworker.supervisor.gpus import Device
-from obworker.supervisor.messages import Channel
+from obworker.supervisor.messages import Channel, Failed
 from obworker.supervisor.scoreboard import Cause
 from obworker.supervisor.slots import Seat
 
@@ -28,7 +27,7 @@ class Link:
 
     channel: Channel
     device: Device
-    failure: Failure | None = None
+    failure: Failed | None = None
     reason: str = ""
     cause: Cause | None = None
     lost_device: str = ""

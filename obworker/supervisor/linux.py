@@ -18,7 +18,8 @@ from typing import NoReturn
 
 import setproctitle
 
-from obworker.kernel_files import stat_of, state_of
+from obworker.kernel_files import stat_of, state_of, text_of
+from obworker.printing import STANDARD_ERROR
 
 logger = logging.getLogger("obworker.worker")
 
@@ -28,9 +29,6 @@ PR_SET_CHILD_SUBREAPER = 36
 
 # What makes a worker show its stacks. No library and no predictor is likely to use it.
 DUMP_SIGNAL = signal.SIGRTMIN
-
-# The descriptor: what sys.stderr is, the user's code may choose.
-STANDARD_ERROR = 2
 
 LIMIT_ON_PROCESSES = "a limit on processes and threads (pids.max, TasksMax=, ulimit -u)"
 
@@ -144,10 +142,7 @@ def _processes() -> Iterator[int]:
 
 def children() -> set[int]:
     """Return the children of this process (proc(5); not every kernel tells)."""
-    try:
-        listing = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    except FileNotFoundError:
-        return set()
+    listing = text_of(Path(f"/proc/self/task/{os.getpid()}/children"))
     return {int(pid) for pid in listing.split()}
 
 
@@ -174,7 +169,7 @@ def show_stacks_on_demand() -> None:
     """
     faulthandler.enable(STANDARD_ERROR)
     faulthandler.register(DUMP_SIGNAL, STANDARD_ERROR)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # see Descriptors.execute
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # see bootstrap.spawn
 
 
 def has_terminal() -> bool:

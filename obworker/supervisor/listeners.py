@@ -49,7 +49,7 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{_bracketed(self.host)}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -58,11 +58,7 @@ class Address:
         if self.path:
             return f"{scheme}://localhost/"
         host = WILDCARDS.get(self.host, self.host).replace("%", "%25")
-        return (
-            f"{scheme}://[{host}]:{self.port}/"
-            if ":" in host
-            else f"{scheme}://{host}:{self.port}/"
-        )
+        return f"{scheme}://{_bracketed(host)}:{self.port}/"
 
     @property
     def shown(self) -> str:
@@ -88,6 +84,10 @@ class Address:
         return cls(
             host=f"{name[0]}%{socket.if_indextoname(zone)}" if zone else name[0], port=name[1]
         )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
 from obworker.supervisor import exits, linux
 from obworker.supervisor.alarm import TICK, Alarm
-from obworker.supervisor.commands import Commands
+from obworker.supervisor.commands import Commands, nobody
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
 from obworker.supervisor.messages import Channel, Loaded
@@ -65,7 +65,7 @@ class Master:
         self._selector = selectors.DefaultSelector()
         self._alarm = Alarm()
         self._board = Scoreboard.create()
-        self._outside = Outside.open(
+        self._outside = Outside(
             self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
         )
         self._table = Table(
@@ -118,8 +118,8 @@ class Master:
         self._generations.start(now)
         while not (self._table.stopping and self._table.is_over and self._molds.is_gone):
             self._turn()
-        self._outside.stop(time.monotonic())
-        while not self._outside.is_gone:
+        self._outside.admin.stop(time.monotonic())
+        while not self._outside.admin.is_gone:
             self._turn()
         self._listeners.close()
         self._exchange.close()
@@ -170,7 +170,7 @@ class Master:
             oom = not was_killed and self._workers.ends.was_killed_for_memory(code)
             self._generations.mold_gone(mold, exits.describe(code, oom=oom), now)
             self._workers.mold_gone(mold.generation)
-        elif not self._outside.exited(pid, code, now):
+        elif not self._outside.admin.exited(pid, code, now):
             logger.debug("reaped an orphan, pid %d", pid)
 
     def _read_channels(self) -> None:
@@ -248,11 +248,10 @@ class Master:
         self._stop()
         self._workers.kill_all()
 
-    def reload(self, answer: Callable[[str], None] | None = None) -> None:
+    def reload(self, answer: Callable[[str], None] = nobody) -> None:
         """Load the code, the environment and the settings anew; `answer` learns how it went."""
         if self._table.stopping:
-            if answer is not None:
-                answer("obworker is stopping")
+            answer("obworker is stopping")
             return
         logger.info("reloading: loading the code anew")
         try:
@@ -263,8 +262,7 @@ class Master:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
             self._reloaded(str(error))
-            if answer is not None:
-                answer(str(error))
+            answer(str(error))
             return
         if fixed := self._plan.needs_restart_for(plan):
             logger.warning("only a restart changes %s", ", ".join(fixed))

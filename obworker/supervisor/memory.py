@@ -77,8 +77,7 @@ def _children(process: Path) -> list[int]:
     found: list[int] = []
     with suppress(OSError):  # it has ended
         for thread in (process / "task").iterdir():
-            with suppress(OSError):  # this thread has, or the kernel lacks CONFIG_PROC_CHILDREN
-                found += map(int, (thread / "children").read_text().split())
+            found += map(int, text_of(thread / "children").split())
     return found
 
 
@@ -128,22 +127,17 @@ class Memories:
 
 def with_memory(report: Report, measured: Mapping[int, Memory]) -> Report:
     """Return a report (health.py) that says the memory of each of its processes, and of all."""
-    slots = report["slots"]
-    assert isinstance(slots, list)
-    everything = sum(measured.values(), NONE)._asdict() if measured else None
     return report | {
-        "memory": everything,
-        "slots": [_slot(slot, measured) for slot in slots],
+        "memory": sum(measured.values(), NONE)._asdict() if measured else None,
+        "slots": [_slot(slot, measured) for slot in report["slots"]],
     }
 
 
 def _slot(slot: Report, measured: Mapping[int, Memory]) -> Report:
     new = slot["replacement"]
-    replacement = _process(new, measured) if isinstance(new, dict) else None
-    return _process(slot, measured) | {"replacement": replacement}
+    return _process(slot, measured) | {"replacement": new and _process(new, measured)}
 
 
 def _process(process: Report, measured: Mapping[int, Memory]) -> Report:
-    pid = process["pid"]
-    memory = measured.get(pid) if isinstance(pid, int) else None
+    memory = measured.get(process["pid"])
     return process | {"memory": memory._asdict() if memory else None}

@@ -1,9 +1,9 @@
 """What master, mold and workers tell one another, and the channel that carries it.
 
     master → mold     Load, then Spawn for each process wanted
-    mold → master     Loaded or LoadFailed
-    fork → master     Spawned (from between the two forks); from the worker: Ready or BootFailed,
-                      later Recycle or Leaving
+    mold → master     Loaded or Failed
+    fork → master     Spawned (from between the two forks); from the worker: Ready or Failed, later
+                      Recycle or Leaving
     master → worker   Serve once it is ready, Drain
 
 A direct worker, which imports the code by itself, is told and tells all of it on one channel.
@@ -22,6 +22,8 @@ import socket
 import typing
 from typing import Any
 
+from obworker.errors import BootError, LoadError, ObworkerError
+
 logger = logging.getLogger("obworker.master")
 
 # Below the default net.core.wmem_default (212,992), so that a packet always fits.
@@ -32,8 +34,10 @@ MAX_TEXT = 6 << 10
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """Import the user's code. `factory` is the name of a function that takes `arguments`.
+    """Import the user's code.
 
+    `factory` is the name of a function that takes `arguments` and returns a Blueprint, or raises
+    ObworkerError for the user's mistakes.
     `api_keys` are packed; without any, none is asked for.
     """
 
@@ -63,13 +67,29 @@ class Loaded:
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadFailed:
-    """The import failed; the mold is about to exit."""
+class Failed:
+    """The code cannot be served; whoever says so is about to exit.
+
+    Where it `was_loaded`, a worker could not build its predictor.
+    """
 
     message: str
     hint: str | None
     exit_code: int
     traceback: str
+    was_loaded: bool
+
+    @classmethod
+    def of(cls, error: ObworkerError, *, was_loaded: bool) -> Failed:
+        """Return what tells the master of an error."""
+        return cls(str(error), error.hint, error.exit_code, error.traceback, was_loaded)
+
+    @property
+    def error(self) -> ObworkerError:
+        """The error that a start ends with for it."""
+        if self.was_loaded:
+            return BootError(self.message, self.hint)
+        return LoadError(self.message, self.hint, exit_code=self.exit_code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +129,6 @@ class Serve:
 
 
 @dataclasses.dataclass(frozen=True)
-class BootFailed:
-    """The worker could not build its predictor; it is about to exit."""
-
-    message: str
-    hint: str | None
-    exit_code: int
-    traceback: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Recycle:
     """The worker serves on, but asks to be replaced."""
 
@@ -148,19 +158,7 @@ class Drain:
     final: bool
 
 
-Message = (
-    Load
-    | Loaded
-    | LoadFailed
-    | Spawn
-    | Spawned
-    | Ready
-    | BootFailed
-    | Serve
-    | Recycle
-    | Leaving
-    | Drain
-)
+Message = Load | Loaded | Failed | Spawn | Spawned | Ready | Serve | Recycle | Leaving | Drain
 _TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 
 

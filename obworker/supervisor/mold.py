@@ -23,9 +23,9 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from obworker import log
 from obworker.errors import BootError, LoadError, ObworkerError
@@ -36,11 +36,10 @@ from obworker.supervisor import fork_safety, linux, signals, worker
 from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.forks import one_process
 from obworker.supervisor.messages import (
-    BootFailed,
     Channel,
+    Failed,
     Load,
     Loaded,
-    LoadFailed,
     Message,
     Spawn,
     Spawned,
@@ -55,48 +54,29 @@ if TYPE_CHECKING:
     from obworker.supervisor.blueprint import Blueprint
 
 
-class Factory(Protocol):
-    """What a Load message names: finds and imports the user's code."""
-
-    def __call__(self, **arguments: object) -> Blueprint:
-        """Return what workers are built from; raise ObworkerError for the user's mistakes."""
-
-
-@dataclass(frozen=True)
 class Inherited:
     """What was passed through the exec."""
 
-    channel: Channel
-    listeners: tuple[socket.socket, ...]
-    board: Scoreboard
-    exchange: Exchange
-    certificates: Certificates
-    master: int
-
-    @classmethod
-    def take(
-        cls,
+    def __init__(
+        self,
         channel: int,
         listeners: list[int],
         scoreboard: int,
         exchange: list[int],
         certificates: int,
-    ) -> Inherited:
+    ) -> None:
         """Take the descriptors over; what the user's code runs has no need of them."""
         for descriptor in (channel, *listeners, scoreboard, *exchange):
             os.set_inheritable(descriptor, False)
-        master = os.getppid()
-        linux.die_with_parent(master)
+        self.master = os.getppid()
+        linux.die_with_parent(self.master)
         linux.show_stacks_on_demand()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return cls(
-            Channel(socket.socket(fileno=channel)),
-            tuple(socket.socket(fileno=listener) for listener in listeners),
-            Scoreboard(scoreboard),
-            Exchange(*exchange),
-            Certificates.take(certificates),
-            master,
-        )
+        self.channel = Channel(socket.socket(fileno=channel))
+        self.listeners = tuple(socket.socket(fileno=listener) for listener in listeners)
+        self.board = Scoreboard(scoreboard)
+        self.exchange = Exchange(*exchange)
+        self.certificates = Certificates.take(certificates)
 
     def context(
         self, order: Load, settings: Settings, blueprint: Blueprint, tls: ssl.SSLContext | None
@@ -115,13 +95,12 @@ class Inherited:
 
 
 def main(channel: int, *descriptors: Any) -> None:
-    """Run the mold; the arguments are those of Inherited.take."""
-    inherited = Inherited.take(channel, *descriptors)
+    """Run the mold; the arguments are those of Inherited."""
+    inherited = Inherited(channel, *descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     linux.set_title(f"mold g{order.generation} {order.label}")
-    blueprint, tls = _load(order, settings, inherited, is_mold=True)
-    context = inherited.context(order, settings, blueprint, tls)
+    context = _load(order, settings, inherited, is_mold=True)
     while True:
         spawn, end = inherited.channel.receive()
         if spawn is None:
@@ -131,15 +110,14 @@ def main(channel: int, *descriptors: Any) -> None:
 
 def direct(channel: int, *descriptors: Any) -> None:
     """Run a worker that imports the code by itself; its slot's environment is set already."""
-    inherited = Inherited.take(channel, *descriptors)
+    inherited = Inherited(channel, *descriptors)
     order = _await(inherited.channel, Load)
     settings = _configure(order)
     spawn = _await(inherited.channel, Spawn)
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
-    blueprint, tls = _load(order, settings, inherited, is_mold=False)
+    context = _load(order, settings, inherited, is_mold=False)
     os.environ.update(spawn.environment)  # over what the import has set, as in a fork
-    context = inherited.context(order, settings, blueprint, tls)
     worker.main(spawn, inherited.channel, context)
 
 
@@ -161,9 +139,7 @@ def _configure(order: Load) -> Settings:
     return settings
 
 
-def _load(
-    order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool
-) -> tuple[Blueprint, ssl.SSLContext | None]:
+def _load(order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool) -> Context:
     """Take the certificate and import the user's code, or say why it cannot be and exit.
 
     A mold makes what workers share, too, unless they are not going to be forked from it.
@@ -178,9 +154,10 @@ def _load(
         if is_mold:
             blueprint, unsafe = _preload(blueprint, is_forced=settings.preload == "on")
     except ObworkerError as error:
-        _fail(channel, error, error.traceback)
+        _fail(channel, error)
     except BaseException as error:  # noqa: BLE001 the mold's seam: whatever it was, the master is told
-        _fail(channel, LoadError(f"{type(error).__name__}: {error}"), traceback.format_exc())
+        text = f"{type(error).__name__}: {error}"
+        _fail(channel, LoadError(text, traceback=traceback.format_exc()))
     channel.send(
         Loaded(
             seconds=time.monotonic() - started,
@@ -191,14 +168,14 @@ def _load(
             fingerprint=code,
         )
     )
-    return blueprint, tls
+    return inherited.context(order, settings, blueprint, tls)
 
 
 def _import(order: Load) -> Blueprint:
     """Import without collections: what an import makes is there to stay."""
     gc.disable()
     try:
-        factory: Factory = pkgutil.resolve_name(order.factory)
+        factory: Callable[..., Blueprint] = pkgutil.resolve_name(order.factory)
         return factory(**order.arguments)
     finally:
         gc.enable()
@@ -221,8 +198,8 @@ def _preload(blueprint: Blueprint, *, is_forced: bool) -> tuple[Blueprint, list[
     return (blueprint if unsafe and not is_forced else preloaded), unsafe
 
 
-def _fail(channel: Channel, error: ObworkerError, text: str) -> None:
-    channel.send(LoadFailed(str(error), error.hint, error.exit_code, text))
+def _fail(channel: Channel, error: ObworkerError) -> NoReturn:
+    channel.send(Failed.of(error, was_loaded=False))
     os._exit(error.exit_code)
 
 
@@ -257,6 +234,6 @@ def _fork_or_say_why(end: Channel) -> int | None:
     try:
         return os.fork()
     except OSError as error:
-        why = f"could not be made: {linux.why_no_process(error)}"
-        end.send(BootFailed(why, None, BootError.exit_code, ""))
+        why = BootError(f"could not be made: {linux.why_no_process(error)}")
+        end.send(Failed.of(why, was_loaded=True))
         return None

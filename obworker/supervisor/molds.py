@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 import selectors
 import signal
 import time
@@ -20,7 +19,7 @@ from obworker.http.exchange import Exchange
 from obworker.supervisor import bootstrap, exits, linux
 from obworker.supervisor.certificates import Certificates
 from obworker.supervisor.listeners import Listeners
-from obworker.supervisor.messages import Channel, Load, Loaded, LoadFailed, Spawn
+from obworker.supervisor.messages import Channel, Failed, Load, Loaded, Spawn
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.scoreboard import MAX_MOLDS
 
@@ -76,26 +75,13 @@ class Descriptors:
         Raises:
             OSError: the process cannot be made.
         """
-        with certificates.lent() as lent:
-            return self._execute(entry, end.fileno(), environ, lent)
-
-    def _execute(self, entry: str, end: int, environ: dict[str, str], certificates: int) -> int:
+        board, channel = self.scoreboard, end.fileno()
         served = [listener.fileno() for listener in self.listeners.sockets]
         exchange = list(self.exchange.descriptors)
-        shared = (end, *served, self.scoreboard, *exchange, certificates)
-        arguments = f"{end}, {served}, {self.scoreboard}, {exchange}, {certificates}"
-        command = bootstrap.python(
-            f"from obworker.supervisor.mold import {entry}; {entry}({arguments})"
-        )
-        for descriptor in shared:
-            os.set_inheritable(descriptor, True)
-        try:
-            # These wait until there is a handler: by default they end a process.
-            held = [signal.SIGUSR1, linux.DUMP_SIGNAL]
-            return os.posix_spawn(command[0], command, environ, setsid=True, setsigmask=held)
-        finally:
-            for descriptor in shared:
-                os.set_inheritable(descriptor, False)
+        with certificates.lent() as lent:
+            arguments = f"{channel}, {served}, {board}, {exchange}, {lent}"
+            statement = f"from obworker.supervisor.mold import {entry}; {entry}({arguments})"
+            return bootstrap.spawn(statement, environ, (channel, *served, board, *exchange, lent))
 
 
 def order_to_load(generation: int, plan: Plan) -> Load:
@@ -119,7 +105,7 @@ class Molds:
         selector: selectors.BaseSelector,
         *,
         on_loaded: Callable[[Mold, Loaded], None],
-        on_failed: Callable[[Mold, LoadFailed], None],
+        on_failed: Callable[[Mold, Failed], None],
     ) -> None:
         self._descriptors = descriptors
         self._selector = selector
@@ -244,7 +230,7 @@ class Molds:
             if isinstance(message, Loaded):
                 mold.loaded, mold.loaded_at = message, time.monotonic()
                 self._on_loaded(mold, message)
-            elif isinstance(message, LoadFailed):
+            elif isinstance(message, Failed):
                 self._on_failed(mold, message)
             elif message is None:  # it is ending, or nobody can talk to it any more
                 mold.kill()

@@ -12,11 +12,12 @@ Only our own cgroup is asked. What an ancestor counts may have happened to a str
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from obworker import cgroups
+from obworker.kernel_files import text_of
 
-KEY = "oom_kill"
 FILES = ("memory.events", "memory.oom_control")
 LONGEST_DEATH = 60.0
 
@@ -52,11 +53,8 @@ class OomKills:
 
 
 def _read(file: Path) -> int | None:
-    try:
-        counts = [line.split() for line in file.read_text().splitlines()]
-        return next((int(words[1]) for words in counts if words[0] == KEY), None)
-    except (OSError, ValueError, IndexError):
-        return None
+    found = re.search(r"^oom_kill (\d+)$", text_of(file), re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _find(root: Path) -> Path | None:

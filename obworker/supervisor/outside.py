@@ -11,12 +11,13 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from obworker.settings import Settings
 from obworker.supervisor import listeners
 from obworker.supervisor.admins import Admin, bind_admin
-from obworker.supervisor.control import Control, Request, open_control
+from obworker.supervisor.alarm import earliest
+from obworker.supervisor.control import Request, open_control
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.scoreboard import Phase, Scoreboard
 from obworker.supervisor.systemd import Condition, Notifier, without_systemd
@@ -29,85 +30,64 @@ class Surroundings:
     environ: Mapping[str, str]
     lent_admin: socket.socket | None = None
 
-    @property
-    def of_children(self) -> dict[str, str]:
-        """The environment without what is meant for this process alone."""
-        return without_systemd(self.environ)
 
-
-@dataclass
 class Outside:
     """The admin process, the control socket and the line to systemd."""
 
-    board: Scoreboard
-    admin: Admin
-    address: Address | None
-    control: Control | None
-    notifier: Notifier
-    _notify_due: float | None = field(default=None, init=False)
-
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         board: Scoreboard,
         settings: Settings,
         surroundings: Surroundings,
         selector: selectors.BaseSelector,
         on_request: Callable[[Request], None],
-    ) -> Outside:
+    ) -> None:
         """Take the addresses that are asked for.
 
         Raises:
             ListenError: one of them cannot be had.
         """
-        lent = surroundings.lent_admin
-        listener, address = (lent, Address.of(lent)) if lent else bind_admin(settings)
-        runtime = surroundings.environ.get("XDG_RUNTIME_DIR")
+        environ, lent = surroundings.environ, surroundings.lent_admin
+        listener, self.address = (lent, Address.of(lent)) if lent else bind_admin(settings)
+        runtime = environ.get("XDG_RUNTIME_DIR")
         with contextlib.ExitStack() as undo:
             if listener is not None:
                 undo.callback(listeners.close, listener, lent=lent is not None)
-            control = open_control(settings.control_socket, runtime, selector, on_request)
+            self._control = open_control(settings.control_socket, runtime, selector, on_request)
             undo.pop_all()
-        return cls(
-            board=board,
-            admin=Admin(
-                board.descriptor,
-                listener,
-                surroundings.of_children,
-                settings.log_level,
-                lent=lent is not None,
-            ),
-            address=address,
-            control=control,
-            notifier=Notifier.from_environ(surroundings.environ),
+        self.admin = Admin(
+            board.descriptor,
+            listener,
+            without_systemd(environ),
+            settings.log_level,
+            lent=lent is not None,
         )
+        self._board = board
+        self._notifier = Notifier(environ)
+        self._notify_due: float | None = None
 
     def start(self, label: str, address: str, now: float) -> None:
         """Describe the service, and let it be seen."""
-        header = self.board.header
+        header = self._board.header
         header.master_pid, header.started_at = os.getpid(), now
         header.write_text("label", label)
         header.write_text("address", address)
         self.admin.start(now)
 
-    def exited(self, pid: int, code: int, now: float) -> bool:
-        """Account for a child that ended; return whether it was ours."""
-        return self.admin.exited(pid, code, now)
-
     def tend(self, now: float) -> None:
         """Do what is due, and tell systemd what has changed."""
-        self.board.header.beat = now
+        self._board.header.beat = now
         self.admin.tend(now)
-        if self.control is not None:
-            self.control.tend(now)
-        self._notify_due = self.notifier.tell(self._condition, now)
+        if self._control is not None:
+            self._control.tend(now)
+        self._notify_due = self._notifier.tell(self._condition, now)
 
     @property
     def _condition(self) -> Condition:
-        header = self.board.header
+        header = self._board.header
         return Condition(
             phase=Phase(header.phase),
-            ready=self.board.count_serving(),
+            ready=self._board.count_serving(),
             slots=header.wanted,
             min_ready=header.min_ready,
             generation=header.generation,
@@ -117,21 +97,11 @@ class Outside:
     @property
     def next_deadline(self) -> float | None:
         """The moment at which `tend` has something to do."""
-        control = None if self.control is None else self.control.next_deadline
-        deadlines = (self.admin.next_deadline, control, self._notify_due)
-        return min((due for due in deadlines if due is not None), default=None)
-
-    def stop(self, now: float) -> None:
-        """Let the admin process leave: nothing is left to be seen."""
-        self.admin.stop(now)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the admin process has left."""
-        return self.admin.is_gone
+        commands_due = None if self._control is None else self._control.next_deadline
+        return earliest(self.admin.next_deadline, commands_due, self._notify_due)
 
     def close(self) -> None:
         """Hang up; this also tells a client that waits for the end that this is it."""
-        if self.control is not None:
-            self.control.close()
-        self.notifier.close()
+        if self._control is not None:
+            self._control.close()
+        self._notifier.close()

@@ -1,8 +1,8 @@
 """Which cores belong to which slot, where workers are pinned. Pure.
 
 A slot's cores depend on the slot and on how many were planned: whatever process fills it has the
-same. Slots have no core in common, unless there are more slots than cores; then
-each core has as many as the others, give or take one.
+same. Slots have no core in common, unless there are more slots than cores; then each core has as
+many as the others, give or take one.
 """
 
 from __future__ import annotations

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+# How far a wait may differ either way, so that workers do not restart in step.
+JITTER = 0.2
+HEALTHY_AFTER = 60.0
+MOST_BOOT_FAILURES = 5
 
 
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait before the next try, in seconds."""
-
-    first: float = 0.5
-    factor: float = 2.0
-    longest: float = 30.0
-    jitter: float = 0.2
-    """How far a wait may differ either way, so that workers do not restart in step."""
-
-    def wait(self, failures: int, chance: float) -> float:
-        """Return the wait after so many failures in a row; `chance` is from 0 to 1."""
-        if failures <= 0:
-            return 0.0
-        exponent = min(failures - 1, 32)
-        planned = min(self.first * self.factor**exponent, self.longest)
-        return planned * (1 + self.jitter * (2 * chance - 1))
+def backoff(failures: int, chance: float) -> float:
+    """Return the wait after so many failures in a row, in seconds; `chance` is from 0 to 1."""
+    if failures <= 0:
+        return 0.0
+    planned = min(FIRST_WAIT * 2.0 ** min(failures - 1, 32), LONGEST_WAIT)
+    return planned * (1 + JITTER * (2 * chance - 1))
 
 
 @dataclass
@@ -31,31 +27,28 @@ class RestartPolicy:
 
     A process that ended before it was ready failed. One that was ready and ended crashed: the first
     crash costs no wait, because most have nothing to do with the start; more in a row do. A life
-    of `healthy_seconds` after ready wipes the slate.
+    of HEALTHY_AFTER seconds after ready wipes the slate.
     """
 
     chance: Callable[[], float]
-    backoff: Backoff = field(default_factory=Backoff)
-    healthy_seconds: float = 60.0
     failures: int = 0
 
-    def ended(self, *, ready_for: float | None) -> float:
+    def ended(self, now: float, *, ready_at: float | None) -> float:
         """Count an end and return the wait before the next start, in seconds.
 
-        `ready_for` is how long the process was ready, None if it never was.
+        `ready_at` is when the process became ready, None if it never did.
         """
-        if ready_for is not None and ready_for >= self.healthy_seconds:
+        if ready_at is not None and now - ready_at >= HEALTHY_AFTER:
             self.failures = 0
         self.failures += 1
-        free = 1 if ready_for is not None else 0
-        return self.backoff.wait(self.failures - free, self.chance())
+        free = 1 if ready_at is not None else 0
+        return backoff(self.failures - free, self.chance())
 
 
 @dataclass
 class BootPolicy:
     """Gives up on a generation of which nothing was ever ready."""
 
-    max_failures: int = 5
     failures: int = 0
     was_ever_ready: bool = False
 
@@ -69,4 +62,4 @@ class BootPolicy:
         `certain` says that trying again would fail the same way: the predictor itself raised.
         """
         self.failures += 1
-        return not self.was_ever_ready and (certain or self.failures >= self.max_failures)
+        return not self.was_ever_ready and (certain or self.failures >= MOST_BOOT_FAILURES)

@@ -53,15 +53,9 @@ class Quarantine:
         self._holds[device] = hold = Hold(reason, now + DURATION)
         return hold
 
-    def release_due(self, now: float) -> list[str]:
-        """Give back the devices whose time is over, and return them; each starts anew."""
-        return self._release([name for name, hold in self._holds.items() if hold.until <= now])
-
-    def release_all(self) -> list[str]:
-        """Give back all devices, and return them."""
-        return self._release(list(self._holds))
-
-    def _release(self, devices: list[str]) -> list[str]:
+    def release(self, now: float) -> list[str]:
+        """Give back the devices whose time is over by `now`, and return them; each starts anew."""
+        devices = [device for device, hold in self._holds.items() if hold.until <= now]
         for device in devices:
             del self._holds[device], self._failures[device]
         return devices

@@ -6,7 +6,7 @@ What a driver does not tell of a GPU is None, and what it has not told for a whi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from obworker.supervisor.scoreboard import GpuRow, Scoreboard
@@ -30,14 +30,6 @@ class Sensed(NamedTuple):
     temperature: float | None
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A reading of a GPU that belongs to `slots`."""
-
-    sensed: Sensed
-    slots: tuple[int, ...]
-
-
 def write(board: Scoreboard, sensed: list[Sensed], now: float) -> None:
     """Show everybody what was read; what is there no more is forgotten."""
     for row, one in zip(board.gpus, sensed, strict=False):
@@ -51,12 +43,13 @@ def write(board: Scoreboard, sensed: list[Sensed], now: float) -> None:
         row.read_at = 0.0
 
 
-def readings(board: Scoreboard, now: float) -> list[Reading]:
-    """Return the newest reading of each GPU that a slot has."""
+def readings(board: Scoreboard, now: float) -> Iterator[tuple[Sensed, list[int]]]:
+    """Yield the newest reading of each GPU that slots have, and those slots."""
     devices = [board.slot(index).read_text("device") for index in range(board.header.slots)]
     fresh = [_sensed(row) for row in board.gpus if row.read_at and now - row.read_at < STALE_AFTER]
-    found = [Reading(sensed, _slots_of(sensed, devices)) for sensed in fresh]
-    return [reading for reading in found if reading.slots]
+    for sensed in fresh:
+        if slots := [slot for slot, device in enumerate(devices) if _is_meant(sensed, device)]:
+            yield sensed, slots
 
 
 def _sensed(row: GpuRow) -> Sensed:
@@ -64,10 +57,6 @@ def _sensed(row: GpuRow) -> Sensed:
     used, total, utilisation, temperature = map(_or_none, numbers)
     names = row.read_text("uuid"), row.read_text("name")
     return Sensed(row.gpu, *names, used, total, utilisation, temperature)
-
-
-def _slots_of(sensed: Sensed, devices: list[str]) -> tuple[int, ...]:
-    return tuple(slot for slot, device in enumerate(devices) if _is_meant(sensed, device))
 
 
 def _is_meant(sensed: Sensed, device: str) -> bool:

@@ -10,6 +10,7 @@ a deadline is there only while its request is.
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from obworker.supervisor.forks import Origin
@@ -83,7 +84,7 @@ class RowMonitor:
         row.seconds += tally.seconds
 
     def _show_first(self) -> None:
-        first = min(self._cycles, key=_deadline)
+        first = min(self._cycles, key=attrgetter("deadline"))
         if first is not self._shown:
             self._show(first)
 
@@ -107,7 +108,3 @@ def _add(counts: ctypes.Array[ctypes.c_uint64], more: Sequence[int]) -> None:
     for index, count in enumerate(more):
         if count:
             counts[index] += count
-
-
-def _deadline(cycle: Cycle) -> float:
-    return cycle.deadline

@@ -2,9 +2,8 @@
 
 Made by the master before the first child and mapped by everybody (memfd_create(2)). Every field
 has one writer: the master for what it decides, a worker for its own requests, the admin process for
-what it reads of GPUs. A number is aligned
-and at most eight bytes, so a reader sees the old value or the new one and nothing between. A text
-may be read half written; it is for people.
+what it reads of GPUs. A number is aligned and at most eight bytes, so a reader sees the old value
+or the new one and nothing between. A text may be read half written; it is for people.
 
 Times are instants of the system's monotonic clock, the same for all processes; 0 is never.
 """
@@ -15,7 +14,8 @@ import ctypes
 import enum
 import mmap
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Annotated, TypeVar, get_type_hints
 
 from obworker.http.tally import BUCKETS, CODES
 
@@ -71,6 +71,14 @@ class Cause(enum.IntEnum):
     DEVICE = 6  # its GPU failed
 
 
+# A field is an annotation: its type in Python, and its type in the shared pages.
+UInt32 = Annotated[int, ctypes.c_uint32]
+UInt64 = Annotated[int, ctypes.c_uint64]
+Double = Annotated[float, ctypes.c_double]
+UInt32s = ctypes.Array[ctypes.c_uint32]
+UInt64s = ctypes.Array[ctypes.c_uint64]
+
+
 class _Record(ctypes.Structure):
     """A record whose texts can be set to any str: cut to what fits, read back as far as it went."""
 
@@ -83,62 +91,47 @@ class _Record(ctypes.Structure):
         return raw.decode("utf-8", "replace")
 
 
+Record = TypeVar("Record", bound=ctypes.Structure)
+
+
+def _laid_out(record: type[Record]) -> type[Record]:
+    """Give a structure the fields that its annotations name."""
+    hints = get_type_hints(record, include_extras=True)
+    record._fields_ = tuple((name, hint.__metadata__[0]) for name, hint in hints.items())
+    return record
+
+
+@_laid_out
 class Header(_Record):
     """The service; written by the master."""
 
-    master_pid: int
-    mold_pids: ctypes.Array[ctypes.c_uint32]
-    phase: int
-    generation: int
-    slots: int
-    wanted: int
-    min_ready: int
-    queue_limit: int
-    queued: int
-    started_at: float
-    beat: float
-    reloads: int
-    reload_failure: bytes
-    address: bytes
-    label: bytes
-
-    _fields_ = (
-        ("master_pid", ctypes.c_uint32),
-        ("mold_pids", ctypes.c_uint32 * MAX_MOLDS),
-        ("phase", ctypes.c_uint32),
-        ("generation", ctypes.c_uint32),
-        ("slots", ctypes.c_uint32),  # rows from here on are not in use
-        ("wanted", ctypes.c_uint32),  # workers there are to be
-        ("min_ready", ctypes.c_uint32),
-        ("queue_limit", ctypes.c_uint32),
-        ("queued", ctypes.c_int32),  # requests that wait, in all workers; negative: not known
-        ("started_at", ctypes.c_double),
-        ("beat", ctypes.c_double),  # when the master's loop last turned
-        ("reloads", ctypes.c_uint32),
-        ("reload_failure", ctypes.c_char * 512),  # why the last reload failed; empty: it did not
-        ("address", ctypes.c_char * 1024),
-        ("label", ctypes.c_char * 256),
-    )
+    master_pid: UInt32
+    mold_pids: Annotated[UInt32s, ctypes.c_uint32 * MAX_MOLDS]
+    phase: UInt32
+    generation: UInt32
+    slots: UInt32  # rows from here on are not in use
+    wanted: UInt32  # workers there are to be
+    min_ready: UInt32
+    queue_limit: UInt32
+    queued: Annotated[int, ctypes.c_int32]  # requests that wait, in all workers; -1: not known
+    started_at: Double
+    beat: Double  # when the master's loop last turned
+    reloads: UInt32
+    reload_failure: Annotated[bytes, ctypes.c_char * 512]  # why the last failed; empty: it did not
+    address: Annotated[bytes, ctypes.c_char * 1024]
+    label: Annotated[bytes, ctypes.c_char * 256]
 
 
+@_laid_out
 class SlotRow(_Record):
     """What stays when processes come and go; written by the master."""
 
-    device: bytes
-    exits: ctypes.Array[ctypes.c_uint32]
-    last_exit: bytes
-    last_exit_at: float
-    quarantine: bytes
-    quarantined_until: float
-
-    _fields_ = (
-        ("device", ctypes.c_char * 256),
-        ("exits", ctypes.c_uint32 * len(Cause)),  # ends that nobody asked for
-        ("last_exit", ctypes.c_char * 256),
-        ("last_exit_at", ctypes.c_double),
-        ("quarantine", ctypes.c_char * 256),  # why the device is left alone; empty: it is not
-        ("quarantined_until", ctypes.c_double),
-    )
+    device: Annotated[bytes, ctypes.c_char * 256]
+    exits: Annotated[UInt32s, ctypes.c_uint32 * len(Cause)]  # ends that nobody asked for
+    last_exit: Annotated[bytes, ctypes.c_char * 256]
+    last_exit_at: Double
+    quarantine: Annotated[bytes, ctypes.c_char * 256]  # why the device is left alone, if it is
+    quarantined_until: Double
 
     @property
     def restarts(self) -> int:
@@ -152,6 +145,7 @@ class SlotRow(_Record):
         self.write_text("last_exit", text)
 
 
+@_laid_out
 class SeatRow(_Record):
     """One process of a slot. The first part is the master's, the second the worker's.
 
@@ -159,47 +153,26 @@ class SeatRow(_Record):
     what is read of it never falls.
     """
 
-    pid: int
-    state: int
-    generation: int
-    spawned_at: float
-    ready_at: float
-    beat: float
-    deadline: float
-    begun_at: float
-    in_flight: int
-    waiting: int
-    request_id: bytes
-    request_line: bytes
-    requests: int
-    no_memory: int
-    responses: ctypes.Array[ctypes.c_uint64]
-    buckets: ctypes.Array[ctypes.c_uint64]
-    seconds: float
+    pid: UInt32
+    state: UInt32
+    generation: UInt32
+    spawned_at: Double
+    ready_at: Double
 
-    _fields_ = (
-        ("pid", ctypes.c_uint32),
-        ("state", ctypes.c_uint32),
-        ("generation", ctypes.c_uint32),
-        ("spawned_at", ctypes.c_double),
-        ("ready_at", ctypes.c_double),
-        ("beat", ctypes.c_double),  # when the worker's event loop last turned
-        ("deadline", ctypes.c_double),  # the earliest of the requests in predict; infinite: none
-        (
-            "begun_at",
-            ctypes.c_double,
-        ),  # when that request entered predict; 0: nothing is in predict
-        ("in_flight", ctypes.c_uint32),  # requests in predict
-        ("waiting", ctypes.c_uint32),  # places in the queue that only the worker can give back
-        ("request_id", ctypes.c_char * ID_BYTES),
-        ("request_line", ctypes.c_char * 160),
-        ("requests", ctypes.c_uint64),  # requests that predict has finished
-        ("no_memory", ctypes.c_uint64),  # times that memory, a GPU's or the machine's, was short
-        # of http/tally.py, as of the worker's last beat
-        ("responses", ctypes.c_uint64 * len(CODES)),
-        ("buckets", ctypes.c_uint64 * len(BUCKETS)),
-        ("seconds", ctypes.c_double),
-    )
+    beat: Double  # when the worker's event loop last turned
+    deadline: Double  # the earliest of the requests in predict; infinite: none
+    begun_at: Double  # when that request entered predict; 0: nothing is in predict
+    in_flight: UInt32  # requests in predict
+    waiting: UInt32  # places in the queue that only the worker can give back
+    request_id: Annotated[bytes, ctypes.c_char * ID_BYTES]
+    request_line: Annotated[bytes, ctypes.c_char * 160]
+
+    requests: UInt64  # requests that predict has finished
+    no_memory: UInt64  # times that memory, a GPU's or the machine's, was short
+    # of http/tally.py, as of the worker's last beat
+    responses: Annotated[UInt64s, ctypes.c_uint64 * len(CODES)]
+    buckets: Annotated[UInt64s, ctypes.c_uint64 * len(BUCKETS)]
+    seconds: Double
 
     def clear(self) -> None:
         """Forget the process that was here, and not what it has counted."""
@@ -213,42 +186,26 @@ class SeatRow(_Record):
         return f"{line or 'a request'} ({now - self.begun_at:.1f} s{named})"
 
 
+@_laid_out
 class GpuRow(_Record):
     """What a GPU's sensors said; written by the admin process. Not a number is not known."""
 
-    gpu: int
-    uuid: bytes
-    name: bytes
-    memory_used: float
-    memory_total: float
-    utilisation: float
-    temperature: float
-    read_at: float
-
-    _fields_ = (
-        ("gpu", ctypes.c_uint32),  # its index
-        ("uuid", ctypes.c_char * 96),
-        ("name", ctypes.c_char * 96),
-        ("memory_used", ctypes.c_double),
-        ("memory_total", ctypes.c_double),
-        ("utilisation", ctypes.c_double),
-        ("temperature", ctypes.c_double),
-        ("read_at", ctypes.c_double),
-    )
+    gpu: UInt32  # its index
+    uuid: Annotated[bytes, ctypes.c_char * 96]
+    name: Annotated[bytes, ctypes.c_char * 96]
+    memory_used: Double
+    memory_total: Double
+    utilisation: Double
+    temperature: Double
+    read_at: Double
 
 
+@_laid_out
 class _Layout(ctypes.Structure):
-    header: Header
-    slots: ctypes.Array[SlotRow]
-    seats: ctypes.Array[SeatRow]
-    gpus: ctypes.Array[GpuRow]
-
-    _fields_ = (
-        ("header", Header),
-        ("slots", SlotRow * MAX_SLOTS),
-        ("seats", SeatRow * (MAX_SLOTS * SEATS_PER_SLOT)),
-        ("gpus", GpuRow * MAX_GPUS),
-    )
+    header: Annotated[Header, Header]
+    slots: Annotated[ctypes.Array[SlotRow], SlotRow * MAX_SLOTS]
+    seats: Annotated[ctypes.Array[SeatRow], SeatRow * (MAX_SLOTS * SEATS_PER_SLOT)]
+    gpus: Annotated[ctypes.Array[GpuRow], GpuRow * MAX_GPUS]
 
 
 class Scoreboard:
@@ -286,6 +243,11 @@ class Scoreboard:
         return tuple(self.seat(slot, seat) for seat in range(SEATS_PER_SLOT))
 
     @property
+    def rows(self) -> Iterator[SeatRow]:
+        """All seats of the slots that are in use."""
+        return (row for slot in range(self.header.slots) for row in self.seats(slot))
+
+    @property
     def gpus(self) -> list[GpuRow]:
         """Return the rows of GPUs."""
         return list(self._layout.gpus)
@@ -294,9 +256,7 @@ class Scoreboard:
         """Whether a process serves that is not the one of `row`."""
         mine = ctypes.addressof(row)
         return any(
-            other.state in SERVING and ctypes.addressof(other) != mine
-            for slot in range(self.header.slots)
-            for other in self.seats(slot)
+            other.state in SERVING and ctypes.addressof(other) != mine for other in self.rows
         )
 
     def count_serving(self, ended: Collection[int] = ()) -> int:

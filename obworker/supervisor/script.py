@@ -29,7 +29,7 @@ from obworker.errors import BootError, LoadError, ObworkerError, ScriptError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux, listeners
 from obworker.supervisor.alarm import Alarm
-from obworker.supervisor.commands import Commands
+from obworker.supervisor.commands import Commands, nobody
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Outside, Surroundings
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
@@ -94,7 +94,7 @@ class Script:
         self._selector = selectors.DefaultSelector()
         self._alarm = Alarm()
         self._board = Scoreboard.create()
-        self._outside = Outside.open(
+        self._outside = Outside(
             self._board, settings, surroundings, self._selector, Commands(self, self._board)
         )
         self._restarts = RestartPolicy(random.random)
@@ -102,7 +102,7 @@ class Script:
         self._run: Run | None = None
         self._start_due: float | None = 0.0
         self._stopping = False
-        self._reload: list[Callable[[str], None]] | None = None
+        self._reload: Callable[[str], None] | None = None
         self._generation = 1
         self._code = 0
         self._error: ObworkerError | None = None
@@ -126,8 +126,8 @@ class Script:
         self._outside.start(str(self._directory), str(address), time.monotonic())
         while self._run is not None or self._start_due is not None:
             self._turn()
-        self._outside.stop(time.monotonic())
-        while not self._outside.is_gone:
+        self._outside.admin.stop(time.monotonic())
+        while not self._outside.admin.is_gone:
             self._turn()
         linux.kill_descendants(spare=others)
         self._outside.close()
@@ -165,7 +165,7 @@ class Script:
             if run is not None and is_script:
                 self._script_ended(run, code)
             else:
-                self._outside.exited(pid, code, time.monotonic())
+                self._outside.admin.exited(pid, code, time.monotonic())
         if self._run is not None and self._run.has_ended and not linux.groups_of({self._run.pid}):
             self._run = None
 
@@ -247,23 +247,21 @@ class Script:
         run.kill_due = due if run.kill_due is None else min(due, run.kill_due)
         linux.kill_session(run.pid, signal.SIGTERM)
 
-    def reload(self, answer: Callable[[str], None] | None = None) -> None:
+    def reload(self, answer: Callable[[str], None] = nobody) -> None:
         """Stop the script and start it again; `answer` learns how that went."""
         if self._stopping:
-            if answer is not None:
-                answer("obworker is stopping")
+            answer("obworker is stopping")
             return
         try:
             self._read_settings()
         except (ObworkerError, OSError) as error:
             logger.error("reload failed: %s; %s runs on", error, SCRIPT)
             self._board.header.write_text("reload_failure", str(error))
-            if answer is not None:
-                answer(str(error))
+            answer(str(error))
             return
         logger.info("reloading: starting %s again", SCRIPT)
         self._answer_reload("a newer reload took its place")
-        self._reload = [answer] if answer else []
+        self._reload = answer
         self._generation += 1
         self._start_due = time.monotonic()
         if self._run is not None:
@@ -279,13 +277,12 @@ class Script:
 
     def _answer_reload(self, failure: str) -> None:
         """Tell who waits for a reload that it is over: why it failed, empty if it did not."""
-        answers, self._reload = self._reload, None
-        if answers is None:
+        answer, self._reload = self._reload, None
+        if answer is None:
             return
         self._board.header.write_text("reload_failure", failure)
         self._board.header.reloads += not failure
-        for answer in answers:
-            answer(failure)
+        answer(failure)
 
     def resize(self, _size: int) -> str:
         """Refuse: a script is one process to us."""
@@ -318,7 +315,7 @@ class Script:
         """Give up at the first start; later, what was there once may be there again."""
         if self._boots.was_ever_ready:
             self._answer_reload(f"{SCRIPT} {why}")
-            self._try_again(why, now, ready_for=None)
+            self._try_again(why, now, ready_at=None)
         else:
             self._give_up(LoadError(f"{SCRIPT} {why}"))
 
@@ -326,8 +323,8 @@ class Script:
         """End with an error; as after any end, no reload starts anything again."""
         self._error, self._stopping, self._start_due = error, True, None
 
-    def _try_again(self, how: str, now: float, *, ready_for: float | None) -> None:
-        wait = self._restarts.ended(ready_for=ready_for)
+    def _try_again(self, how: str, now: float, *, ready_at: float | None) -> None:
+        wait = self._restarts.ended(now, ready_at=ready_at)
         self._start_due = now + wait
         logger.error("%s %s; starting it again in %.1f s", SCRIPT, how, wait)
 
@@ -368,7 +365,7 @@ class Script:
         if run.ready_at is None and self._boots.failed(certain=False):
             self._give_up(ScriptError(f"giving up: {unanswered}", exit_code=self._code))
             return
-        self._try_again(how, now, ready_for=None if run.ready_at is None else now - run.ready_at)
+        self._try_again(how, now, ready_at=run.ready_at)
 
     def _why_unanswered(self, run: Run, how: str) -> str:
         if run.is_too_late:

@@ -38,6 +38,7 @@ from obworker.http.cycle import Cycle
 from obworker.http.exchange import Exchange
 from obworker.http.reactor import READ
 from obworker.http.server import Server
+from obworker.printing import STANDARD_ERROR
 from obworker.settings import Settings
 from obworker.supervisor import linux, listeners, probes
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
@@ -106,7 +107,7 @@ class Serving:
         with one_process("__init__"):
             application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
         linux.trim_heap()  # a model is loaded in pieces that are not all kept
-        return probes.Probes(application, context.board)
+        return application
 
     def serve(self, application: Predictions) -> NoReturn:
         """Serve until drained, and end the process."""
@@ -126,7 +127,7 @@ class Serving:
     def _make_server(self, application: Predictions) -> Server:
         context, settings = self._context, self._context.settings
         return Server(
-            application,
+            probes.in_front(application, context.board),
             context.listeners,
             settings,
             threads=threads_for(application, settings),
@@ -217,7 +218,8 @@ class Serving:
             signal.SIGUSR1: self._reopen_logs,
         }
         for number in self._signals.take():
-            reactions.get(number, _do_nothing)()
+            if number in reactions:
+                reactions[number]()
 
     def _read_order(self, _events: int) -> None:
         """Do as the master says, that it is for good also later; drain, too, when it is gone."""
@@ -269,7 +271,7 @@ class Serving:
 
         Without another, what is queued has nobody to wait for.
         """
-        faulthandler.dump_traceback(linux.STANDARD_ERROR, all_threads=True)
+        faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
         self._stuck += 1
         if self._stuck >= self._server.executors.threads:
             self._server.refuse_queued()
@@ -303,7 +305,3 @@ class Serving:
         """End the process, also where a thread is in a predict that never comes back."""
         self._server.close()
         linux.leave(code)
-
-
-def _do_nothing() -> None:
-    """React to a signal that is somebody else's."""

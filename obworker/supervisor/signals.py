@@ -83,7 +83,7 @@ os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_let_go
 def on_rotation(reopen: Callable[[], None]) -> None:
     """Have SIGUSR1 open the log files again, in a process without a loop."""
     signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # see Descriptors.execute
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # see bootstrap.spawn
 
 
 def restore_defaults() -> None:
@@ -96,8 +96,7 @@ def restore_defaults() -> None:
     for number in HANDLED:
         if number is not signal.SIGUSR1:
             signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    ignore(signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
 def ignore(*numbers: signal.Signals) -> None:

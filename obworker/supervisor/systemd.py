@@ -128,21 +128,13 @@ def _microseconds(seconds: float) -> int:
 class Notifier:
     """The line to systemd; without systemd it is silent. It never raises and never blocks."""
 
-    def __init__(self, address: str | None = None, watchdog_interval: float | None = None) -> None:
-        self.watchdog_interval = watchdog_interval
-        self._address = address
-        self._told = Told(watchdog_interval)
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Take the line that the variables name, where they are meant for this process."""
+        self._address = _address(environ)
+        self.watchdog_interval = _watchdog_interval(environ) if self._address else None
+        self._told = Told(self.watchdog_interval)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Notifier:
-        """Return the line that the variables name, where they are meant for this process."""
-        where = environ.get("NOTIFY_SOCKET", "")
-        if not where.startswith(("/", "@")):  # vsock: is for a virtual machine's first process
-            return cls()
-        address = "\0" + where[1:] if where.startswith("@") else where
-        return cls(address, _watchdog_interval(environ))
 
     def tell(self, condition: Condition, now: float) -> float | None:
         """Tell systemd what is due; return the instant by which to call again.
@@ -168,6 +160,14 @@ class Notifier:
         except OSError:  # its queue is full, or it is gone
             return False
         return True
+
+
+def _address(environ: Mapping[str, str]) -> str | None:
+    """Return a path or an abstract name; vsock: is for a virtual machine's first process."""
+    where = environ.get("NOTIFY_SOCKET", "")
+    if where.startswith("@"):
+        return "\0" + where[1:]
+    return where if where.startswith("/") else None
 
 
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:

@@ -263,8 +263,7 @@ class Table:
         """Return the wait before the slot's next worker; other code does not pay for this one's."""
         if not self.rollout.suits(slot, seat.generation):
             return 0.0
-        ready_for = None if seat.ready_at is None else now - seat.ready_at
-        return slot.restarts.ended(ready_for=ready_for)
+        return slot.restarts.ended(now, ready_at=seat.ready_at)
 
     def unspawned(self, seat: Seat) -> None:
         """Note that the mold is gone before it made the process: the slot is not to blame."""

@@ -66,7 +66,7 @@ class Budget:
 
     def threads(self, workers: int) -> int:
         """Return each worker's share where there are so many workers."""
-        return self.chosen.get("openmp") or _share(self.cores, workers)
+        return self.chosen.get("openmp") or max(1, int(self.cores.capacity / workers))
 
     def pools(self, workers: int, room: int | None = None) -> dict[str, int]:
         """Return how many threads each kind of library is to have, where there is `room`."""
@@ -101,10 +101,6 @@ class Budget:
         decided = f" by {OPENMP}" if "openmp" in self.chosen else ""
         who = "1 worker" if workers == 1 else f"{workers} workers"
         return f"{self.threads(workers)} each{decided}: {who} on {self.cores.description}"
-
-
-def _share(cores: Cores, workers: int) -> int:
-    return max(1, int(cores.capacity / workers))
 
 
 def use(pools: Mapping[str, int]) -> None:

@@ -15,7 +15,7 @@ import time
 
 from obworker.errors import ObworkerError
 from obworker.supervisor import linux, signals, threads
-from obworker.supervisor.messages import BootFailed, Channel, Spawn
+from obworker.supervisor.messages import Channel, Failed, Spawn
 from obworker.supervisor.serving import EXIT_LOST, Context, Serving
 
 logger = logging.getLogger("obworker.worker")
@@ -31,7 +31,7 @@ def main(order: Spawn, channel: Channel, context: Context) -> None:
         serving = Serving(order, channel, context)
         serving.serve(serving.boot())
     except ObworkerError as error:
-        channel.send(BootFailed(str(error), error.hint, error.exit_code, error.traceback))
+        channel.send(Failed.of(error, was_loaded=True))
         code = error.exit_code
     except BaseException:  # the worker's seam: nothing of the mold's may run after it
         logger.exception("worker %d failed", order.slot)

@@ -20,12 +20,11 @@ from obworker.supervisor.ends import Ends
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.links import Link, Links
 from obworker.supervisor.messages import (
-    BootFailed,
     Channel,
     Drain,
+    Failed,
     Leaving,
     Loaded,
-    LoadFailed,
     Message,
     Ready,
     Recycle,
@@ -264,7 +263,7 @@ class Workers:
             self._table.spawned(seat, message.pid)
         elif isinstance(message, Ready) and seat.state is State.BOOTING:
             self._ready(seat)
-        elif isinstance(message, BootFailed | LoadFailed):
+        elif isinstance(message, Failed):
             link.failure = message
             if message.exit_code == DeviceError.exit_code:
                 link.lost_device = message.message
@@ -333,14 +332,7 @@ class Workers:
         if link.lost_device and self.devices.is_to_blame(link.device, seat):
             link.cause = Cause.DEVICE
             self.devices.failed(link.device, seat, link.lost_device, time.monotonic())
-        self.ends.exited(
-            seat,
-            code,
-            reason=link.reason,
-            failure=link.failure,
-            cause=link.cause,
-            was_killed=seat.state is State.KILLING and not link.hung_up,
-        )
+        self.ends.exited(seat, code, link)
 
     def mold_gone(self, generation: int) -> None:
         """Take back what a mold that ended was asked for."""

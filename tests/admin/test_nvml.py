@@ -8,7 +8,7 @@ from boards import NOW, scoreboard
 from stub_nvml import GIB
 
 from obworker.admin.nvml import read
-from obworker.supervisor.readings import STALE_AFTER, Reading, Sensed, readings, write
+from obworker.supervisor.readings import STALE_AFTER, Sensed, readings, write
 
 FIRST = Sensed(0, "GPU-aaaaaaaa-0000", "NVIDIA X", 12 * GIB, 16 * GIB, 97, 61)
 INSTANCE = Sensed(1, "MIG-1111-0000", "NVIDIA X", 3 * GIB, 16 * GIB, None, 48)
@@ -46,12 +46,12 @@ def test_what_an_old_library_does_not_know_is_not_asked(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("devices", "found"),
     [
-        (["gpu 0"], [Reading(FIRST, (0,))]),
-        (["gpu 0", "cpu", "gpu 0"], [Reading(FIRST, (0, 2))]),
-        (["gpu GPU-aaaaaaaa"], [Reading(FIRST, (0,))]),
-        (["gpu MIG-1111-000", "gpu 0"], [Reading(FIRST, (1,)), Reading(INSTANCE, (0,))]),
-        (["gpu 0,7", "gpu 7"], [Reading(FIRST, (0,))]),
-        (["gpu 3,GPU-aaaaaaaa"], [Reading(FIRST, (0,))]),
+        (["gpu 0"], [(FIRST, [0])]),
+        (["gpu 0", "cpu", "gpu 0"], [(FIRST, [0, 2])]),
+        (["gpu GPU-aaaaaaaa"], [(FIRST, [0])]),
+        (["gpu MIG-1111-000", "gpu 0"], [(FIRST, [1]), (INSTANCE, [0])]),
+        (["gpu 0,7", "gpu 7"], [(FIRST, [0])]),
+        (["gpu 3,GPU-aaaaaaaa"], [(FIRST, [0])]),
         (["cpu"], []),
         ([""], []),
         (["gpu 7"], []),
@@ -59,21 +59,21 @@ def test_what_an_old_library_does_not_know_is_not_asked(monkeypatch: pytest.Monk
     ],
 )
 def test_a_reading_is_shown_with_the_slots_that_have_the_gpu(
-    devices: list[str], found: list[Reading]
+    devices: list[str], found: list[tuple[Sensed, list[int]]]
 ) -> None:
     with scoreboard(len(devices)) as board:
         for slot, device in enumerate(devices):
             board.slot(slot).write_text("device", device)
         write(board, [FIRST, INSTANCE], NOW)
-        assert readings(board, NOW + 1) == found
+        assert list(readings(board, NOW + 1)) == found
 
 
 def test_what_is_old_or_gone_is_not_shown() -> None:
     with scoreboard(1) as board:
         board.slot(0).write_text("device", "gpu 0")
         write(board, [FIRST], NOW)
-        assert readings(board, NOW + STALE_AFTER) == []
+        assert list(readings(board, NOW + STALE_AFTER)) == []
         write(board, [FIRST], NOW + 1)
-        assert readings(board, NOW + STALE_AFTER) == [Reading(FIRST, (0,))]
+        assert list(readings(board, NOW + STALE_AFTER)) == [(FIRST, [0])]
         write(board, [], NOW + 2)
-        assert readings(board, NOW + 2) == []
+        assert list(readings(board, NOW + 2)) == []

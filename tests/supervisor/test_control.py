@@ -25,7 +25,7 @@ class Loop:
     def __init__(self, path: Path) -> None:
         self.selector = selectors.DefaultSelector()
         self.requests: list[Request] = []
-        self.control = Control.bind(path, self.selector, self.requests.append)
+        self.control = Control(path, self.selector, self.requests.append)
         self.clients: list[socket.socket] = []
 
     def turn(self) -> None:
@@ -223,7 +223,7 @@ def test_only_its_user_can_connect(loop: Loop, path: Path) -> None:
 
 def test_a_path_where_another_listens_is_an_error(loop: Loop, path: Path) -> None:
     with pytest.raises(ListenError, match=r"^--control-socket: cannot listen on .*in use"):
-        Control.bind(path, loop.selector, loop.requests.append)
+        Control(path, loop.selector, loop.requests.append)
 
 
 def test_a_path_that_a_dead_one_left_is_taken(path: Path) -> None:

@@ -9,13 +9,12 @@ import pytest
 
 from obworker.supervisor.messages import (
     MAX_MESSAGE_BYTES,
-    BootFailed,
     Channel,
     Drain,
+    Failed,
     Leaving,
     Load,
     Loaded,
-    LoadFailed,
     Message,
     Ready,
     Recycle,
@@ -39,13 +38,13 @@ MESSAGES: list[Message] = [
         ["a thread"],
         "f00",
     ),
-    LoadFailed("message", "hint", 4, "trace\nback"),
-    LoadFailed("message", None, 4, ""),
+    Failed("message", "hint", 4, "trace\nback", was_loaded=False),
+    Failed("message", None, 4, "", was_loaded=False),
     Spawn(2, 1, {"CUDA_VISIBLE_DEVICES": ""}, {"openmp": 4}, [0, 2], "worker 2"),
     Spawned(123),
     Ready(),
     Serve(),
-    BootFailed("数字 \udcff", None, 3, "…"),
+    Failed("数字 \udcff", None, 3, "…", was_loaded=True),
     Recycle("has served 7 requests"),
     Leaving("run() failed"),
     Drain(empty_queue=True, final=True),
@@ -165,7 +164,7 @@ def test_a_text_keeps_its_end_where_it_is_too_long() -> None:
 @pytest.mark.parametrize("letter", ["x", "\n", "数", "\udcff", "\x00", "😀"])
 def test_a_failure_fits_a_packet_whatever_its_texts_are_made_of(letter: str) -> None:
     text = shorten(letter * 1_000_000)
-    packet = encode(BootFailed(shorten(letter * 1_000_000), None, 3, text))
+    packet = encode(Failed(shorten(letter * 1_000_000), None, 3, text, was_loaded=True))
     ours, theirs = Channel.pair()
     assert len(packet) <= MAX_MESSAGE_BYTES
     assert ours.send(decode(packet))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 from wsgiref.validate import validator
 
@@ -10,28 +10,13 @@ import pytest
 from boards import fill, scoreboard
 from werkzeug.test import Client, TestResponse
 
-from obworker.http.batches import Answers
-from obworker.supervisor.probes import Probes, answers
+from obworker.supervisor.probes import answers, in_front
 from obworker.supervisor.scoreboard import Phase, State
 
 
-class Application:
-    """What is behind the probes."""
-
-    most_calls: int | None = 3
-    is_async = True
-    batch_limits = None
-
-    @staticmethod
-    def check_health() -> None:
-        """Be well."""
-
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b"predicted"]
-
-    def answer_all(self, environs: Sequence[Any]) -> Iterable[Answers]:
-        return []
+def predict(_environ: Any, start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"predicted"]
 
 
 def get(application: Any, path: str, method: str = "GET") -> TestResponse:
@@ -40,7 +25,7 @@ def get(application: Any, path: str, method: str = "GET") -> TestResponse:
 
 def test_the_probes_are_answered_from_the_scoreboard() -> None:
     with scoreboard(2) as board:
-        probes = Probes(Application(), board)
+        probes = in_front(predict, board)
         assert get(probes, "/livez").status_code == 200
         reply = get(probes, "/readyz")
         assert reply.status_code == 503
@@ -71,13 +56,5 @@ def test_the_probes_are_answered_from_the_scoreboard() -> None:
 def test_everything_else_is_the_applications(method: str, path: str, expected: bool) -> None:
     assert answers(method, path) is expected
     with scoreboard(1) as board:
-        reply = get(Probes(Application(), board), path, method)
+        reply = get(in_front(predict, board), path, method)
     assert (reply.content_type == "application/json") is expected
-
-
-def test_what_the_worker_asks_of_the_application_is_kept() -> None:
-    application = Application()
-    with scoreboard(1) as board:
-        probes = Probes(application, board)
-    assert (probes.most_calls, probes.is_async) == (3, True)
-    assert probes.check_health is application.check_health

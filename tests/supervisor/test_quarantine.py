@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from table_play import Play
 
@@ -71,16 +73,16 @@ def test_devices_are_counted_apart() -> None:
 
 def test_a_device_is_given_back_when_its_time_is_over_and_starts_anew() -> None:
     quarantine = held()
-    assert quarantine.release_due(NOW + 1.9 + DURATION) == []
-    assert quarantine.release_due(NOW + 2 + DURATION) == ["gpu 0"]
+    assert quarantine.release(NOW + 1.9 + DURATION) == []
+    assert quarantine.release(NOW + 2 + DURATION) == ["gpu 0"]
     assert quarantine.hold("gpu 0") is None
     assert fail(quarantine, "gpu 0", "again", NOW + 3 + DURATION) is None
-    assert quarantine.release_due(NOW + 9 * DURATION) == []
+    assert quarantine.release(NOW + 9 * DURATION) == []
 
 
 def test_all_can_be_given_back_before() -> None:
     quarantine = held()
-    assert quarantine.release_all() == ["gpu 0"]
+    assert quarantine.release(math.inf) == ["gpu 0"]
     assert quarantine.hold("gpu 0") is None
     assert fail(quarantine, "gpu 0", "again", NOW + 5) is None
 

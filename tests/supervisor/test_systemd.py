@@ -149,7 +149,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def notifier(manager: socket.socket) -> Iterator[Notifier]:
-    made = Notifier.from_environ({"NOTIFY_SOCKET": manager.getsockname()})
+    made = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
     yield made
     made.close()
 
@@ -167,7 +167,7 @@ def test_an_abstract_socket_is_reached() -> None:
         manager.bind("")  # the kernel chooses a name (unix(7), autobind)
         manager.settimeout(5)
         name = "@" + manager.getsockname()[1:].decode()
-        notifier = Notifier.from_environ({"NOTIFY_SOCKET": name})
+        notifier = Notifier({"NOTIFY_SOCKET": name})
         notifier.tell(SERVING, 1)
         assert manager.recv(4096).startswith(b"READY=1")
         notifier.close()
@@ -204,7 +204,7 @@ def test_a_systemd_that_has_gone_is_no_error(manager: socket.socket, notifier: N
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "relative"])
 def test_without_systemd_nothing_is_due(address: str | None) -> None:
-    notifier = Notifier.from_environ({} if address is None else {"NOTIFY_SOCKET": address})
+    notifier = Notifier({} if address is None else {"NOTIFY_SOCKET": address})
     assert notifier.tell(condition(), 1) is None
     notifier.close()
 
@@ -223,7 +223,7 @@ def test_without_systemd_nothing_is_due(address: str | None) -> None:
 def test_the_watchdog_is_fed_twice_as_often_as_it_wants(
     variables: dict[str, str], interval: float | None
 ) -> None:
-    notifier = Notifier.from_environ({"NOTIFY_SOCKET": "/nowhere", **variables})
+    notifier = Notifier({"NOTIFY_SOCKET": "/nowhere", **variables})
     assert notifier.watchdog_interval == interval
     notifier.close()
 
