@@ -33,7 +33,7 @@ from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, refuse_what_came
 from obworker.http.rewriting import rewrite_head
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
-from obworker.http.stream import Outflow, Stream
+from obworker.http.stream import Outflow, Owner, Stream
 
 if TYPE_CHECKING:
     from obworker.http.parser import Request
@@ -47,7 +47,7 @@ LINGER_TIMEOUT = 2.0
 DRAIN_IDLE_TIMEOUT = 1.0
 
 
-class Connection:
+class Connection(Owner):
     """A client's connection; also the outlet of the cycle that answers it."""
 
     def __init__(self, service: Service, client: socket.socket | TlsSocket) -> None:

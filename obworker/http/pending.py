@@ -32,6 +32,7 @@ class Pending:
 
     __slots__ = (
         "_answerer",
+        "_client",
         "_environ",
         "_fields",
         "_id",
@@ -55,6 +56,7 @@ class Pending:
         self._environ = environ = make_environ(base, request)
         if proxies is not None:
             proxies.apply(environ)
+        self._client: str = environ["REMOTE_ADDR"]  # before the application may change it
         self._id = service.request_ids.assign(environ)
         self._fields: Headers = ()
         self._answerer: Application | None = None
@@ -102,7 +104,8 @@ class Pending:
         answer = self.error(error, keep_alive=keep_alive)
         service.tally.answered(error.status)
         if service.access_log is not None:
-            service.access_log.write(self._record_refusal(error.status, answer))
+            sent, waited = response.body_size(answer), time.monotonic() - self.arrival
+            service.access_log.write(self._record(error.status, sent, waited, 0.0, waited))
         return answer
 
     def note_end(self, cycle: Cycle) -> None:
@@ -112,43 +115,30 @@ class Pending:
         if ended is not None and not self.at_once:
             service.tally.times.append(ended - self.arrival)
         if service.access_log is not None:
-            service.access_log.write(_record(cycle))
+            now = time.monotonic()
+            started = now if cycle.started is None else cycle.started
+            queued, predict = started - self.arrival, 0.0 if ended is None else ended - started
+            record = self._record(cycle.status, cycle.sent, queued, predict, now - self.arrival)
+            service.access_log.write(record)
 
-    def _record_refusal(self, status: int, answer: bytes) -> AccessRecord:
-        environ, waited = self._environ, time.monotonic() - self.arrival
+    def _record(
+        self, status: int, sent: int, queued: float, predict: float, duration: float
+    ) -> AccessRecord:
+        head = self.request.head
         return AccessRecord(
             time=time.time(),
-            client=environ["REMOTE_ADDR"],
-            method=self.request.head.method,
-            target=self.request.head.target,
-            protocol=environ["SERVER_PROTOCOL"],
+            client=self._client,
+            method=head.method,
+            target=head.target,
+            protocol="HTTP/" + head.version,
             status=status,
-            sent=response.body_size(answer),
+            sent=sent,
             request_id=self._id,
-            queued=waited,
-            duration=waited,
-            traceparent=environ.get("HTTP_TRACEPARENT", ""),
+            queued=queued,
+            predict=predict,
+            duration=duration,
+            traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
         )
-
-
-def _record(cycle: Cycle) -> AccessRecord:
-    head, now = cycle.request.head, time.monotonic()
-    started = now if cycle.started is None else cycle.started
-    ended = started if cycle.ended is None else cycle.ended
-    return AccessRecord(
-        time=time.time(),
-        client=cycle.client,
-        method=head.method,
-        target=head.target,
-        protocol="HTTP/" + head.version,
-        status=cycle.status,
-        sent=cycle.sent,
-        request_id=cycle.request_id,
-        queued=started - cycle.received,
-        predict=ended - started,
-        duration=now - cycle.received,
-        traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
-    )
 
 
 def refuse_what_came(
