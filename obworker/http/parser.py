@@ -111,16 +111,6 @@ class Line(enum.Enum):
     TRAILER = enum.auto()
 
 
-def on_the_heap(_length: int) -> io.BytesIO:
-    """Collect a body in an object of Python's."""
-    return io.BytesIO()
-
-
-def is_needed(_head: Head) -> bool:
-    """Have every body."""
-    return True
-
-
 class RequestParser:
     """Feed it bytes; it calls `receiver` with each whole request, in order.
 
@@ -137,8 +127,8 @@ class RequestParser:
         self,
         limits: Limits,
         receiver: Receiver,
-        body_for: BodyFor = on_the_heap,
-        needs_body: NeedsBody = is_needed,
+        body_for: BodyFor = lambda _length: io.BytesIO(),
+        needs_body: NeedsBody = lambda _head: True,
     ) -> None:
         self.has_begun = self.in_body = False
         self.head: Head | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ class Pending:
             self.request,
             outlet,
             self.arrival,
-            service.timeouts.request,
+            service.settings.timeout or math.inf,
             monitor,
             self._id,
             self._fields,

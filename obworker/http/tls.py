@@ -218,10 +218,6 @@ class TlsSocket:
         """Set an option of the socket."""
         self._socket.setsockopt(level, name, value)
 
-    def getsockopt(self, level: int, name: int) -> int:
-        """Return an option of the socket."""
-        return self._socket.getsockopt(level, name)
-
     @property
     def _is_to_be_reset(self) -> bool:
         linger = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size)
