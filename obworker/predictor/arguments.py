@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -84,16 +84,10 @@ class Call:
         Whatever one release raises, which only the user's code can cause, the others follow.
         """
         while self.releases:
-            with _logged():
+            try:
                 self.releases.pop()()
-
-
-@contextlib.contextmanager
-def _logged() -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        log.exception("the end of a request failed")
+            except Exception:  # noqa: PERF203  # the others follow
+                log.exception("the end of a request failed")
 
 
 class Headers(dict[str, str]):

@@ -282,7 +282,8 @@ def _choose(
     if names:
         hint = "choose with --class NAME, or call one of them Predictor"
         raise LoadError(f"{file.name}: several classes have predict: {', '.join(names)}", hint)
-    raise LoadError(f"{file.name}: no class with a predict method; {_seen(module)}")
+    defined = _listed([value.__name__ for value in _own(module)])
+    raise LoadError(f"{file.name}: no class with a predict method; it defines {defined}")
 
 
 def _given_to_run(module: types.ModuleType, file: Path) -> list[type]:
@@ -300,10 +301,6 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
     names = [candidate.__name__ for candidate in choose_defined(module)]
     guess = did_you_mean(class_name, names)
     raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
-
-
-def _seen(module: types.ModuleType) -> str:
-    return f"it defines {_listed([value.__name__ for value in _own(module)])}"
 
 
 def _listed(names: list[str]) -> str:
