@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 
 from benchmarks import (
     batch,
@@ -41,11 +42,14 @@ def command_line() -> argparse.ArgumentParser:
     """Return what parses the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    add_parser = partial(
+        commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     for benchmark in (
         *(echo, parts, onnx, memory, batch, tail),
         *(overload, slow, soak, stream, reload, threads),
     ):
-        benchmark.add_command(commands.add_parser)
+        benchmark.add_command(add_parser)
     return parser
 
 
