@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from functools import partial
 
@@ -21,14 +20,14 @@ from benchmarks import (
     tail,
     threads,
 )
+from benchmarks.processes import unwind_when_killed
 from benchmarks.servers import BenchError
 
 
 def main() -> int:
     """Run the chosen benchmark and return the exit status."""
     options = command_line().parse_args()
-    # A killed bench must unwind too, or its servers would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_when_killed()
     try:
         return int(options.run(options) or 0)
     except (BenchError, TimeoutError) as error:
