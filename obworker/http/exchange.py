@@ -168,7 +168,8 @@ class Exchange:
             try:
                 return self._unpack(message, descriptors, is_cut=bool(flags & CUT))
             except (ValueError, OSError) as error:
-                _close(descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 if _has_place(message):
                     self.release()
                 logger.warning("dropped what is no connection from another worker: %s", error)
@@ -274,11 +275,6 @@ def _has_place(message: bytes) -> bool:
         return False
     magic, _, _, head_size, _ = HEADER.unpack_from(message)
     return bool(magic == MAGIC and head_size)
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:

@@ -88,12 +88,14 @@ class Pending:
         return b"" if self.request.head.version == "1.0" else response.CONTINUE
 
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
-        """Return a response of the server's own."""
-        return _error_bytes(
-            self._service,
+        """Return a response of the server's own; where it is its own doing, the log will tell."""
+        if isinstance(error, ServiceUnavailable):
+            self._service.troubles.refused.count(error.why)
+        return response.error_response(
             error,
             method=self.request.head.method,
             version=self.request.head.version,
+            date=self._service.date,
             keep_alive=keep_alive,
             request_id=self._id,
             fields=self._fields,
@@ -156,38 +158,10 @@ def refuse_what_came(
     if head is not None:
         pending = Pending(service, Request(head, b""), base, proxies, time.monotonic())
         return pending.refusal(error, keep_alive=False)
-    answer = _error_bytes(service, error, fields=service.access.fields({}))
+    fields = service.access.fields({})
+    answer = response.error_response(error, date=service.date, fields=fields)
     service.tally.answered(error.status)
     if service.access_log is not None:
         sent, client = response.body_size(answer), base["REMOTE_ADDR"]
         service.access_log.write(AccessRecord(time.time(), client, "", b"", "", error.status, sent))
     return answer
-
-
-def _error_bytes(
-    service: Service,
-    error: RequestError,
-    *,
-    method: str = "",
-    version: str = "1.1",
-    keep_alive: bool = False,
-    request_id: str = "",
-    fields: Headers = (),
-) -> bytes:
-    """Return a response of the server's own; `method` is empty where there is no whole request.
-
-    Where that is not the client's doing, the log will tell.
-    """
-    if isinstance(error, ServiceUnavailable):
-        service.troubles.refused.count(error.why)
-    return response.error_response(
-        error.status,
-        error.reason,
-        str(error),
-        method=method,
-        version=version,
-        date=service.date,
-        keep_alive=keep_alive,
-        request_id=request_id,
-        fields=fields,
-    )
