@@ -47,10 +47,14 @@ def announce(predictor: type) -> bool:
     announced = _announced.get()
     if announced is None:
         return False
-    if not isinstance(predictor, type):
-        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+    _check_class(predictor)
     announced.append(predictor)
     return True
+
+
+def _check_class(predictor: object) -> None:
+    if not isinstance(predictor, type):
+        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
 
 
 class Source(NamedTuple):
@@ -65,8 +69,7 @@ def source_of(predictor: type) -> Source:
 
     One from anywhere else, such as a package, is had from the script, whose directory is the model.
     """
-    if not isinstance(predictor, type):
-        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+    _check_class(predictor)
     file, script = _file_of(predictor.__module__), _file_of("__main__")
     name = _name_in_script(predictor)
     if script and name and (not file or file.parent.resolve() != script.parent.resolve()):
