@@ -19,7 +19,7 @@ from typing import cast
 import pytest
 from answering import answering
 from harness import eventually
-from turmoil import access_lines, footprint, log, report, rest, sending, verdict
+from turmoil import access_lines, footprint, report, rest, sending, verdict
 from turmoil.absences import Absences
 from turmoil.answers import Answer
 from turmoil.clients import CHUNKED, KEPT, SLOW, Client, Kind, Place
@@ -424,4 +424,4 @@ def test_growth_is_more_descriptors_or_much_more_memory() -> None:
     ],
 )
 def test_a_log_has_no_traceback_of_ours(line: str, is_fault: bool) -> None:
-    assert bool(list(log.faults(f"first\n{line}\n"))) is is_fault
+    assert bool(list(verdict.traceback_faults(f"first\n{line}\n"))) is is_fault

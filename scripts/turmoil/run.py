@@ -13,7 +13,7 @@ from subprocess import TimeoutExpired
 from scorecards.servers import Ended
 from scorecards.waiting import Late, eventually
 
-from turmoil import access_lines, footprint, log, rest, verdict
+from turmoil import access_lines, footprint, rest, verdict
 from turmoil.absences import Absences
 from turmoil.clients import CROWD, NEW, STREAMED, Client, Kind, Place
 from turmoil.footprint import Footprint
@@ -123,7 +123,7 @@ class Run:
         found = self.findings
         found += [f"access log: torn: {line!r}" for line in lines.torn]
         found += verdict.log_faults(lines.ids, ledger.answered, ledger.sent, ledger.kills)
-        found += log.faults(self._server.log())
+        found += verdict.traceback_faults(self._server.log())
         if len(self.footprints) > 1:
             found += footprint.growth(*self.footprints)
         # What cannot move to another worker is closed (docs/timeouts.md).
