@@ -182,7 +182,7 @@ def test_nobody_connects_before_all_workers_have_loaded(
     monkeypatch.setattr(tail, "START_SECONDS", 0.2)
     target = Running("four", 1, os.getpid(), tmp_path)
     (tmp_path / LOADED).write_text("...")
-    with pytest.raises(BenchError, match="four: not 4 workers"):
+    with pytest.raises(BenchError, match="four: 4 workers: not within"):
         tail._wait_until_loaded(target)
     (tmp_path / LOADED).write_text("....")
     tail._wait_until_loaded(target)

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from typing import cast
 import pytest
 from answering import answering
 from harness import eventually
-from turmoil import access_lines, footprint, log, report, sending, verdict
+from turmoil import access_lines, footprint, report, rest, sending, verdict
 from turmoil.absences import Absences
 from turmoil.answers import Answer
 from turmoil.clients import CHUNKED, KEPT, SLOW, Client, Kind, Place
@@ -26,7 +27,6 @@ from turmoil.footprint import Footprint
 from turmoil.ledger import Answered, Fault, Kill, Ledger, Loss, Operation
 from turmoil.orders import Order, Wrong
 from turmoil.probes import Prober, fault_of
-from turmoil.rest import Rest
 from turmoil.scene import Scene
 from turmoil.served import Served
 from turmoil.sockets import clients_ports
@@ -401,8 +401,8 @@ class Quiet:
 
 def test_a_worker_that_has_never_answered_is_asked_before_it_is_measured() -> None:
     quiet = Quiet()
-    rest = Rest(cast("Served", quiet), quiet.ledger, quiet.greet)
-    assert [rest.has_come() for _ in range(4)] == [False, False, False, True]
+    has_come = partial(rest.has_come, cast("Served", quiet), quiet.ledger, quiet.greet)
+    assert [has_come() for _ in range(4)] == [False, False, False, True]
 
 
 def test_growth_is_more_descriptors_or_much_more_memory() -> None:
@@ -424,4 +424,4 @@ def test_growth_is_more_descriptors_or_much_more_memory() -> None:
     ],
 )
 def test_a_log_has_no_traceback_of_ours(line: str, is_fault: bool) -> None:
-    assert bool(list(log.faults(f"first\n{line}\n"))) is is_fault
+    assert bool(list(verdict.traceback_faults(f"first\n{line}\n"))) is is_fault

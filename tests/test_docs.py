@@ -125,9 +125,7 @@ def test_the_statuses_that_are_explained_are_those_of_the_server_and_its_applica
 
 def test_every_field_that_the_server_adds_is_explained() -> None:
     added = ("X-Request-ID", "1")
-    error = response.error_response(
-        503, "-", "-", method="", version="1.1", date=b"-", fields=[added]
-    )
+    error = response.error_response(errors.ServiceUnavailable(), date=b"-", fields=[added])
     opening, _ = response.opening("200 OK", ())
     stream = response.head(opening, keep_alive=True, version="1.0", date=b"-", chunked=True)
     explained = " ".join(first_column(section("http.md", "## What a response has")))

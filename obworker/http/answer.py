@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from obworker.errors import RequestError
 from obworker.http import response
 from obworker.http.response import Framing, Headers
 from obworker.log import about_request
@@ -208,11 +209,10 @@ class Answer:
         if self.head_sent:
             self.cut_short()
             return b""
-        self.status, self.head_sent = 500, True
+        error = RequestError()
+        self.status, self.head_sent = error.status, True
         answer = response.error_response(
-            500,
-            "Internal Server Error",
-            "Internal Server Error",
+            error,
             method=self.request.head.method,
             version=self.request.head.version,
             date=self._outlet.date,

@@ -117,16 +117,9 @@ def _keys_in(text: str, path: str) -> Iterator[str]:
         key = line.strip()
         if not key or key.startswith("#"):
             continue
+        place = f"{OPTION}: {path}, line {number}"
         if not _KEY.fullmatch(key):
-            raise UsageError(
-                f"{OPTION}: {path}, line {number}: a key is printable ASCII without white space"
-            )
+            raise UsageError(f"{place}: a key is printable ASCII without white space")
         if len(key) < SHORT:
-            logger.warning(
-                "%s: %s, line %d: a key of %d characters can be guessed",
-                OPTION,
-                path,
-                number,
-                len(key),
-            )
+            logger.warning("%s: a key of %d characters can be guessed", place, len(key))
         yield key

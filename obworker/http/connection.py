@@ -33,7 +33,7 @@ from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.pending import Pending, refuse_what_came
 from obworker.http.rewriting import rewrite_head
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
-from obworker.http.stream import Outflow, Stream
+from obworker.http.stream import Outflow, Owner, Stream
 
 if TYPE_CHECKING:
     from obworker.http.parser import Request
@@ -47,7 +47,7 @@ LINGER_TIMEOUT = 2.0
 DRAIN_IDLE_TIMEOUT = 1.0
 
 
-class Connection:
+class Connection(Owner):
     """A client's connection; also the outlet of the cycle that answers it."""
 
     def __init__(self, service: Service, client: socket.socket | TlsSocket) -> None:
@@ -61,8 +61,8 @@ class Connection:
         proxies = service.proxies
         self._proxies = proxies if proxies and proxies.trusts(self._base["REMOTE_ADDR"]) else None
         self._stream = Stream(service.reactor, client, self)
-        timeouts = service.timeouts
-        self.deadline = time.monotonic() + max(timeouts.keep_alive, timeouts.header)
+        settings = service.settings
+        self.deadline = time.monotonic() + max(settings.keep_alive, settings.header_timeout)
         self._inbox = service.inbox()
         self._half_closed = False
         # what is being answered
@@ -125,7 +125,7 @@ class Connection:
         One that has come already is answered even if it is the last.
         """
         service = self._service
-        if service.timeouts.keep_alive == 0:
+        if service.settings.keep_alive == 0:
             return False
         # in this order: a request may come meanwhile, and the client's end after it
         may_follow = not (self._half_closed or service.is_closing)
@@ -236,7 +236,7 @@ class Connection:
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
             has_begun = self._stream.is_shaking_hands
-            patience = service.timeouts.header if has_begun else DRAIN_IDLE_TIMEOUT
+            patience = service.settings.header_timeout if has_begun else DRAIN_IDLE_TIMEOUT
             self.deadline = min(self.deadline, now + patience)
         elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
@@ -306,21 +306,21 @@ class Connection:
         run(cycle, partial(self._finish, cycle))
 
     def _await_bytes(self) -> None:
-        now, timeouts = time.monotonic(), self._service.timeouts
+        now, settings = time.monotonic(), self._service.settings
         if not self._inbox.has_begun:
             if self.state is not IDLE:  # the empty lines before a request buy no time
-                self.state, self.deadline = IDLE, now + timeouts.keep_alive
+                self.state, self.deadline = IDLE, now + settings.keep_alive
             if self._service.draining:
                 self.drain()
         elif self._inbox.in_body:
             if self.state is not BODY:
                 self.state = BODY
                 self._inbox.start_body(now)
-            self.deadline = now + timeouts.body
+            self.deadline = now + settings.body_timeout
             if self._inbox.take_expectation():
                 self._stream.send(response.CONTINUE)
         elif self.state is not HEADER:
-            self.state, self.deadline = HEADER, now + timeouts.header
+            self.state, self.deadline = HEADER, now + settings.header_timeout
 
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:

@@ -92,7 +92,6 @@ class Cycle(Answer):
         self.request = request
         self.request_id = request_id
         self.fields = fields
-        self.client: str = environ["REMOTE_ADDR"]
         self.received = received or time.monotonic()
         self._application = application
         self.environ = environ

@@ -27,13 +27,9 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from obworker.errors import ServiceUnavailable
 from obworker.http.spool import Spool, Spools
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 logger = logging.getLogger("obworker.http")
 
@@ -131,7 +127,7 @@ class Exchange:
             if isinstance(body, Spool):
                 self._send_with_spool(header, head, body, client)
             elif len(head) + len(body) <= self._inline_bytes:
-                self._send((header, head, body), client)
+                socket.send_fds(self._writer, [header, head, body], [client])
             else:
                 self._send_with_spool(header, head, self._spooled(body), client)
         except ServiceUnavailable:
@@ -149,13 +145,8 @@ class Exchange:
 
     def _send_with_spool(self, header: bytes, head: bytes, spool: Spool, client: int) -> None:
         spool.write_after(head)
-        self._send((header,), client, spool.descriptor)
+        socket.send_fds(self._writer, [header], [client, spool.descriptor])
         self.spools.give_away(spool)
-
-    def _send(self, parts: Sequence[bytes], *descriptors: int) -> None:
-        lent = b"".join(map(LENT.pack, descriptors))
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, lent)
-        self._writer.sendmsg(parts, (rights,))
 
     def take(self) -> Parcel | None:
         """Receive the first parcel that waits, if there is one; skip what is none.
@@ -177,7 +168,8 @@ class Exchange:
             try:
                 return self._unpack(message, descriptors, is_cut=bool(flags & CUT))
             except (ValueError, OSError) as error:
-                _close(descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 if _has_place(message):
                     self.release()
                 logger.warning("dropped what is no connection from another worker: %s", error)
@@ -283,11 +275,6 @@ def _has_place(message: bytes) -> bool:
         return False
     magic, _, _, head_size, _ = HEADER.unpack_from(message)
     return bool(magic == MAGIC and head_size)
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:

@@ -100,7 +100,7 @@ class Executors:
 
     def wake(self) -> None:
         """Let an executor that waits for a job run its pending signals; from any thread."""
-        self._reactor.post(self.submit, _do_nothing, _ignore)
+        self._reactor.post(self.submit, lambda: None, lambda _: None)
 
     def stop(self) -> None:
         """End the threads: each as soon as it has no job, the loop's at once."""
@@ -234,11 +234,3 @@ class Executors:
             return self._relief.steers
         finally:
             self._wheel.release()
-
-
-def _do_nothing() -> None:
-    """Be a job."""
-
-
-def _ignore(_result: object) -> None:
-    """Take no result."""

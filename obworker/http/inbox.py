@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from obworker.errors import RequestError
-from obworker.http.parser import Limits, Request, RequestParser, is_needed
+from obworker.http.parser import Limits, Request, RequestParser
 
 if TYPE_CHECKING:
     from obworker.http.head import Head
@@ -22,7 +22,7 @@ class Inbox:
     """
 
     def __init__(
-        self, limits: Limits, pace: Pace, body_for: BodyFor, needs_body: NeedsBody = is_needed
+        self, limits: Limits, pace: Pace, body_for: BodyFor, needs_body: NeedsBody
     ) -> None:
         self.requests: deque[Request] = deque()
         self.refusal: RequestError | None = None

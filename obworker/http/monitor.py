@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from obworker.http.cycle import Cycle
     from obworker.http.tally import Tally
 
 
-class Monitor(Protocol):
-    """Follows what is in predict; called on every request's way, so it must be quick.
+class Monitor:
+    """Follows what is in predict; as it is, without a word to anybody.
+
+    It is called on every request's way, so it must be quick.
 
     Of a cycle it hears in order: `begun`, `extended` as often as it happens, `ended` once. Cycles
     tell it from several threads, but one at a time. What is answered at once, on the loop's thread,
@@ -33,20 +35,4 @@ class Monitor(Protocol):
         """
 
 
-class _Unwatched:
-    """A monitor that does nothing."""
-
-    def begun(self, cycle: Cycle) -> None:
-        pass
-
-    def extended(self, cycle: Cycle) -> None:
-        pass
-
-    def ended(self, cycle: Cycle) -> None:
-        pass
-
-    def beat(self, now: float, tally: Tally) -> None:
-        pass
-
-
-UNWATCHED: Monitor = _Unwatched()
+UNWATCHED = Monitor()

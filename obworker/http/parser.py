@@ -5,10 +5,9 @@ before. Any other head (cut, large, faulty) is read line by line, and that alone
 wrong, so that it does not depend on how the network cuts the bytes: a line is judged when its LF is
 there, its length as soon as it is too long. Nothing is kept but the line that is not complete.
 
-It was llhttp's work until its tests were written. llhttp takes bare LF and CR between requests,
-several spaces in a request line, ``GET / RTSP/1.0`` and a page of extensions on every chunk, none
-of which its callbacks show; and a callback for each field costs more than a line that is known. It
-is what the tests compare with.
+llhttp would not do: it takes bare LF and CR between requests, several spaces in a request line,
+``GET / RTSP/1.0`` and a page of extensions on every chunk, none of which its callbacks show; and a
+callback for each field costs more than a line that is known. The tests compare with it.
 
 A parser belongs to one connection, is fed from one thread and never touches a socket. After it
 raised, it is not fed again.
@@ -111,16 +110,6 @@ class Line(enum.Enum):
     TRAILER = enum.auto()
 
 
-def on_the_heap(_length: int) -> io.BytesIO:
-    """Collect a body in an object of Python's."""
-    return io.BytesIO()
-
-
-def is_needed(_head: Head) -> bool:
-    """Have every body."""
-    return True
-
-
 class RequestParser:
     """Feed it bytes; it calls `receiver` with each whole request, in order.
 
@@ -137,8 +126,8 @@ class RequestParser:
         self,
         limits: Limits,
         receiver: Receiver,
-        body_for: BodyFor = on_the_heap,
-        needs_body: NeedsBody = is_needed,
+        body_for: BodyFor = lambda _length: io.BytesIO(),
+        needs_body: NeedsBody = lambda _head: True,
     ) -> None:
         self.has_begun = self.in_body = False
         self.head: Head | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ class Pending:
 
     __slots__ = (
         "_answerer",
+        "_client",
         "_environ",
         "_fields",
         "_id",
@@ -55,6 +57,7 @@ class Pending:
         self._environ = environ = make_environ(base, request)
         if proxies is not None:
             proxies.apply(environ)
+        self._client: str = environ["REMOTE_ADDR"]  # before the application may change it
         self._id = service.request_ids.assign(environ)
         self._fields: Headers = ()
         self._answerer: Application | None = None
@@ -74,7 +77,7 @@ class Pending:
             self.request,
             outlet,
             self.arrival,
-            service.timeouts.request,
+            service.settings.timeout or math.inf,
             monitor,
             self._id,
             self._fields,
@@ -85,12 +88,14 @@ class Pending:
         return b"" if self.request.head.version == "1.0" else response.CONTINUE
 
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
-        """Return a response of the server's own."""
-        return _error_bytes(
-            self._service,
+        """Return a response of the server's own; where it is its own doing, the log will tell."""
+        if isinstance(error, ServiceUnavailable):
+            self._service.troubles.refused.count(error.why)
+        return response.error_response(
             error,
             method=self.request.head.method,
             version=self.request.head.version,
+            date=self._service.date,
             keep_alive=keep_alive,
             request_id=self._id,
             fields=self._fields,
@@ -102,7 +107,8 @@ class Pending:
         answer = self.error(error, keep_alive=keep_alive)
         service.tally.answered(error.status)
         if service.access_log is not None:
-            service.access_log.write(self._record_refusal(error.status, answer))
+            sent, waited = response.body_size(answer), time.monotonic() - self.arrival
+            service.access_log.write(self._record(error.status, sent, waited, 0.0, waited))
         return answer
 
     def note_end(self, cycle: Cycle) -> None:
@@ -112,43 +118,30 @@ class Pending:
         if ended is not None and not self.at_once:
             service.tally.times.append(ended - self.arrival)
         if service.access_log is not None:
-            service.access_log.write(_record(cycle))
+            now = time.monotonic()
+            started = now if cycle.started is None else cycle.started
+            queued, predict = started - self.arrival, 0.0 if ended is None else ended - started
+            record = self._record(cycle.status, cycle.sent, queued, predict, now - self.arrival)
+            service.access_log.write(record)
 
-    def _record_refusal(self, status: int, answer: bytes) -> AccessRecord:
-        environ, waited = self._environ, time.monotonic() - self.arrival
+    def _record(
+        self, status: int, sent: int, queued: float, predict: float, duration: float
+    ) -> AccessRecord:
+        head = self.request.head
         return AccessRecord(
             time=time.time(),
-            client=environ["REMOTE_ADDR"],
-            method=self.request.head.method,
-            target=self.request.head.target,
-            protocol=environ["SERVER_PROTOCOL"],
+            client=self._client,
+            method=head.method,
+            target=head.target,
+            protocol="HTTP/" + head.version,
             status=status,
-            sent=response.body_size(answer),
+            sent=sent,
             request_id=self._id,
-            queued=waited,
-            duration=waited,
-            traceparent=environ.get("HTTP_TRACEPARENT", ""),
+            queued=queued,
+            predict=predict,
+            duration=duration,
+            traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
         )
-
-
-def _record(cycle: Cycle) -> AccessRecord:
-    head, now = cycle.request.head, time.monotonic()
-    started = now if cycle.started is None else cycle.started
-    ended = started if cycle.ended is None else cycle.ended
-    return AccessRecord(
-        time=time.time(),
-        client=cycle.client,
-        method=head.method,
-        target=head.target,
-        protocol="HTTP/" + head.version,
-        status=cycle.status,
-        sent=cycle.sent,
-        request_id=cycle.request_id,
-        queued=started - cycle.received,
-        predict=ended - started,
-        duration=now - cycle.received,
-        traceparent=head.variables.get("HTTP_TRACEPARENT", ""),
-    )
 
 
 def refuse_what_came(
@@ -165,38 +158,10 @@ def refuse_what_came(
     if head is not None:
         pending = Pending(service, Request(head, b""), base, proxies, time.monotonic())
         return pending.refusal(error, keep_alive=False)
-    answer = _error_bytes(service, error, fields=service.access.fields({}))
+    fields = service.access.fields({})
+    answer = response.error_response(error, date=service.date, fields=fields)
     service.tally.answered(error.status)
     if service.access_log is not None:
         sent, client = response.body_size(answer), base["REMOTE_ADDR"]
         service.access_log.write(AccessRecord(time.time(), client, "", b"", "", error.status, sent))
     return answer
-
-
-def _error_bytes(
-    service: Service,
-    error: RequestError,
-    *,
-    method: str = "",
-    version: str = "1.1",
-    keep_alive: bool = False,
-    request_id: str = "",
-    fields: Headers = (),
-) -> bytes:
-    """Return a response of the server's own; `method` is empty where there is no whole request.
-
-    Where that is not the client's doing, the log will tell.
-    """
-    if isinstance(error, ServiceUnavailable):
-        service.troubles.refused.count(error.why)
-    return response.error_response(
-        error.status,
-        error.reason,
-        str(error),
-        method=method,
-        version=version,
-        date=service.date,
-        keep_alive=keep_alive,
-        request_id=request_id,
-        fields=fields,
-    )

@@ -72,18 +72,8 @@ class Takers(Protocol):
         """How long one of them is taken of late, in seconds."""
 
 
-class Places(Protocol):
-    """The bound of the queue."""
-
-    def reserve(self) -> bool:
-        """Take a place, if one is free."""
-
-    def release(self) -> None:
-        """Give a place back."""
-
-
 class OwnPlaces:
-    """Places of one worker alone."""
+    """The bound of the queue of one worker alone; for all workers the exchange has it."""
 
     def __init__(self, places: int) -> None:
         self._free = places
@@ -121,7 +111,7 @@ class RequestQueue:
         reactor: Reactor,
         executors: Takers,
         exchange: Exchange | None,
-        places: Places,
+        places: Exchange | OwnPlaces,
         *,
         timeout: float,
         accept: Callable[[Parcel], object],

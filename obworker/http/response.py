@@ -7,7 +7,10 @@ import re
 from collections.abc import Sequence
 from email.utils import formatdate
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from obworker.errors import RequestError
 
 REMEMBERED = 256
 MOST_BYTES_REMEMBERED = 1024
@@ -15,17 +18,10 @@ MOST_BYTES_REMEMBERED = 1024
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LINE_BREAK = re.compile(r"[\r\n\0]")
 # PEP 3333: an application says nothing about the connection; RFC 9110 7.6.1 lists these.
-HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
+HOP_BY_HOP = {
+    *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
+    "upgrade",
+}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -202,12 +198,10 @@ def body_size(answer: bytes) -> int:
 
 
 def error_response(
-    status: int,
-    reason: str,
-    message: str,
+    error: RequestError,
     *,
-    method: str,
-    version: str,
+    method: str = "",
+    version: str = "1.1",
     date: bytes,
     keep_alive: bool = False,
     request_id: str = "",
@@ -217,11 +211,11 @@ def error_response(
 
     `method` is empty where the request was not understood; `fields` are added to the header.
     """
-    body = json.dumps({"error": message}, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps({"error": str(error)}, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [("Content-Type", "application/json")]
-    if status == 503:
+    if error.status == 503:
         headers.append(("Retry-After", "1"))
-    first, _ = opening(f"{status} {reason}", headers)
+    first, _ = opening(f"{error.status} {error.reason}", headers)
     whole_head = head(
         first,
         length=len(body),

@@ -38,7 +38,7 @@ from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import Reactor
 from obworker.http.request_ids import RequestIds
 from obworker.http.response import CONTINUE
-from obworker.http.service import Service, Timeouts
+from obworker.http.service import Service
 from obworker.http.spool import Spools
 from obworker.http.tally import Tally
 from obworker.http.troubles import Troubles
@@ -65,14 +65,6 @@ ENDING = ServiceUnavailable(
 )
 
 
-def _always(_method: str, _path: str) -> bool:
-    return True
-
-
-def _never(_method: str, _path: str) -> bool:
-    return False
-
-
 def _ignore(*_told: object) -> None:
     """Have nobody to tell."""
 
@@ -97,8 +89,8 @@ class Server:
         threads: int | None = None,
         inline: bool = True,
         batching: Batching | None = None,
-        must_queue: Callable[[str, str], bool] = _always,
-        is_open: Callable[[str, str], bool] = _never,
+        must_queue: Callable[[str, str], bool] = lambda _method, _path: True,
+        is_open: Callable[[str, str], bool] = lambda _method, _path: False,
         api_keys: ApiKeys | None = None,
         slot: int | None = None,
         exchange: Exchange | None = None,
@@ -137,6 +129,7 @@ class Server:
         self._on_drained: Callable[[], None] | None = on_drained
         self._service = Service(
             application=application,
+            settings=settings,
             reactor=self.reactor,
             executors=self.executors,
             queue=self.queue,
@@ -145,9 +138,7 @@ class Server:
             bodies=Bodies(self._spools, self.queue),
             tls=tls,
             limits=Limits.of(settings),
-            timeouts=Timeouts.of(settings),
             proxies=Proxies.of(settings),
-            min_body_rate=settings.min_body_rate,
             must_queue=must_queue,
             monitor=monitor,
             access=Access(api_keys, Cors.of(settings), is_open),

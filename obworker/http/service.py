@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,26 +39,6 @@ Run = Callable[[Cycle, Callable[[bytes], object]], None]
 """Has a request answered; what it is given takes the rest of the response."""
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """How long a connection may stay in a state, in seconds; `request` may be infinite."""
-
-    keep_alive: float
-    header: float
-    body: float
-    request: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> Timeouts:
-        """Take the timeouts from the settings."""
-        return cls(
-            keep_alive=settings.keep_alive,
-            header=settings.header_timeout,
-            body=settings.body_timeout,
-            request=settings.timeout or math.inf,
-        )
-
-
 @dataclass
 class Service:
     """What all connections of a server share.
@@ -69,6 +48,7 @@ class Service:
     """
 
     application: Application
+    settings: Settings
     reactor: Reactor
     executors: Executors
     queue: RequestQueue
@@ -78,8 +58,6 @@ class Service:
     tls: ssl.SSLContext | None
     proxies: Proxies | None
     limits: Limits
-    timeouts: Timeouts
-    min_body_rate: int
     must_queue: Callable[[str, str], bool]
     monitor: Monitor
     access: Access
@@ -111,7 +89,7 @@ class Service:
 
     def pace(self) -> Pace:
         """Return what judges how fast one connection sends, or reads."""
-        return Pace(self.min_body_rate, self.timeouts.body)
+        return Pace(self.settings.min_body_rate, self.settings.body_timeout)
 
     def note_overdue(self, cycle: Cycle) -> None:
         """Tell of a predict that is past its deadline, and does not come back if it is stopped."""

@@ -13,7 +13,7 @@ import struct
 import sys
 import termios
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from obworker.http.reactor import READ, WRITE, Reactor
 
@@ -32,8 +32,8 @@ class Garbled(ConnectionError):
     """What a client sends cannot be read, now or later; it can still be told so."""
 
 
-class Owner(Protocol):
-    """Who is told of what happens to a stream."""
+class Owner:
+    """Who is told of what happens to a stream; as it is, nobody."""
 
     def on_received(self, chunk: bytes) -> None:
         """Take what has come."""
@@ -51,21 +51,8 @@ class Owner(Protocol):
         """Learn that the connection is no more; told once at most, and not after `close`."""
 
 
-class _Nobody:
-    """The owner of a stream that is closed: the two would keep each other for a collection."""
-
-    def on_received(self, chunk: bytes) -> None: ...
-
-    def on_garbled(self, why: str) -> None: ...
-
-    def on_end(self) -> None: ...
-
-    def on_flushed(self) -> None: ...
-
-    def on_lost(self) -> None: ...
-
-
-_NOBODY = _Nobody()
+# Owns what is closed: a stream and its owner would keep each other for a garbage collection.
+_NOBODY = Owner()
 
 
 class Stream:
@@ -100,7 +87,7 @@ class Stream:
         self.unsent = self.kept = 0
         self.is_closed = self.is_paused = False
         self._reactor = reactor
-        self._owner: Owner = owner
+        self._owner = owner
         self._read_size = READ_SIZE
         self._tls = None if isinstance(client, socket.socket) else client
         self._unsent: deque[memoryview] = deque()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from obworker.errors import UsageError
+from obworker.errors import BadRequest, UsageError
 from obworker.http.pem import Pem
 from obworker.http.response import error_response, http_date
 from obworker.http.stream import Garbled
@@ -218,10 +218,6 @@ class TlsSocket:
         """Set an option of the socket."""
         self._socket.setsockopt(level, name, value)
 
-    def getsockopt(self, level: int, name: int) -> int:
-        """Return an option of the socket."""
-        return self._socket.getsockopt(level, name)
-
     @property
     def _is_to_be_reset(self) -> bool:
         linger = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.size)
@@ -279,14 +275,8 @@ class TlsSocket:
         self._is_garbled = self._said_goodbye = True  # an alert or a plain text is the last word
         if error.reason == "HTTP_REQUEST":
             self._outgoing.read()
-            self._unsent = error_response(
-                400,
-                "Bad Request",
-                "this port speaks TLS: use https://",
-                method="",
-                version="1.1",
-                date=http_date(time.time()),
-            )
+            refusal = BadRequest("this port speaks TLS: use https://")
+            self._unsent = error_response(refusal, date=http_date(time.time()))
         with contextlib.suppress(OSError):
             self._flush()
         raise Garbled(f"TLS: {_reason(error)}") from error

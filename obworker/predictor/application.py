@@ -25,7 +25,7 @@ from obworker.predictor.building import building
 from obworker.predictor.dispatch import Application, Config, introduce, reaches_predict
 from obworker.predictor.failures import Failures
 from obworker.predictor.flask_side import FlaskSide, FlaskUse
-from obworker.predictor.health import HealthCheck
+from obworker.predictor.health import check_health
 from obworker.predictor.injection import (
     BatchPlan,
     Plan,
@@ -164,7 +164,8 @@ class Blueprint:
         enable_loggers()
         self._check_use_of(config)
         if self.has_run:
-            self._start_run(instance, failures, on_fatal if self._in_production else None)
+            run = partial(self._run, instance, failures, on_fatal)
+            threading.Thread(target=run, name="run", daemon=True).start()
         return self._application_of(instance, config, failures)
 
     def wind_up(self, timeout: float) -> None:
@@ -239,37 +240,25 @@ class Blueprint:
 
     def _health_check(
         self, instance: object, loop: PredictorLoop, failures: Failures
-    ) -> HealthCheck | None:
+    ) -> Callable[[], None] | None:
         if self.health is None:
             return None
         title = f"{self.predictor.__name__}.{self.health}()"
         ask = getattr(instance, self.health)
-        return HealthCheck(
-            lambda: loop.settle(ask()), title, self.file.parent, on_error=failures.examine
+        return partial(
+            check_health, lambda: loop.settle(ask()), title, self.file.parent, failures.examine
         )
 
-    def _start_run(
-        self,
-        instance: object,
-        failures: Failures,
-        on_fatal: Callable[[ObworkerError], object] | None,
-    ) -> None:
-        """Call run() on a thread of its own."""
-        run = partial(self._run, instance.run, failures, on_fatal)  # type: ignore[attr-defined]
-        threading.Thread(target=run, name="run", daemon=True).start()
-
     def _run(
-        self,
-        run: Callable[[], object],
-        failures: Failures,
-        on_fatal: Callable[[ObworkerError], object] | None,
+        self, instance: object, failures: Failures, on_fatal: Callable[[ObworkerError], object]
     ) -> None:
+        """Call run(), on a thread of its own; outside production what it raises ends only that."""
         try:
-            run()
+            instance.run()  # type: ignore[attr-defined]  # has_background_run has seen it
         except BaseException as error:  # the user's thread ends here
             shown = (type(error), error, trim(error, self.file.parent))
             log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
-            if not failures.examine(error) and on_fatal is not None:
+            if not failures.examine(error) and self._in_production:
                 on_fatal(RunError("run() failed"))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -72,16 +71,10 @@ class Call:
         Whatever one release raises, which only the user's code can cause, the others follow.
         """
         while self.releases:
-            with _logged():
+            try:
                 self.releases.pop()()
-
-
-@contextlib.contextmanager
-def _logged() -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        log.exception("the end of a request failed")
+            except Exception:  # noqa: PERF203  # the others follow
+                log.exception("the end of a request failed")
 
 
 class Headers(dict[str, str]):

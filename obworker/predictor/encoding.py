@@ -23,9 +23,9 @@ import orjson
 PASSED_THROUGH = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
 JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | PASSED_THROUGH
 ALLOWED = "dict, list, tuple, str, bytes, int, float, bool, None, numpy arrays and numbers"
+BYTES = (bytes, bytearray, memoryview)
 _MSGPACK_KINDS = (bool, int, float, str, bytes, bytearray, list, tuple, dict, type(None))
 _SUBCLASSED: tuple[type[Any], ...] = (tuple, list, int, float)
-_OTHERS_AS_TEXT = (datetime.date, datetime.time, uuid.UUID)
 
 
 class ReplyError(TypeError):
@@ -50,7 +50,7 @@ def to_msgpack(value: object) -> bytes:
 
 
 def _json_default(value: object) -> object:
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, BYTES):
         return base64.b64encode(bytes(value)).decode("ascii")
     if isinstance(value, dict):
         return dict(value.items())
@@ -65,16 +65,12 @@ def _json_default(value: object) -> object:
 def _simplify_other(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, _OTHERS_AS_TEXT):
-        return _as_text(value)
-    return _from_numpy(value)
-
-
-def _as_text(value: object) -> object:
-    """Write a date, a time or a UUID as orjson does, also one of a class made from theirs."""
+    # as orjson does, also where the class is made from theirs
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    return str(value)
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    return _from_numpy(value)
 
 
 def _msgpack_default(value: object) -> object:

@@ -12,39 +12,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class HealthCheck:
-    """Asks one method of a predictor; False or an exception is bad news, all else is good."""
+def check_health(
+    ask: Callable[[], object],
+    title: str,
+    directory: Path,
+    on_error: Callable[[BaseException], object],
+) -> None:
+    """Ask one method of a predictor; False or an exception is bad news, all else is good.
 
-    def __init__(
-        self,
-        ask: Callable[[], object],
-        title: str,
-        directory: Path,
-        on_error: Callable[[BaseException], object],
-    ) -> None:
-        self._ask = ask
-        self._title = title
-        self._directory = directory
-        self._on_error = on_error
-
-    def __call__(self) -> None:
-        """Ask.
-
-        Raises:
-            Unhealthy: the predictor cannot serve.
-        """
-        try:
-            is_bad = _is_false(self._ask())
-        except BaseException as error:  # whatever it is, it is the user's code that raised it
-            self._on_error(error)
-            raise Unhealthy(self._explain(error)) from error
-        if is_bad:
-            raise Unhealthy(f"{self._title} returned False")
-
-    def _explain(self, error: BaseException) -> str:
-        place = locate(error, self._directory)
+    Raises:
+        Unhealthy: the predictor cannot serve.
+    """
+    try:
+        is_bad = _is_false(ask())
+    except BaseException as error:  # whatever it is, it is the user's code that raised it
+        on_error(error)
+        place = locate(error, directory)
         where = f"{place}: " if place else ""
-        return f"{where}{self._title} raised {summarise(error)}"
+        raise Unhealthy(f"{where}{title} raised {summarise(error)}") from error
+    if is_bad:
+        raise Unhealthy(f"{title} returned False")
 
 
 def _is_false(answer: object) -> bool:

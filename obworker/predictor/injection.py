@@ -90,13 +90,13 @@ def plan_init(predictor: type) -> Plan:
         return Plan(title, known=known)  # object's, or a built-in class's, which asks for no name
     if is_async(predictor, "__init__"):
         raise InjectionError(f"{title} is async def; it must be a plain function")
-    return _plan(title, _bound(predictor, "__init__", title), known)
+    return _plan(title, _bound(predictor, "__init__"), known)
 
 
 def plan_predict(predictor: type, name: str = "predict") -> Plan:
     """Return the plan for calling predict of an instance, or what else takes a request apart."""
     title = f"{predictor.__name__}.{name}"
-    method = _bound(predictor, name, title)
+    method = _bound(predictor, name)
     _check_self(predictor, name, title)
     return _plan(title, method, PREDICT_NAMES)
 
@@ -107,8 +107,8 @@ def plan_batches(predictor: type) -> BatchPlan | None:
         return None
     plan = plan_predict(predictor, "predict_batch")
     if not plan.names:
-        title, names = f"{predictor.__name__}.predict_batch", ", ".join(PREDICT_NAMES)
-        raise InjectionError(f"{title} asks for none of {names}, of which it would get lists")
+        names = ", ".join(PREDICT_NAMES)
+        raise InjectionError(f"{plan.title} asks for none of {names}, of which it would get lists")
     if not has_method(predictor, "batch_key"):
         return BatchPlan(plan, None)
     if is_async(predictor, "batch_key"):
@@ -122,9 +122,9 @@ def has_method(predictor: type, *names: str) -> bool:
     return any(callable(getattr(predictor, name, None)) for name in names)
 
 
-def is_async(predictor: type, name: str = "predict") -> bool:
-    """Say whether predict of `predictor` is ``async def``, with or without a yield."""
-    method = _bound(predictor, name, f"{predictor.__name__}.{name}")
+def is_async(predictor: type, name: str) -> bool:
+    """Say whether a method of `predictor` is ``async def``, with or without a yield."""
+    method = _bound(predictor, name)
     return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
@@ -133,7 +133,7 @@ def has_background_run(predictor: type) -> bool:
     if not _takes_nothing(predictor, "run"):
         return False
     title = f"{predictor.__name__}.run"
-    if inspect.iscoroutinefunction(_bound(predictor, "run", title)):
+    if inspect.iscoroutinefunction(_bound(predictor, "run")):
         raise InjectionError(f"{title} is async def; it must be a plain function: def run(self)")
     return True
 
@@ -144,7 +144,7 @@ def has_preload(predictor: type) -> bool:
     if not isinstance(static, classmethod | staticmethod):
         return False
     title = f"{predictor.__name__}.preload"
-    method = _bound(predictor, "preload", title)
+    method = _bound(predictor, "preload")
     if not _needs_nothing(method, title):
         return False
     if inspect.iscoroutinefunction(method):
@@ -161,16 +161,16 @@ def _takes_nothing(predictor: type, name: str) -> bool:
     """Say whether a method can be called as it is; one that needs more is the user's own."""
     if not callable(inspect.getattr_static(predictor, name, None)):
         return False
-    title = f"{predictor.__name__}.{name}"
-    return _needs_nothing(_bound(predictor, name, title), title)
+    return _needs_nothing(_bound(predictor, name), f"{predictor.__name__}.{name}")
 
 
 def _needs_nothing(method: Callable[..., object], title: str) -> bool:
     return all(map(_is_optional, _signature(method, title).parameters.values()))
 
 
-def _bound(predictor: type, name: str, title: str) -> Callable[..., object]:
+def _bound(predictor: type, name: str) -> Callable[..., object]:
     """Return the method as an instance would have it, without making an instance."""
+    title = f"{predictor.__name__}.{name}"
     try:
         static = inspect.getattr_static(predictor, name)
     except AttributeError:

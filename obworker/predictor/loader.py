@@ -47,10 +47,14 @@ def announce(predictor: type) -> bool:
     announced = _announced.get()
     if announced is None:
         return False
-    if not isinstance(predictor, type):
-        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+    _check_class(predictor)
     announced.append(predictor)
     return True
+
+
+def _check_class(predictor: object) -> None:
+    if not isinstance(predictor, type):
+        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
 
 
 class Source(NamedTuple):
@@ -65,8 +69,7 @@ def source_of(predictor: type) -> Source:
 
     One from anywhere else, such as a package, is had from the script, whose directory is the model.
     """
-    if not isinstance(predictor, type):
-        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+    _check_class(predictor)
     file, script = _file_of(predictor.__module__), _file_of("__main__")
     name = _name_in_script(predictor)
     if script and name and (not file or file.parent.resolve() != script.parent.resolve()):
@@ -282,7 +285,8 @@ def _choose(
     if names:
         hint = "choose with --class NAME, or call one of them Predictor"
         raise LoadError(f"{file.name}: several classes have predict: {', '.join(names)}", hint)
-    raise LoadError(f"{file.name}: no class with a predict method; {_seen(module)}")
+    defined = _listed([value.__name__ for value in _own(module)])
+    raise LoadError(f"{file.name}: no class with a predict method; it defines {defined}")
 
 
 def _given_to_run(module: types.ModuleType, file: Path) -> list[type]:
@@ -300,10 +304,6 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
     names = [candidate.__name__ for candidate in choose_defined(module)]
     guess = did_you_mean(class_name, names)
     raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
-
-
-def _seen(module: types.ModuleType) -> str:
-    return f"it defines {_listed([value.__name__ for value in _own(module)])}"
 
 
 def _listed(names: list[str]) -> str:

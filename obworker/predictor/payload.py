@@ -72,19 +72,16 @@ def _refuse(content_type: str, _body: bytes) -> NoReturn:
 
 
 def _parse_recoded(charset: str, body: bytes) -> object:
-    return _parse_json(_recode(charset, body))
-
-
-def _recode(charset: str, body: bytes) -> bytes:
     try:
         # A name that is unknown must not reach codecs.lookup, which remembers every one for ever.
         if charset.replace("-", "_") not in KNOWN_CHARSETS:
             raise LookupError(charset)
-        return body.decode(charset).encode()
+        recoded = body.decode(charset).encode()
     except (LookupError, ValueError) as error:  # a codec's errors, and a null in its name
         if isinstance(error, UnicodeError):
             raise BadRequest(f"the body is not {charset[:40]} text") from error
         raise BadRequest(f"unknown charset {charset[:40]!r}") from error
+    return _parse_json(recoded)
 
 
 def _parse_json(body: bytes) -> object:

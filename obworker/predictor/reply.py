@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeGuard
 
 from obworker.predictor import accept as negotiation
-from obworker.predictor.encoding import to_json, to_msgpack
+from obworker.predictor.encoding import BYTES, to_json, to_msgpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
-BYTES = (bytes, bytearray, memoryview)
 # What most predictors give; known at a glance to be no stream, no coroutine and no WSGI callable.
 PLAIN = frozenset({dict, list, tuple, str, int, float, bool, type(None), *BYTES})
 SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))

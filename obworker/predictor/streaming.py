@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from obworker.errors import BrokenOff
 from obworker.predictor.accept import EVENT_STREAM, asks_for_events
-from obworker.predictor.encoding import to_json
+from obworker.predictor.encoding import BYTES, to_json
 from obworker.predictor.errands import Abandoned
 from obworker.predictor.reply import TEXT, recognise
 
@@ -136,14 +136,14 @@ def encode_item(item: object) -> bytes:
     """Return str and bytes as they are, anything else as a line of JSON."""
     if isinstance(item, str):
         return item.encode("utf-8", "replace")
-    if isinstance(item, bytes | bytearray | memoryview):
+    if isinstance(item, BYTES):
         return bytes(item)
     return to_json(item) + b"\n"
 
 
 def encode_event(item: object) -> bytes:
     """Return `item` as one Server-Sent Event."""
-    if isinstance(item, bytes | bytearray | memoryview):
+    if isinstance(item, BYTES):
         item = bytes(item).decode("utf-8", "replace")
     if not isinstance(item, str):
         return b"data: " + to_json(item) + b"\n\n"
@@ -154,6 +154,6 @@ def encode_event(item: object) -> bytes:
 def _content_type(first: object) -> str:
     if isinstance(first, str) or first is _END:
         return TEXT
-    if isinstance(first, bytes | bytearray | memoryview):
+    if isinstance(first, BYTES):
         return recognise(bytes(first))
     return JSON_LINES

@@ -13,6 +13,7 @@ import math
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from obworker.http.monitor import Monitor
 from obworker.supervisor.forks import Origin
 from obworker.supervisor.scoreboard import ID_BYTES, SeatRow
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from obworker.http.tally import Tally
 
 
-class RowMonitor:
-    """The monitor (http/monitor.py) that writes a worker's row; making it clears the row's part.
+class RowMonitor(Monitor):
+    """The monitor that writes a worker's row; making it clears the row's part.
 
     The id and the line of the last request stay when it is over: `begun_at` says whether it is.
     """

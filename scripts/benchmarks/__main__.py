@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
+from functools import partial
 
 from benchmarks import (
     batch,
@@ -20,14 +20,14 @@ from benchmarks import (
     tail,
     threads,
 )
+from benchmarks.processes import unwind_when_killed
 from benchmarks.servers import BenchError
 
 
 def main() -> int:
     """Run the chosen benchmark and return the exit status."""
     options = command_line().parse_args()
-    # A killed bench must unwind too, or its servers would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_when_killed()
     try:
         return int(options.run(options) or 0)
     except (BenchError, TimeoutError) as error:
@@ -41,11 +41,14 @@ def command_line() -> argparse.ArgumentParser:
     """Return what parses the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    add_parser = partial(
+        commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     for benchmark in (
         *(echo, parts, onnx, memory, batch, tail),
         *(overload, slow, soak, stream, reload, threads),
     ):
-        benchmark.add_command(commands.add_parser)
+        benchmark.add_command(add_parser)
     return parser
 
 

@@ -66,7 +66,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         f"{ITEM * 1e3:.1f} ms for each request in it. Clients send the next request on the answer "
         "to the last. The ideal is that model without a server, with batches as large as they were "
         "on average. Rounds of all servers alternate; each starts its server anew.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--connections", type=types.count, default=64, help="clients at once")
     parser.add_argument("--size", type=types.count, default=16, help="of a batch, at most")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from benchmarks.load import CLOSE, LENGTH
 
 if TYPE_CHECKING:
     import socket
 
     from benchmarks.outcomes import Outcome
 
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"
 
 
@@ -58,7 +57,7 @@ class Connection:
     def is_answered(self) -> bool:
         """Tell whether the whole answer is there; raises ValueError on one without a length."""
         if not self.whole and (end := self.received.find(_END)) >= 0:
-            length = _LENGTH.search(self.received, 0, end + 2)
+            length = LENGTH.search(self.received, 0, end + 2)
             if length is None:
                 raise ValueError("an answer without Content-Length")
             self.whole = end + len(_END) + int(length[1])
@@ -70,4 +69,4 @@ class Connection:
 
     def closes(self) -> bool:
         """Tell whether the answer says that the connection ends."""
-        return _CLOSE.search(self.received, 0, self.received.find(_END) + 2) is not None
+        return CLOSE.search(self.received, 0, self.received.find(_END) + 2) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from benchmarks import options as types
 from benchmarks.echo_servers import SERVERS
 from benchmarks.load import Exchange, Load
 from benchmarks.processes import cpu_seconds
-from benchmarks.servers import BenchError, Running, Server, installed, running
+from benchmarks.servers import BenchError, Running, Server, installed, running, take_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +48,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "All run on one core, the load on another; their rounds are interleaved. CPU time is user "
         "and system time of the server's whole process tree; busy is its share of the time: well "
         "under 100%, the load or other work on the machine held the server back.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--rounds", type=types.count, default=5, help="rounds after one warm-up")
     parser.add_argument(
@@ -59,35 +57,18 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"requests in a round, or as many as {ROUND_SECONDS:.0f} s allow",
     )
     parser.add_argument("--connections", type=types.count, default=8, help="connections at once")
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=[server.name for server in SERVERS],
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="measure this server; may be repeated; one of: "
-        + ", ".join(server.name for server in SERVERS),
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="also write every round's numbers to FILE",
-    )
+    types.add_only(parser, SERVERS)
+    types.add_json(parser, "every round's numbers")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure the chosen servers and print the table."""
     servers = installed(SERVERS, getattr(options, "only", None))
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise BenchError("two cores are needed: one for the server, one for the load")
-    os.sched_setaffinity(0, {cores[0]})
+    core = take_core()
     setting = _setting(options, servers)
     print("; ".join(f"{name} {value}" for name, value in setting.items()), flush=True)
-    measured = _measure(servers, cores[1], options)
+    measured = _measure(servers, core, options)
     _print_table(measured)
     if "json" in options:
         _write_json(options.json, setting, measured)

@@ -11,11 +11,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from benchmarks.servers import BenchError
+
+LONGEST_SECONDS = 1800.0
 STALL_SECONDS = 5.0
 """How long all connections together may stay silent before the round is given up."""
 
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,14 @@ class Load:
         return True
 
 
+def send_all(port: int, exchange: Exchange, requests: int, connections: int) -> float:
+    """Have all requests answered as expected; return how many seconds that took."""
+    load = Load(port, exchange, requests, LONGEST_SECONDS).run(connections)
+    if load.answered < requests:
+        raise BenchError(f"{load.answered} of {requests} answered; failed: {dict(load.failures)}")
+    return load.wall
+
+
 def _judge(received: bytes, at_end: bool, answer: object) -> _Verdict | None:
     """Judge the answer if it is whole, else return None.
 
@@ -163,8 +174,8 @@ def _judge(received: bytes, at_end: bool, answer: object) -> _Verdict | None:
     """
     head, found, body = received.partition(b"\r\n\r\n")
     head += b"\r\n"
-    length = _LENGTH.search(head)
-    closes = _CLOSE.search(head) is not None
+    length = LENGTH.search(head)
+    closes = CLOSE.search(head) is not None
     if found and length is None:
         return _Verdict("an answer without Content-Length", keep=False)
     if length is None or len(body) < int(length[1]) or (closes and not at_end):

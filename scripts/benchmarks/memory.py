@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks import memory_servers
 from benchmarks import options as types
 from benchmarks.claims import Claim, at_most, verdict
-from benchmarks.load import Exchange, Load
+from benchmarks.load import Exchange, send_all
 from benchmarks.memory_servers import BODY, LAYER_BYTES, WORKERS
 from benchmarks.processes import MIB, proportional_bytes, resident_bytes
-from benchmarks.servers import LOG_NAME, BenchError, Running, Server, running
+from benchmarks.servers import LOG_NAME, Running, Server, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +33,6 @@ OF_GUNICORN = 0.35
 MOST_LATENCY = 1.05
 MOST_MS = 150.0
 START_SECONDS = 60.0
-LONGEST_SECONDS = 1200.0
-POLL_SECONDS = 0.002
 CONNECTIONS = 8
 WARM_UP = 160
 ROUND, ROUNDS = 50, 10
@@ -63,7 +61,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         description=f"Serve {MODEL_BYTES / MIB:.0f} MiB of weights on {WORKERS} workers. "
         "Memory is the PSS (proc(5), smaps_rollup) of all processes of a server: what they share "
         "counts once. Every answer is compared with that of a session in a process of its own.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--requests", type=types.count, default=10_000, help="until memory is looked at again"
@@ -127,10 +124,10 @@ def _serve(server: Server, layers: int, requests: int) -> Found:
     with running(server, Exchange(BODY, None).request()) as target:
         _wait_until_loaded(target, layers)
         exchange = Exchange(BODY, memory_servers.expected(server, target.directory))
-        _load(target, exchange, WARM_UP, CONNECTIONS)
+        send_all(target.port, exchange, WARM_UP, CONNECTIONS)
         first = later = _bytes(target)
         if requests:
-            _load(target, exchange, requests, CONNECTIONS)
+            send_all(target.port, exchange, requests, CONNECTIONS)
             later = _bytes(target)
         replaced = []
         if server.package == "obworker":
@@ -141,18 +138,11 @@ def _serve(server: Server, layers: int, requests: int) -> Found:
 def _wait_until_loaded(target: Running, layers: int) -> None:
     """Wait until as many processes as there are workers have the weights, shared or not."""
     least = layers * LAYER_BYTES
-    _wait(
+    wait_until(
         lambda: sum(resident_bytes(pid) > least for pid in target.processes()) >= WORKERS,
+        START_SECONDS,
         f"{target.name}: {WORKERS} processes with a model",
     )
-
-
-def _load(target: Running, exchange: Exchange, requests: int, connections: int) -> float:
-    """Return the seconds it took."""
-    load = Load(target.port, exchange, requests, LONGEST_SECONDS).run(connections)
-    if load.answered < requests:
-        raise BenchError(f"{load.answered} of {requests} answered; failed: {dict(load.failures)}")
-    return load.wall
 
 
 def _bytes(target: Running) -> int:
@@ -165,16 +155,12 @@ def _replace(target: Running, worker: int) -> float:
     known = len(READY.findall(log.read_text()))
     began = time.monotonic()
     os.kill(worker, signal.SIGKILL)
-    _wait(lambda: len(READY.findall(log.read_text())) > known, f"{target.name}: another worker")
+    wait_until(
+        lambda: len(READY.findall(log.read_text())) > known,
+        START_SECONDS,
+        f"{target.name}: another worker",
+    )
     return (time.monotonic() - began) * 1e3
-
-
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise BenchError(f"{what}: not within {START_SECONDS:.0f} s")
-        time.sleep(POLL_SECONDS)
 
 
 def _latency(shared: Server, own: Server) -> float:
@@ -188,6 +174,6 @@ def _latency(shared: Server, own: Server) -> float:
         ratios = []
         for number in range(ROUNDS + 1):
             order = (first, second) if number % 2 else (second, first)
-            seconds = {target: _load(target, exchange, ROUND, 1) for target in order}
+            seconds = {target: send_all(target.port, exchange, ROUND, 1) for target in order}
             ratios.append(seconds[first] / seconds[second])
     return statistics.median(ratios[1:])

@@ -17,7 +17,7 @@ from benchmarks.claims import Claim, at_least, verdict
 from benchmarks.load import Exchange, Load
 from benchmarks.onnx_cases import LOOP, Case, cases
 from benchmarks.processes import cpu_seconds
-from benchmarks.servers import BenchError, Running, obworker, running
+from benchmarks.servers import BenchError, Running, obworker, running, take_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         description="Serve ONNX models with one worker on one core, loaded from another, and call "
         "the same predict with the same body in a loop on that core; their rounds take turns. "
         "Requests per core are those per second of CPU time, of all the server's processes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--rounds", type=types.count, default=7, help="rounds after one warm-up")
     parser.add_argument("--seconds", type=types.count, default=2, help="length of a round")
@@ -65,15 +64,12 @@ class Measured:
 
 def run(options: argparse.Namespace) -> int:
     """Measure each model, print the table and the verdict."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise BenchError("two cores are needed: one for the server, one for the load")
-    os.sched_setaffinity(0, {cores[0]})
+    core = take_core()
     row = "{:<14}{:>10}{:>13}{:>15}{:>11}{:>22}"
     print(row.format("", "loop, ms", "served, ms", "req/s/core", "% of loop", "least..most"))
     measured = {}
     for case in cases():
-        measured[case.name] = rounds = _measure(case, cores[1], options)
+        measured[case.name] = rounds = _measure(case, core, options)
         shares = [100 * a / b for a, b in zip(rounds.loop, rounds.served, strict=True)]
         served = statistics.median(rounds.served)
         cells = (f"{rounds.call * 1e3:.3f}", f"{served * 1e3:.3f}", f"{1 / served:.0f}")

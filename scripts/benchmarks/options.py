@@ -1,9 +1,17 @@
-"""Types of options that several benchmarks have."""
+"""Options that several benchmarks have, and their types."""
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from benchmarks.servers import Server
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6}
 _UNITS["GB"] = 10**9
@@ -36,3 +44,27 @@ def size(text: str) -> int:
     if not match or match[2] not in _UNITS:
         raise ValueError(text)
     return int(match[1]) * _UNITS[match[2]]
+
+
+def add_only(parser: argparse.ArgumentParser, servers: Iterable[Server]) -> None:
+    """Declare what names the servers to measure, where these are not all wanted."""
+    names = [server.name for server in servers]
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=names,
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="measure this server; may be repeated; one of: " + ", ".join(names),
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare what names the file for figures."""
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help=f"also write {what} to FILE",
+    )

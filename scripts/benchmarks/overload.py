@@ -91,7 +91,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         f"{NORMAL_LOAD:.0%} of it for {NORMAL_SECONDS:.0f} s. At the end of the overload its "
         "clients leave, and their requests must not be computed; with --stay they wait for their "
         "answers, and the time to work those off is added to the limit of the recovery.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--seconds", type=types.count, default=30, help="of overload")
     parser.add_argument("--workers", type=types.count, default=4, help="of obworker")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -100,6 +101,11 @@ def watched(processes: Iterable[int]) -> Iterator[Memory]:
     finally:
         over.set()
         thread.join()
+
+
+def unwind_when_killed() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, or the servers that it started would stay."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 class Held:

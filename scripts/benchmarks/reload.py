@@ -35,7 +35,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="connections closed and requests failed over many reloads",
         description=f"{CONNECTIONS} keep-alive connections send {RATE:g} requests a second each, "
         "at random, while `obworker reload --wait` runs again and again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--reloads", type=types.count, default=200)
     parser.add_argument("--workers", type=types.count, default=2, help="of obworker")
@@ -76,11 +75,9 @@ class Reloads:
             )
         except subprocess.TimeoutExpired:
             return f"no end within {RELOAD_SECONDS:.0f} s"
-        return (
-            (ended.stderr.strip() or f"it ended with {ended.returncode}")
-            if ended.returncode
-            else ""
-        )
+        if not ended.returncode:
+            return ""
+        return ended.stderr.strip() or f"it ended with {ended.returncode}"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,15 +19,25 @@ from benchmarks import processes
 from benchmarks.processes import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+POLL_SECONDS = 0.002
 LOG_NAME = "server.log"
 
 
 class BenchError(Exception):
     """A benchmark cannot go on; the message is for the person who runs it."""
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until a condition holds; raise BenchError if it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,15 @@ def running(
             yield Running(server.name, port, process.pid, directory)
         finally:
             _stop(process)
+
+
+def take_core() -> int:
+    """Keep to one core, for the load, and return another for the server."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchError("two cores are needed: one for the server, one for the load")
+    os.sched_setaffinity(0, {cores[0]})
+    return cores[1]
 
 
 def _free_port() -> int:

@@ -53,7 +53,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "at 10 bytes a second, a third ask for 1 MiB and do not read it; they are cut off after "
         f"{CUT_OFF} s, and come again. Good clients ask for {SERVICE * 1e3:.0f} ms of sleep at "
         f"{LOAD:.0%} load. Rounds with and without slow clients alternate, with the same arrivals.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--clients", type=types.count, default=2000, help="slow ones")
     parser.add_argument("--workers", type=types.count, default=4, help="of obworker")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks import options as types
 from benchmarks.claims import Claim, at_most, verdict
 from benchmarks.echo_servers import PREDICTOR
-from benchmarks.load import Exchange, Load
+from benchmarks.load import Exchange, send_all
 from benchmarks.processes import MIB, open_files, resident_bytes
 from benchmarks.servers import BenchError, obworker, running
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 BODY = {"x": [1, 2, 3], "name": "obworker"}
 CONNECTIONS = 16
 WARM_UP = 0.05
-LONGEST_SECONDS = 1800.0
 SETTLE_SECONDS = 1.0
 MOST_GROWTH = 1.0
 
@@ -39,7 +38,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="growth of memory and file descriptors over a million requests",
         description=f"Echo requests over {CONNECTIONS} keep-alive connections; what each worker "
         f"holds after the first {WARM_UP:.0%}, and after the rest, with no connection open.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--requests", type=types.count, default=1_000_000)
     parser.add_argument("--workers", type=types.count, default=2, help="of obworker")
@@ -53,21 +51,14 @@ def run(options: argparse.Namespace) -> int:
     warm_up = round(options.requests * WARM_UP)
     with running(server, exchange.request()) as target:
         workers = target.workers(options.workers)
-        _load(target.port, exchange, warm_up)
+        send_all(target.port, exchange, warm_up, CONNECTIONS)
         before = _usage(workers)
-        seconds = _load(target.port, exchange, options.requests - warm_up)
+        seconds = send_all(target.port, exchange, options.requests - warm_up, CONNECTIONS)
         if target.workers(options.workers) != workers:
             raise BenchError("a worker was replaced")
         after = _usage(workers)
     print(f"{options.requests - warm_up} requests in {seconds:.0f} s after a warm-up of {warm_up}")
     return verdict([claim for pid in workers for claim in _claims(before[pid], after[pid])])
-
-
-def _load(port: int, exchange: Exchange, requests: int) -> float:
-    load = Load(port, exchange, requests, LONGEST_SECONDS).run(CONNECTIONS)
-    if load.answered < requests:
-        raise BenchError(f"{load.answered} of {requests} answered; failed: {dict(load.failures)}")
-    return load.wall
 
 
 def _usage(workers: Iterable[int]) -> dict[int, Usage]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks import options as types
 from benchmarks.claims import Claim, at_most, verdict
+from benchmarks.load import Exchange
 from benchmarks.processes import MIB, watched
-from benchmarks.servers import BenchError, obworker, running
+from benchmarks.servers import BenchError, obworker, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="memory with a slow reader of a large stream, and what happens when it leaves",
         description=f"A generator of --size is read at {RATE / 1e6:.0f} MB/s, then the client "
         "leaves: what the worker's memory grew by, and when the generator's finally ran.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--size", type=types.size, default="10GB", help="of the stream")
     parser.add_argument("--seconds", type=types.count, default=20, help="that the client reads")
@@ -83,11 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _request(size: int) -> bytes:
-    body = b'{"size":%d}' % size
-    return (
-        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-    )
+    return Exchange(b'{"size":%d}' % size, None).request()
 
 
 def _read(port: int, size: int, seconds: int) -> tuple[int, float]:
@@ -108,10 +104,6 @@ def _read(port: int, size: int, seconds: int) -> tuple[int, float]:
 
 def _closed(file: Path) -> tuple[float, int]:
     """Return when the generator was closed, and the bytes it had made."""
-    deadline = time.monotonic() + CLOSE_PATIENCE
-    while not file.exists():
-        if time.monotonic() > deadline:
-            raise BenchError(f"the generator was not closed within {CLOSE_PATIENCE:.0f} s")
-        time.sleep(0.05)
+    wait_until(file.exists, CLOSE_PATIENCE, "the end of the generator")
     instant, made = file.read_text().split()
     return float(instant), int(made)

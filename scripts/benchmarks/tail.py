@@ -9,7 +9,6 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +17,7 @@ from benchmarks import queueing, work
 from benchmarks.openloop import connected
 from benchmarks.outcomes import Outcome, failures, lag_ms, latency_ms
 from benchmarks.queueing import ideal_latencies, percentile
-from benchmarks.servers import START_SECONDS, BenchError, Running, Server, installed, running
+from benchmarks.servers import START_SECONDS, Running, Server, installed, running, wait_until
 from benchmarks.tail_servers import LOADED, SERVERS, WORKERS
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "arrival was due. The ideal is one FIFO queue, simulated on the very same arrivals and "
         "service times. lag is how late the client took an arrival up: well under the latencies, "
         "or the client was the bottleneck. An error counts as an infinite latency in p50 and p99.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--load",
@@ -75,22 +73,8 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"service times; lognormal has the same mean, and {queueing.SIGMA:g} for sigma",
     )
     parser.add_argument("--seed", type=int, default=1, help="of arrivals and service times")
-    names = [server.name for server in SERVERS]
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=names,
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="measure this server; may be repeated; one of: " + ", ".join(names),
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="also write all figures to FILE",
-    )
+    types.add_only(parser, SERVERS)
+    types.add_json(parser, "all figures")
     parser.set_defaults(run=run)
 
 
@@ -153,24 +137,15 @@ def _round(server: Server, jobs: Sequence[Job], padding: bytes) -> list[Outcome]
 
 def _wait_until_loaded(target: Running) -> None:
     """Wait until all workers have loaded, and for a moment, in which they begin to accept."""
-    deadline = time.monotonic() + START_SECONDS
-    while (target.directory / LOADED).stat().st_size < WORKERS:
-        if time.monotonic() > deadline:
-            raise BenchError(f"{target.name}: not {WORKERS} workers in {START_SECONDS:.0f} s")
-        time.sleep(0.05)
+    said = target.directory / LOADED
+    what = f"{target.name}: {WORKERS} workers"
+    wait_until(lambda: said.stat().st_size >= WORKERS, START_SECONDS, what)
     time.sleep(SETTLE_SECONDS)
 
 
 def _ideal(latencies: Sequence[float]) -> Figures:
-    mean, p50, p99 = (
-        value * 1e3
-        for value in (
-            statistics.fmean(latencies),
-            percentile(latencies, 50),
-            percentile(latencies, 99),
-        )
-    )
-    return Figures(mean, p50, p99, 1.0, 0, 0.0)
+    p50, p99 = (percentile(latencies, percent) * 1e3 for percent in (50, 99))
+    return Figures(statistics.fmean(latencies) * 1e3, p50, p99, 1.0, 0, 0.0)
 
 
 def _figures(outcomes: Sequence[Outcome], ideal: Figures) -> Figures:

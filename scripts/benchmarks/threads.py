@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks import options as types
 from benchmarks.claims import at_most, verdict
-from benchmarks.load import Exchange, Load
+from benchmarks.load import Exchange, send_all
 from benchmarks.processes import cpu_seconds
-from benchmarks.servers import BenchError, obworker, running
+from benchmarks.servers import obworker, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +70,6 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         description=f"{WORKERS} workers call a library 10 times a request, 2 ms apart: with their "
         "share of the cores; with a thread for every core in each worker; and with those spinning "
         "as libraries do by default.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--rounds", type=types.count, default=5, help="rounds after one warm-up")
     parser.add_argument("--requests", type=types.count, default=40, help="requests of a round")
@@ -107,19 +106,11 @@ def _measure(predictor: str, variables: Mapping[str, str], options: argparse.Nam
     server = replace(server, files={**server.files, ".env": dotenv})
     with running(server, REQUEST.request()) as target:
         workers = target.workers(WORKERS)
-        _load(target.port, WARM_UP)
+        send_all(target.port, REQUEST, WARM_UP, WORKERS)
         rounds = []
         for _ in range(options.rounds):
             before = cpu_seconds(workers)
-            wall = _load(target.port, options.requests)
+            wall = send_all(target.port, REQUEST, options.requests, WORKERS)
             rounds.append((cpu_seconds(workers) - before, wall))
     cpu, wall = (statistics.median(column) for column in zip(*rounds, strict=True))
     return Measured(cpu / options.requests, options.requests / wall)
-
-
-def _load(port: int, requests: int) -> float:
-    """Send the requests, one to a worker at a time; return how long that took."""
-    done = Load(port, REQUEST, requests, 120).run(WORKERS)
-    if done.answered < requests:
-        raise BenchError(f"{done.answered} of {requests} answered; failed: {dict(done.failures)}")
-    return done.wall

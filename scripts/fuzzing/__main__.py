@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 import threading
@@ -13,6 +12,7 @@ from random import Random, SystemRandom
 
 import psutil
 from benchmarks.options import count, seconds
+from benchmarks.processes import unwind_when_killed
 from scorecards import models
 from scorecards.kinds import Obworker
 from scorecards.servers import Options
@@ -42,8 +42,7 @@ class Predictor:
 def main() -> int:
     """Run it; return 1 if the server took harm."""
     options = _parser().parse_args()
-    # A killed run must unwind too, or its server would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_when_killed()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         model = Obworker.model_directory(directory)

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import options
+from benchmarks.processes import unwind_when_killed
+from scorecards.waiting import eventually
 
-from gpu_checks.service import MODEL, START_TIMEOUT, Service, wait_for
+from gpu_checks.service import MODEL, START_TIMEOUT, Service
 from obworker.supervisor import gpu_listing, gpus
 from obworker.supervisor.gpus import Device
 
@@ -47,8 +48,7 @@ def main() -> int:
         "--seconds", type=options.seconds, default=10.0, help="for each measurement"
     )
     seconds = parser.parse_args().seconds
-    # A killed run must unwind too, or its server would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_when_killed()
     devices = gpus.select("auto", os.environ, gpu_listing.enumerate_gpus)
     if not devices:
         print("no GPU: nothing was checked")
@@ -168,7 +168,7 @@ def _check_recovery(service: Service) -> bool:
         pids = {slot["slot"]: slot["pid"] for slot in report["slots"]}
         return pids if report["status"] == "ok" and pids != before else None
 
-    after = wait_for(recovered, RECOVERY_TIMEOUT, "a new worker")
+    after = eventually(recovered, RECOVERY_TIMEOUT, "a new worker")
     took = time.monotonic() - failed_at
     replaced = [slot for slot in before if before[slot] != after[slot]]
     text = f"a device-side assert: {status} {answer}; slots {replaced} replaced in {took:.1f} s"

@@ -9,25 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from scorecards.waiting import eventually
 
 MODEL = Path(__file__).with_name("model")
 START_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 60.0
-
-T = TypeVar("T")
-
-
-def wait_for(condition: Callable[[], T | None], within: float, what: str) -> T:
-    """Return the first true value of a condition."""
-    deadline = time.monotonic() + within
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {within:g} s")
-        time.sleep(0.05)
-    return value
 
 
 class Service:
@@ -48,7 +37,7 @@ class Service:
         """Wait for both ports and all workers; who has made this stops it, whatever comes of it."""
         self.port = self._find_port("serving")
         self._admin_port = self._find_port("admin")
-        wait_for(lambda: self.report()["status"] == "ok", START_TIMEOUT, "all workers ready")
+        eventually(lambda: self.report()["status"] == "ok", START_TIMEOUT, "all workers ready")
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -59,7 +48,7 @@ class Service:
                 raise RuntimeError(f"obworker ended with {self._process.returncode}:\n{self.log()}")
             return re.search(rf"{label} +http://\S+?:(\d+)/", self.log())
 
-        return int(wait_for(found, START_TIMEOUT, f"obworker {label}")[1])
+        return int(eventually(found, START_TIMEOUT, f"obworker {label}")[1])
 
     def report(self) -> Any:
         """Return what /healthz says."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+
+from benchmarks.processes import unwind_when_killed
 
 from scorecards import report
 from scorecards.kinds import KINDS
@@ -26,8 +27,7 @@ def main() -> int:
         for scenario in scenarios:
             print(f"{scenario.name:22} {scenario.title}: {scenario.required}")
         return 0
-    # A killed run must unwind too, or its servers would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_when_killed()
     try:
         return _score(KINDS[options.server], scenarios, options.json)
     except KeyboardInterrupt:

@@ -7,12 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from scorecards import models
 from scorecards.models import Model
-from scorecards.servers import Ended, Server, Verdict
+from scorecards.servers import Ended, Options, Server, Verdict
 from scorecards.waiting import Late
 
 RELOAD_SECONDS = 60.0
@@ -43,17 +42,12 @@ class Obworker(Server):
     def command(self) -> list[str]:
         """Return the module to run and its arguments."""
         options = self.options
-        given = {
-            "--timeout": options.timeout,
-            "--graceful-timeout": options.graceful_timeout,
-            "--max-requests": options.max_requests,
-        }
         return [
             *("obworker", "--host", "127.0.0.1", "--port", "0", "--gpus", "none"),
             *("--workers", str(options.workers), "--no-access-log"),
             *("--admin-bind", "127.0.0.1:0" if options.admin else "off"),
             *("--control-socket", str(self._control_socket)),
-            *_arguments(given),
+            *_arguments(options),
             str(self.model_directory(self.directory)),
         ]
 
@@ -68,15 +62,21 @@ class Obworker(Server):
 
     def reload(self) -> Verdict:
         """Run `obworker reload --wait`."""
-        address = ("--control-socket", str(self._control_socket))
-        command = [sys.executable, "-m", "obworker", "reload", "--wait", *address]
         try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=RELOAD_SECONDS, check=False
-            )
+            ended = self.order("reload", "--wait", within=RELOAD_SECONDS)
         except subprocess.TimeoutExpired:
             raise Late(f"reload --wait: not within {RELOAD_SECONDS:g} s") from None
         return Verdict(ended.returncode, ended.stderr.strip())
+
+    def order(self, *words: str, within: float) -> subprocess.CompletedProcess[str]:
+        """Run one of obworker's commands."""
+        return subprocess.run(
+            [sys.executable, "-m", "obworker", *words, "--control-socket", self._control_socket],
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
+        )
 
 
 class Gunicorn(Server):
@@ -99,17 +99,12 @@ class Gunicorn(Server):
     def command(self) -> list[str]:
         """Return the module to run and its arguments."""
         options = self.options
-        given = {
-            "--timeout": options.timeout,
-            "--graceful-timeout": options.graceful_timeout,
-            "--max-requests": options.max_requests,
-            "--max-requests-jitter": options.max_requests and options.max_requests // 10,
-        }
+        jitter = (options.max_requests or 0) // 10
         return [
             *("gunicorn", "--bind", "127.0.0.1:0", "--workers", str(options.workers)),
             *("--worker-class", self.worker_class, "--no-control-socket"),
-            *_arguments(given),
-            "predictor:application",
+            *_arguments(options),
+            *("--max-requests-jitter", f"{jitter}", "predictor:application"),
         ]
 
     def reload(self) -> Verdict:
@@ -133,8 +128,13 @@ class GunicornThreads(Gunicorn):
 KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Obworker, Gunicorn, GunicornThreads)}
 
 
-def _arguments(given: Mapping[str, float | None]) -> list[str]:
-    """Return the options that are given, as a command line has them."""
+def _arguments(options: Options) -> list[str]:
+    """Return what is given of the options that all kinds call the same, for a command line."""
+    given = {
+        "--timeout": options.timeout,
+        "--graceful-timeout": options.graceful_timeout,
+        "--max-requests": options.max_requests,
+    }
     return [
         word for flag, value in given.items() if value is not None for word in (flag, f"{value:g}")
     ]

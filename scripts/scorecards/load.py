@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from scorecards.clients import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Pending, Result, send
 from scorecards.waiting import Late, eventually
@@ -17,10 +16,11 @@ RECENT = 40
 
 
 class Load:
-    """Half of the clients keep their connections, half make a new one each time.
+    """Keeps a port busy meanwhile.
 
-    A kept connection that was closed before the next request was sent is no failure, as HTTP has it
-    (RFC 9112 9.3.1); one that breaks after it is.
+    Half of the clients keep their connections, half make a new one each time. A kept connection
+    that was closed before the next request was sent is no failure, as HTTP has it (RFC 9112 9.3.1);
+    one that breaks after it is.
     """
 
     def __init__(self, port: int) -> None:
@@ -32,12 +32,12 @@ class Load:
             for number in range(CLIENTS)
         ]
 
-    def start(self) -> None:
-        """Begin."""
+    def __enter__(self) -> Load:  # noqa: PYI034  # typing.Self is not there before Python 3.11
         for thread in self._threads:
             thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End after each client's current request."""
         self._over.set()
         for thread in self._threads:
@@ -91,14 +91,3 @@ class Load:
             self._over.wait(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # or they fall into step
         if connection:
             connection.close()
-
-
-@contextmanager
-def steady_load(port: int) -> Iterator[Load]:
-    """Keep a port busy meanwhile."""
-    load = Load(port)
-    load.start()
-    try:
-        yield load
-    finally:
-        load.stop()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -17,7 +16,7 @@ import psutil
 
 from scorecards import models
 from scorecards.clients import ask
-from scorecards.load import Load, steady_load
+from scorecards.load import Load
 from scorecards.models import Model, Note
 from scorecards.processes import Family, is_running
 from scorecards.waiting import Late, eventually
@@ -177,9 +176,9 @@ class Server(ABC):
         """Put another version of the model in place, without a word to the server."""
         self.deploy(model, self.model_directory(self.directory))
 
-    def load(self) -> AbstractContextManager[Load]:
+    def load(self) -> Load:
         """Keep it busy meanwhile."""
-        return steady_load(self.port)
+        return Load(self.port)
 
     def signal(self, number: signal.Signals) -> None:
         """Send the master a signal."""

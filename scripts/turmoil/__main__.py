@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
 from random import Random, SystemRandom
 
 from benchmarks.options import seconds
+from benchmarks.processes import unwind_when_killed
 from scorecards.servers import Options
 
 from turmoil import certificate, report
@@ -26,8 +26,7 @@ SHOWN_FAILURES = 20
 def main() -> int:
     """Run it; return 1 if something came to harm."""
     options = _parser().parse_args()
-    # A killed run must unwind too, or its server would stay.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_when_killed()
     seed = SystemRandom().getrandbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     # Not where pytest would have it: the path of a unix socket holds 107 bytes (unix(7)).

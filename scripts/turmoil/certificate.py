@@ -11,15 +11,8 @@ def make(directory: Path) -> Path:
     path = directory / "certificate.pem"
     subprocess.run(
         [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-            ),
+            *("openssl", "req", "-x509", "-newkey", "ec"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1"),
             *("-noenc", "-days", "2", "-subj", "/CN=localhost", "-out", str(path)),
             *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(path.with_suffix(".key"))),
         ],

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from turmoil.moments import time_of_day
 from turmoil.spells import Spell
 
 
@@ -116,3 +115,9 @@ class Ledger:
         """Note a kept connection that was closed while nothing was asked over it."""
         with self._lock:
             self.closed_idle += 1
+
+
+def time_of_day(at: float) -> str:
+    """Return what a server's log has for a monotonic instant: local time with milliseconds."""
+    moment = at + time.time() - time.monotonic()
+    return f"{time.strftime('%H:%M:%S', time.localtime(moment))},{int(moment % 1 * 1000):03}"

@@ -13,7 +13,7 @@ from subprocess import TimeoutExpired
 from scorecards.servers import Ended
 from scorecards.waiting import Late, eventually
 
-from turmoil import access_lines, footprint, log, verdict
+from turmoil import access_lines, footprint, rest, verdict
 from turmoil.absences import Absences
 from turmoil.clients import CROWD, NEW, STREAMED, Client, Kind, Place
 from turmoil.footprint import Footprint
@@ -21,7 +21,6 @@ from turmoil.ledger import Ledger
 from turmoil.modes import Mode
 from turmoil.operations import Operator
 from turmoil.probes import Prober
-from turmoil.rest import Rest
 from turmoil.scene import Scene
 from turmoil.served import Served
 from turmoil.verdict import Sorted
@@ -51,7 +50,6 @@ class Run:
         self._kinds: Sequence[Kind] = (*CROWD, STREAMED) if mode.streams else CROWD
         self._scene = Scene(server, mode, Absences(), self.ledger, Random(seed))
         self._operator = Operator(self._scene, kills=kills)
-        self._rest = Rest(server, self.ledger, self._greet)
         self._is_closing = threading.Event()
         self._stopped_at = float("inf")
 
@@ -77,7 +75,8 @@ class Run:
 
     def _wait_for_rest(self) -> None:
         try:
-            eventually(self._rest.has_come, SETTLE_SECONDS, "rest")
+            has_come = partial(rest.has_come, self._server, self.ledger, self._greet)
+            eventually(has_come, SETTLE_SECONDS, "rest")
         except Late:
             self.ledger.fail(f"{self._server.now()}")
             raise
@@ -124,7 +123,7 @@ class Run:
         found = self.findings
         found += [f"access log: torn: {line!r}" for line in lines.torn]
         found += verdict.log_faults(lines.ids, ledger.answered, ledger.sent, ledger.kills)
-        found += log.faults(self._server.log())
+        found += verdict.traceback_faults(self._server.log())
         if len(self.footprints) > 1:
             found += footprint.growth(*self.footprints)
         # What cannot move to another worker is closed (docs/timeouts.md).

@@ -8,7 +8,7 @@ from random import Random
 from turmoil.absences import Absences
 from turmoil.ledger import Ledger
 from turmoil.modes import Mode
-from turmoil.served import Served
+from turmoil.served import COMMAND_SECONDS, Served
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Scene:
 
     def command(self, *words: str, code: int = 0) -> None:
         """Run one of obworker's commands, which has to exit with that code."""
-        ended = self.server.order(*words)
+        ended = self.server.order(*words, within=COMMAND_SECONDS)
         if ended.returncode != code:
             said = ended.stderr.strip()
             self.ledger.fail(f"obworker {' '.join(words)}: {ended.returncode}, not {code}: {said}")

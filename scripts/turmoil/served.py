@@ -7,11 +7,9 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,17 +81,6 @@ class Served(Obworker):
         """Put another predictor.py in place, without a word to the server."""
         models.write(self.model_directory(self.directory), "predictor.py", code)
 
-    def order(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of obworker's commands."""
-        address = ("--control-socket", str(self._control_socket))
-        return subprocess.run(
-            [sys.executable, "-m", "obworker", *words, *address],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-
     def report(self) -> dict[str, Any]:
         """Return what it tells of itself by its control socket (docs/control.md)."""
         with socket.socket(socket.AF_UNIX) as client:
@@ -114,12 +101,9 @@ class Served(Obworker):
 
     def ask(self, path: str) -> Answer:
         """Ask its admin process."""
-        link = Link(self._asked_port)
-        try:
+        with closing(Link(self._asked_port)) as link:
             link.send(question("GET", path))
             return link.hear()
-        finally:
-            link.close()
 
     def is_whole(self) -> bool:
         """Return whether it is at rest: as many processes as there should be, and no request."""

@@ -16,6 +16,7 @@ took, and by what a crowd of such clients explains.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -30,6 +31,7 @@ LARGEST_CROSSED_PART = 0.01
 # With a single worker one may wait for a call of 0.03 s of each other client, a stream of 0.3 s and
 # a body of 2 MB: a second. The rest is for a machine that has other work.
 MOST_SECONDS = 2.0
+OWN = re.compile(r'a bug in obworker|File ".*/obworker/\S+\.py", line')
 
 
 class Sorted(NamedTuple):
@@ -107,6 +109,14 @@ def log_faults(
 def _taken_along(answer: Answered, killed: Mapping[int, float]) -> bool:
     """Tell whether who answered was killed before it could write so."""
     return answer.at >= killed.get(answer.worker, float("inf")) - UNWRITTEN_SECONDS
+
+
+def traceback_faults(log: str) -> Iterator[str]:
+    """Say what of obworker's own is in a server's log; what the operations do to predict is not."""
+    for line in log.splitlines():
+        if OWN.search(line):
+            yield f"log: {line.strip()}"
+            break
 
 
 def by_kind(losses: Iterable[Loss]) -> Counter[str]:

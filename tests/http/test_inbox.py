@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import io
 import weakref
+from collections.abc import Callable
 
 import pytest
 
 from obworker.http.inbox import Inbox
 from obworker.http.pace import Pace
-from obworker.http.parser import MOST_DROPPED, Limits, on_the_heap
+from obworker.http.parser import MOST_DROPPED, Limits
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: %d\r\n\r\n"
 
 
-def inbox(limits: Limits | None = None) -> Inbox:
-    return Inbox(limits or Limits(), Pace(0, 1.0), on_the_heap)
+def inbox(
+    limits: Limits | None = None,
+    body_for: Callable[[int], io.BytesIO] = lambda _length: io.BytesIO(),
+    *,
+    needs_body: bool = True,
+) -> Inbox:
+    return Inbox(limits or Limits(), Pace(0, 1.0), body_for, lambda _head: needs_body)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", bytes(1 << 20)], ids=len)
@@ -43,7 +49,7 @@ def test_nothing_is_kept_of_a_body_whose_client_is_lost() -> None:
         bodies.add(made := io.BytesIO())
         return made
 
-    taker = Inbox(Limits(), Pace(0, 1.0), body_for)
+    taker = inbox(body_for=body_for)
     taker.feed(HEAD % 2 + b"{")
     assert len(bodies) == 1
     taker.drop_all()
@@ -61,7 +67,7 @@ def test_one_that_is_too_large_here_is_refused() -> None:
 @pytest.mark.parametrize("size", [2, MOST_DROPPED + 1], ids=["small", "large"])
 def test_one_whose_body_is_not_needed_here_is_whole_without_it(size: int) -> None:
     """The worker that received it had other API keys."""
-    taker = Inbox(Limits(), Pace(0, 1.0), on_the_heap, lambda _head: False)
+    taker = inbox(needs_body=False)
     taker.feed_whole(HEAD % size, bytes(size))
     (request,) = taker.requests
     assert (request.body, taker.in_body) == (b"", False)
@@ -70,9 +76,9 @@ def test_one_whose_body_is_not_needed_here_is_whole_without_it(size: int) -> Non
 
 def test_what_drops_a_body_is_not_empty() -> None:
     """Another worker would take the rest of the body for a request."""
-    inbox = Inbox(Limits(), Pace(0, 1.0), on_the_heap, lambda _head: False)
-    inbox.feed(HEAD % 2 + b"{")
-    inbox.requests.clear()
-    assert not inbox.is_empty
-    inbox.feed(b"}")
-    assert inbox.is_empty
+    taker = inbox(needs_body=False)
+    taker.feed(HEAD % 2 + b"{")
+    taker.requests.clear()
+    assert not taker.is_empty
+    taker.feed(b"}")
+    assert taker.is_empty

@@ -129,7 +129,7 @@ def test_a_client_that_leaves_while_it_waits(
     if leave is half_close:
         assert client.read_to_end().count(b"HTTP/1.1 200 OK") == pipelined
     eventually(lambda: server.server.active == 1, TIMEOUT, "the end of the connection")
-    assert server.server.queue._places._free == 1  # type: ignore[attr-defined]
+    assert server.server.queue._places._free == 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("state", ["new", "in the body", "in predict", "in an answer"])

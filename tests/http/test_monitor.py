@@ -12,10 +12,11 @@ from harness import eventually
 from wire import AT_ONCE, Blocking, StartServer, echo
 
 from obworker.http.cycle import Cycle
+from obworker.http.monitor import Monitor
 from obworker.http.tally import Tally
 
 
-class Listening:
+class Listening(Monitor):
     """A monitor that writes down what it hears, and from which thread."""
 
     def __init__(self) -> None:

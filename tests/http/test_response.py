@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from obworker.errors import BadRequest, RequestError
 from obworker.http import response
 from obworker.http.response import Framing
 
@@ -249,9 +250,8 @@ def test_date_is_rfc_9110_5_6_7() -> None:
 
 @pytest.mark.parametrize("method", ["", "GET", "POST"])
 def test_error_is_json_and_closes(method: str) -> None:
-    raw = response.error_response(
-        400, "Bad Request", "no \N{SNOWMAN} \r\n here", method=method, version="1.1", date=DATE
-    )
+    error = BadRequest("no \N{SNOWMAN} \r\n here")
+    raw = response.error_response(error, method=method, date=DATE)
     first, _, body = raw.partition(b"\r\n\r\n")
     assert first.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n")
     assert f"Content-Length: {len(body)}".encode() in first
@@ -261,6 +261,6 @@ def test_error_is_json_and_closes(method: str) -> None:
 
 
 def test_error_for_head_has_no_body() -> None:
-    raw = response.error_response(500, "x", "y", method="HEAD", version="1.1", date=DATE)
+    raw = response.error_response(RequestError("y"), method="HEAD", date=DATE)
     assert raw.endswith(b"\r\n\r\n")
     assert b"Content-Length: 13" in raw

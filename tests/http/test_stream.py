@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 
 from obworker.http.reactor import READ, WRITE, Reactor
-from obworker.http.stream import CLOGGED_AT, Stream
+from obworker.http.stream import CLOGGED_AT, Owner, Stream
 from obworker.http.tls import TlsSocket
 
 LARGE = bytes(range(256)) * 8192
 
 
-class Play:
+class Play(Owner):
     """A stream between a reactor, its owner and a client; `heard` is what the owner was told."""
 
     def __init__(self, ours: socket.socket | TlsSocket, client: socket.socket) -> None:

@@ -264,4 +264,4 @@ def test_run_must_be_a_plain_function() -> None:
     ],
 )
 def test_predict_may_be_async(source: str, expected: bool) -> None:
-    assert is_async(predictor_of(source)) is expected
+    assert is_async(predictor_of(source), "predict") is expected
