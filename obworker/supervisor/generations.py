@@ -123,7 +123,8 @@ class Generations:
 
     def _load(self, plan: Plan, now: float) -> None:
         self._newest += 1
-        self._plans[self._newest] = plan
+        current = self._table.rollout.current
+        self._plans = {current: self._plans[current], self._newest: plan}
         self._begin(self._newest, now)
 
     def start(self, now: float) -> None:
