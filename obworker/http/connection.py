@@ -276,7 +276,7 @@ class Connection:
             if inbox.requests:
                 stream.pause_reading()
         elif inbox.requests:
-            self._begin(inbox.requests.popleft())
+            self._begin(inbox.take())
         elif inbox.refusal is not None:
             self._send_error(inbox.refusal)
         elif self._half_closed:
