@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from obworker.errors import RequestError
+from obworker.errors import RequestError, ServiceUnavailable
 from obworker.http.parser import Limits, Request, RequestParser, is_needed
+from obworker.http.spool import NO_MEMORY, WHY
 
 if TYPE_CHECKING:
     from obworker.http.head import Head
@@ -46,6 +47,8 @@ class Inbox:
                 # Its frames have all that has come, and would keep it for a garbage collection.
                 self.refusal = refusal.with_traceback(None)
                 refusal.__cause__ = refusal.__context__ = None
+            except MemoryError:
+                self.refusal = ServiceUnavailable(NO_MEMORY, why=WHY)
 
     def feed_whole(self, head: bytes, body: bytes | Spool) -> None:
         """Take a request of which all is there."""

@@ -49,6 +49,17 @@ def test_of_what_comes_at_once_no_more_is_parsed_than_some_requests() -> None:
     assert taker.refusal is not None
 
 
+def test_a_body_for_which_there_is_no_memory_is_refused() -> None:
+    class Full(io.BytesIO):
+        def write(self, _part: object) -> int:
+            raise MemoryError
+
+    taker = Inbox(Limits(), Pace(0, 1.0), lambda _length: Full())
+    taker.feed(HEAD % 2 + b"{")
+    assert taker.refusal is not None
+    assert taker.refusal.status == 503
+
+
 def test_nothing_is_kept_of_a_body_whose_client_is_lost() -> None:
     bodies = weakref.WeakSet[io.BytesIO]()
 
