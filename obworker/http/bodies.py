@@ -9,6 +9,7 @@ block, of which no page is ever touched, for what a body takes, and what is made
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import TYPE_CHECKING
 
@@ -44,4 +45,5 @@ class Bodies:
         size = min(LESSON * length, MOST_LESSON_BYTES)
         if size > self._taught:
             self._taught = size
-            bytes(size)
+            with contextlib.suppress(MemoryError):
+                bytes(size)

@@ -45,6 +45,8 @@ LINGER_TIMEOUT = 2.0
 # How long a draining server waits for one more request on a connection that has none: it may be
 # on its way already, and a client rarely sends on a connection it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
+# And for the rest of a TLS handshake: a packet of it may get lost twice (RFC 6298 2.1, 5.5).
+DRAIN_HANDSHAKE_TIMEOUT = 5.0
 
 
 class Connection(Owner):
@@ -236,7 +238,7 @@ class Connection(Owner):
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
             has_begun = self._stream.is_shaking_hands
-            patience = service.settings.header_timeout if has_begun else DRAIN_IDLE_TIMEOUT
+            patience = DRAIN_HANDSHAKE_TIMEOUT if has_begun else DRAIN_IDLE_TIMEOUT
             self.deadline = min(self.deadline, now + patience)
         elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
@@ -276,7 +278,7 @@ class Connection(Owner):
             if inbox.requests:
                 stream.pause_reading()
         elif inbox.requests:
-            self._begin(inbox.requests.popleft())
+            self._begin(inbox.take())
         elif inbox.refusal is not None:
             self._send_error(inbox.refusal)
         elif self._half_closed:

@@ -240,14 +240,18 @@ class Exchange:
     def taken(self) -> int | None:
         """Return how many places are taken; for the process that created it.
 
-        None where the kernel does not tell (proc(5), /proc/PID/fdinfo).
+        None where the kernel does not tell (proc(5), /proc/PID/fdinfo). Where more are free than
+        there are, some were given back twice; these are taken out.
         """
         try:
             said = Path(f"/proc/self/fdinfo/{self._room}").read_text()
             free = said.partition("eventfd-count:")[2].split()[0]
         except (OSError, IndexError):
             return None
-        return self._places - int(free, 16)
+        taken = self._places - int(free, 16)
+        while taken < 0 and self.reserve():
+            taken += 1
+        return taken
 
     def resize(self, places: int) -> None:
         """Have so many places in all; for the process that created it.

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from obworker.errors import RequestError
+from obworker.errors import RequestError, ServiceUnavailable
 from obworker.http.parser import Limits, Request, RequestParser
+from obworker.http.spool import NO_MEMORY, WHY
 
 if TYPE_CHECKING:
     from obworker.http.head import Head
     from obworker.http.pace import Pace
     from obworker.http.parser import BodyFor, NeedsBody
     from obworker.http.spool import Spool
+
+# A client can send thousands at once. A head takes thirty times as much as its bytes, and 5 µs of
+# the loop's time; what comes after so many stays as it came.
+MOST_REQUESTS = 64
 
 
 class Inbox:
@@ -27,6 +32,7 @@ class Inbox:
         self.requests: deque[Request] = deque()
         self.refusal: RequestError | None = None
         self._parser = RequestParser(limits, self, body_for, needs_body)
+        self._parser.room = MOST_REQUESTS
         self._pace = pace
         self._received = 0
         self._continue_expected = False
@@ -41,12 +47,22 @@ class Inbox:
                 # Its frames have all that has come, and would keep it for a garbage collection.
                 self.refusal = refusal.with_traceback(None)
                 refusal.__cause__ = refusal.__context__ = None
+            except MemoryError:
+                self.refusal = ServiceUnavailable(NO_MEMORY, why=WHY)
 
     def feed_whole(self, head: bytes, body: bytes | Spool) -> None:
         """Take a request of which all is there."""
         self.feed(head)
         if self.refusal is None and self._parser.in_body:
             self._parser.take_body(body)
+
+    def take(self) -> Request:
+        """Return the first of `requests`; it is empty then only if no other has come."""
+        request = self.requests.popleft()
+        if not self.requests and not self._parser.room:
+            self._parser.room = MOST_REQUESTS
+            self.feed(b"")
+        return request
 
     def drop_all(self) -> None:
         """Let go of what has come, at once and not when garbage is collected; nothing follows."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -119,8 +120,11 @@ class RequestParser:
     says that it was the last.
 
     `has_begun` says whether one is being received, `in_body` whether a body is, be it to be
-    dropped; `head` is that of a request whose body is not whole.
+    dropped; `head` is that of a request whose body is not whole. Where there is no `room` for one
+    more, the rest is kept until there is, and it is fed again, be it nothing.
     """
+
+    room: float = math.inf
 
     def __init__(
         self,
@@ -161,6 +165,9 @@ class RequestParser:
             chunk, self._cut_line = self._cut_line + chunk, b""
         at, end = 0, len(chunk)
         while at < end and not self._closed:
+            if not self.room:
+                self._cut_line = chunk[at:]
+                return
             if self._missing:
                 at = self._read_body(chunk, at)
             elif not self.has_begun:
@@ -178,7 +185,7 @@ class RequestParser:
     def retire(self) -> None:
         """Let go of the receiver and of what has come of a body; the parser is not fed again."""
         del self._receiver
-        self._body = None
+        self._body, self._cut_line = None, b""
 
     # Each of these takes what begins at `at`, and returns where it ends.
 
@@ -377,5 +384,6 @@ class RequestParser:
     def _complete(self, head: Head, body: bytes | Spool) -> None:
         """Hand a request over."""
         self._empty_lines = 0
+        self.room -= 1
         self._closed = not head.keep_alive
         self._receiver.request_received(Request(head, body))

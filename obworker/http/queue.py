@@ -10,6 +10,10 @@ does: any worker looks after that for those in the exchange.
 The exchange is watched only while an executor is free. It wakes one worker for each request that
 comes into it, so one that is awake and busy must not be among those who wait. One that was woken
 and became busy before it could look, by another thread's doing, wakes the next.
+
+Whoever buries a worker that was killed gives back the places it has told of. So it tells of one
+before it takes it, and until it has given it back: at worst a place is free twice, which shows as
+soon as nothing waits, and none is lost for good, which never would.
 """
 
 from __future__ import annotations
@@ -143,11 +147,12 @@ class RequestQueue:
             self._serve(waiter)
         elif self._is_late(waiter.arrival, time.monotonic()):
             waiter.refuse(TOO_LATE)
-        elif not self._places.reserve():
+        elif not self._reserve():
             waiter.refuse(FULL)
-        elif not (self._are_long and self._move(waiter)):
-            self._waiting.append(waiter)
+        elif self._are_long and self._move(waiter):
             self._tell()
+        else:
+            self._waiting.append(waiter)
 
     @property
     def would_move(self) -> bool:
@@ -157,8 +162,8 @@ class RequestQueue:
 
     def leave(self, waiter: Waiter) -> None:
         """Forget a request that waits, which needs no place any more."""
-        self._forget(waiter)
         self._places.release()
+        self._forget(waiter)
 
     def check(self, now: float) -> None:
         """Refuse what has waited too long, here or in the exchange."""
@@ -217,10 +222,13 @@ class RequestQueue:
 
     def _turn_away(self, waiter: Waiter, error: RequestError) -> None:
         """Let a request go to other workers, where they go on when this one has ended."""
-        if self._takes or not self._places.reserve():
+        if self._takes or not self._reserve():
             waiter.refuse(error)
-        elif not self._move(waiter):
+        elif self._move(waiter):
+            self._tell()
+        else:
             self._places.release()
+            self._tell()
             waiter.refuse(error)
 
     @property
@@ -241,8 +249,16 @@ class RequestQueue:
         self._waiting.remove(waiter)
         self._tell()
 
-    def _tell(self) -> None:
-        self._on_waiting(len(self._waiting) + self._held)
+    def _reserve(self) -> bool:
+        """Take a place, if one is free, and tell of it."""
+        self._tell(1)
+        if self._places.reserve():
+            return True
+        self._tell()
+        return False
+
+    def _tell(self, in_hand: int = 0) -> None:
+        self._on_waiting(len(self._waiting) + self._held + in_hand)
 
     def _serve(self, waiter: Waiter) -> None:
         waiter.serve()
@@ -280,13 +296,16 @@ class RequestQueue:
 
     def _take(self, exchange: Exchange) -> bool:
         """Go on with the first parcel, if there is one; nothing may follow where it is inline."""
+        self._tell(1)
         try:
             parcel = exchange.take()
         except OSError as error:
+            self._tell()
             self._on_failure(str(error.strerror))
             self.ignore()
             return False
         if parcel is None:
+            self._tell()
             return False
         self._reactor.call_safely(self._accept, parcel)  # else nobody would watch for the next
         return True
@@ -296,10 +315,11 @@ class RequestQueue:
         self._held = parcels
         self._tell()
 
-    def vacate(self, parcel: Parcel) -> None:
-        """Give back the place of a request that was taken."""
+    def vacate(self, parcel: Parcel, held: int) -> None:
+        """Give back the place of a request that was taken, if it is one; so many are still held."""
         if parcel.head:
             self._places.release()
+        self.hold(held)
 
     def watch(self) -> None:
         """Take what other workers put into the exchange, for as long as an executor is free."""

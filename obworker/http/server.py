@@ -250,12 +250,11 @@ class Server:
 
     def _take_in_doubted(self, parcel: Parcel) -> None:
         self._doubted.discard(parcel)
-        self.queue.hold(len(self._doubted))
         self._attach(parcel, presence_of(parcel.client))
         self._note_drained()
 
     def _attach(self, parcel: Parcel, presence: Presence) -> None:
-        self.queue.vacate(parcel)
+        self.queue.vacate(parcel, len(self._doubted))
         if presence is Presence.NONE:
             parcel.client.close()
         else:

@@ -203,11 +203,12 @@ class Stream:
                 self._owner.on_end()
 
     def _is_to_be_read(self, events: int) -> bool:
+        was_paused = self.is_paused  # else it has become so just now, and there is what to read
         if events & WRITE:
             self._flush()
         if self.is_closed or not events & ~WRITE:
             return False
-        if self.is_paused:  # a hang-up or an error: nothing else is told
+        if was_paused and self.is_paused:  # a hang-up or an error: nothing else is told
             self._lose()
         return not self.is_paused
 

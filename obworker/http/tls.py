@@ -11,6 +11,7 @@ session tickets are sealed, so a client resumes its session with any of them.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -31,6 +32,8 @@ SEND_SIZE = 4 * RECORD_SIZE
 # A client that reads nothing can ask for answers of TLS's own without end (RFC 8446 4.6.3, RFC 5246
 # 7.2.2). A handshake has less, for clients take no longer chain of certificates than 100 KiB.
 MOST_UNSENT = 2 * SEND_SIZE
+# OpenSSL knows GET, HEAD, POST and PUT.
+PLAIN_HTTP = re.compile(rb"[A-Z]+ [/*h]")
 LINGER = struct.Struct("ii")
 # What OpenSSL says of a key that is another's, the second where it is of another kind as well.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
@@ -151,7 +154,7 @@ class TlsSocket:
         try:
             data = b"".join(self._decrypt(arrived))
         except ssl.SSLError as error:
-            self._give_up(error)
+            self._give_up(error, arrived)
         self._flush()
         if len(self._unsent) > MOST_UNSENT:
             raise ConnectionError("TLS: the client does not read what it asks for")
@@ -270,10 +273,10 @@ class TlsSocket:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
         return not self._unsent
 
-    def _give_up(self, error: ssl.SSLError) -> NoReturn:
+    def _give_up(self, error: ssl.SSLError, arrived: bytes) -> NoReturn:
         """Send the client TLS's own answer, or a plain one where it speaks plain HTTP."""
         self._is_garbled = self._said_goodbye = True  # an alert or a plain text is the last word
-        if error.reason == "HTTP_REQUEST":
+        if error.reason == "HTTP_REQUEST" or PLAIN_HTTP.match(arrived):
             self._outgoing.read()
             refusal = BadRequest("this port speaks TLS: use https://")
             self._unsent = error_response(refusal, date=http_date(time.time()))

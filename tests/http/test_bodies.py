@@ -32,6 +32,13 @@ def bodies(spools: Spools, *, would_move: bool) -> Bodies:
     return Bodies(spools, cast("RequestQueue", SimpleNamespace(would_move=would_move)))
 
 
+def test_a_body_needs_no_memory_for_the_lesson(
+    spools: Spools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obworker.http.bodies.MOST_LESSON_BYTES", 1 << 62)
+    bodies(spools, would_move=False).open_for(1 << 60)
+
+
 @pytest.mark.parametrize(
     ("length", "would_move", "kind"),
     [

@@ -467,6 +467,14 @@ def test_whoever_made_it_sees_how_many_places_are_taken(exchange: Exchange) -> N
     assert exchange.taken() == 3
 
 
+def test_what_was_given_back_twice_is_no_more_places(exchange: Exchange) -> None:
+    places = reserve_all(exchange)
+    for _ in range(places + 2):
+        exchange.release()
+    assert exchange.taken() == 0
+    assert reserve_all(exchange) == places
+
+
 def test_no_place_is_taken_twice_by_many_processes() -> None:
     code = """
 def greedy():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from obworker.http.inbox import Inbox
+from obworker.http.inbox import MOST_REQUESTS, Inbox
 from obworker.http.pace import Pace
 from obworker.http.parser import MOST_DROPPED, Limits
 
@@ -40,6 +40,30 @@ def test_the_next_follows_it() -> None:
     assert taker.in_body
     taker.feed(b"]")
     assert [request.body for request in taker.requests] == [b"{}", b"[]"]
+
+
+def test_of_what_comes_at_once_no_more_is_parsed_than_some_requests() -> None:
+    """It took 46 ms of the loop's time, and thirty times the memory of what had come."""
+    taker, sizes = inbox(), []
+    requests = [HEAD % size + bytes(size) for size in range(1000)]
+    taker.feed(b"".join(requests[:500]) + requests[500][:-1])
+    taker.feed(requests[500][-1:] + b"".join(requests[501:]) + b"\0")
+    while taker.requests:
+        assert len(taker.requests) <= MOST_REQUESTS
+        sizes.append(len(taker.take().body))
+    assert sizes == list(range(1000))
+    assert taker.refusal is not None
+
+
+def test_a_body_for_which_there_is_no_memory_is_refused() -> None:
+    class Full(io.BytesIO):
+        def write(self, _part: object) -> int:
+            raise MemoryError
+
+    taker = Inbox(Limits(), Pace(0, 1.0), lambda _length: Full(), lambda _head: True)
+    taker.feed(HEAD % 2 + b"{")
+    assert taker.refusal is not None
+    assert taker.refusal.status == 503
 
 
 def test_nothing_is_kept_of_a_body_whose_client_is_lost() -> None:

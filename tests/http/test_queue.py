@@ -47,6 +47,7 @@ class Waiter:
         if self.is_movable and self._play.has_room:
             self.fate = "moved"
             self._play.parcels.append(self)
+            self._play.see_that_none_is_lost()
             return True
         return False
 
@@ -73,7 +74,7 @@ class Play:
     has_descriptors: bool = True
 
     def __post_init__(self) -> None:
-        self.free = OwnPlaces(self.places)
+        self.free = Shared(self)
         exchange = self if self.has_exchange else None
         self.queue = RequestQueue(
             cast("Reactor", self),
@@ -129,6 +130,7 @@ class Play:
         if not self.parcels:
             return None
         waiter = self.parcels.popleft()
+        self.see_that_none_is_lost()
         return cast("Parcel", SimpleNamespace(head=b"x", client=waiter))
 
     def oldest(self) -> float | None:
@@ -138,7 +140,7 @@ class Play:
         self.nudges += 1
 
     def _accept(self, parcel: Parcel) -> None:
-        self.queue.vacate(parcel)
+        self.queue.vacate(parcel, 0)
         self.queue.enter(cast("Waiter", parcel.client))
 
     # as clients
@@ -151,7 +153,7 @@ class Play:
 
     def ask_elsewhere(self) -> Waiter:
         """Let one come to another worker that is busy."""
-        assert self.free.reserve()
+        assert OwnPlaces.reserve(self.free)
         waiter = Waiter(self, self.now)
         assert waiter.move(cast("Exchange", self))
         return waiter
@@ -159,6 +161,27 @@ class Play:
     @property
     def places_left(self) -> int:
         return self.free._free
+
+    def see_that_none_is_lost(self) -> None:
+        """See that the worker can be killed now: what waits nowhere else it has told of."""
+        assert self.places - self.places_left - len(self.parcels) <= self.held
+
+
+class Shared(OwnPlaces):
+    """Places that outlive the worker."""
+
+    def __init__(self, play: Play) -> None:
+        super().__init__(play.places)
+        self._play = play
+
+    def reserve(self) -> bool:
+        is_reserved = super().reserve()
+        self._play.see_that_none_is_lost()
+        return is_reserved
+
+    def release(self) -> None:
+        super().release()
+        self._play.see_that_none_is_lost()
 
 
 def partial_set(play: Play) -> Callable[[int], None]:

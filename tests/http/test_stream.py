@@ -24,6 +24,7 @@ class Play(Owner):
         self.client = client
         self.heard: list[bytes | str] = []
         self.events = 0
+        self.pauses = False
         self.stream = Stream(cast("Reactor", self), ours, self)
 
     # as a reactor
@@ -55,6 +56,8 @@ class Play(Owner):
 
     def on_flushed(self) -> None:
         self.heard.append("flushed")
+        if self.pauses:
+            self.stream.pause_reading()
 
     def on_lost(self) -> None:
         self.heard.append("lost")
@@ -159,6 +162,18 @@ def test_a_client_sends_and_ends(play: Play) -> None:
     play.client.shutdown(socket.SHUT_WR)
     play.happen(READ)
     assert play.heard == [b"a", "end"]
+
+
+def test_what_has_come_before_reading_is_paused_is_no_loss(clogged: Play) -> None:
+    """A client that pipelined was cut off when it read and sent in the same moment."""
+    clogged.pauses = True
+    while clogged.events & WRITE:
+        clogged.client.recv(1 << 20)
+        clogged.client.send(b"x")
+        clogged.happen(READ | WRITE)
+    clogged.stream.resume_reading()
+    clogged.happen(READ)
+    assert clogged.heard[-2:] == ["flushed", b"x"]
 
 
 def test_while_reading_is_paused_only_a_loss_is_heard(play: Play) -> None:

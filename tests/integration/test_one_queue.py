@@ -51,8 +51,8 @@ SEMAPHORE = re.compile(r"^eventfd-count:\s+(\w+)\neventfd-id:", re.MULTILINE)
 class Service:
     """A server of which the first worker has every connection."""
 
-    def __init__(self, serve: Serve, model: Path, *options: str) -> None:
-        (model / "predictor.py").write_text(PREDICTOR)
+    def __init__(self, serve: Serve, model: Path, *options: str, code: str = "") -> None:
+        (model / "predictor.py").write_text(PREDICTOR + code)
         self._model = model
         self._clients: list[Client] = []
         self.server: Server = serve("--workers", "1", *options, str(model)).wait_until_ready()
@@ -125,8 +125,8 @@ Start = Callable[..., Service]
 def start(serve: Serve, model: Path) -> Iterator[Start]:
     services: list[Service] = []
 
-    def start(*options: str) -> Service:
-        services.append(Service(serve, model, *options))
+    def start(*options: str, code: str = "") -> Service:
+        services.append(Service(serve, model, *options, code=code))
         return services[-1]
 
     yield start
@@ -338,6 +338,49 @@ def test_a_worker_that_is_killed_gives_back_the_places_of_what_waited(
     service.server.workers()[0].kill()
     service.let_go()
     eventually(lambda: service.places == 3, what="all places")
+    assert service.server.stop() == 0
+
+
+# It has done something with what all workers share, and is killed before it can tell of it.
+KILLED_AFTER = """
+import signal
+from obworker.http.exchange import Exchange
+
+
+def killing(method):
+    def call(self, *arguments):
+        result = method(self, *arguments)
+        if result and (DIRECTORY / "kill").exists():
+            (DIRECTORY / "kill").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return call
+
+
+Exchange.{0} = killing(Exchange.{0})
+"""
+
+
+@pytest.mark.parametrize("after", ["reserve", "put", "take"])
+def test_a_worker_that_is_killed_between_two_steps_keeps_no_place(
+    start: Start, model: Path, after: str
+) -> None:
+    service = start("--max-queue", "1", code=KILLED_AFTER.format(after))
+    first, second, waiting = service.connect(3)
+    service.scale(2)
+    service.hold(first, second)
+    if after == "take":
+        ask(waiting)
+        eventually(lambda: service.places == 0, what="a request that waits")
+    (model / "kill").touch()
+    if after == "take":
+        service.let_go()
+    else:
+        ask(waiting)
+    eventually(lambda: not (model / "kill").exists(), what="a worker that is killed")
+    service.let_go()
+    eventually(lambda: service.places == 1, what="the place")
     assert service.server.stop() == 0
 
 

@@ -269,6 +269,19 @@ def test_a_handshake_that_has_begun_when_its_worker_is_replaced_goes_on(
     assert b" 200 OK" in tls.read(1 << 16)
 
 
+def test_a_handshake_that_stalls_does_not_hold_up_a_stop(
+    authority: Authority, tmp_path: Path
+) -> None:
+    patient = ("--header-timeout", "600", "--graceful-timeout", "60")
+    with (
+        closing(serve(tmp_path, authority.issue("stop"), *patient)) as server,
+        closing(connect(server)) as stalled,
+    ):
+        stalled.send(HALF_A_HELLO)
+        server.signal(signal.SIGTERM)
+        assert stalled.at_end
+
+
 @needs_curl
 def test_clients_need_a_certificate_where_that_is_asked_for(
     authority: Authority, tmp_path: Path

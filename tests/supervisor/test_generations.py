@@ -41,7 +41,7 @@ def test_of_reloads_that_fail_one_after_another_only_the_last_is_kept() -> None:
         for _ in range(3):
             plan: Any = Direct()
             kept.append(weakref.ref(plan))
-            generations.reload(plan, 0.0)
+            generations.reload(plan, 0.0, ignore)
             del plan
             generations.fail_reload("its code does not work")
     assert [plan() is not None for plan in kept] == [False, False, True]
