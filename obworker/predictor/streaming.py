@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
+    from _typeshed.wsgi import StartResponse
+
 JSON_LINES = "application/x-ndjson"
 # A proxy that collected events before passing them on would defeat their purpose.
 EVENT_HEADERS = [
@@ -57,6 +59,14 @@ class Stream(Iterator[bytes]):
             raise
         self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
         self._ended = first is _END
+
+    def start(self, start_response: StartResponse) -> None:
+        """Start the response, which may call the user's code; in the request's context."""
+        try:
+            start_response("200 OK", self.headers)
+        except BaseException:
+            self._close_items()
+            raise
 
     def __next__(self) -> bytes:
         if self._ready is not None:
