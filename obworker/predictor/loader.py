@@ -86,6 +86,12 @@ def _name_in_script(predictor: type) -> str | None:
     return next((name for name, value in names if value is predictor), None)
 
 
+def has_script_moved() -> bool:
+    """Say whether the script has changed the working directory: its name leads nowhere any more."""
+    script = sys.argv[0]
+    return script.endswith(SUFFIX) and not os.path.lexists(script)
+
+
 def find(path: Path) -> Path:
     """Return the absolute path of the predictor.py that `path`, a directory or a file, means."""
     try:
