@@ -27,7 +27,7 @@ CLASS_NAME = "Predictor"
 SHIM_NAME = "openbayes_serving"
 MOST_NAMES_SHOWN = 8
 
-_RUN = re.compile(rb"^[^#\n]*\brun\(\s*(\w+)\s*\)", re.MULTILINE)
+_RUN = re.compile(rb"^[^#\n]*\brun\(\s*(?:predictor_cls\s*=\s*)?(\w+)\s*,?\s*\)", re.MULTILINE)
 
 # What pip calls a module whose name is another; only the ones that models are full of.
 PACKAGES = {
@@ -309,6 +309,9 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
 
 
 def _seen(module: types.ModuleType) -> str:
+    other = getattr(module, CLASS_NAME, None)
+    if other is not None and not isinstance(other, type):  # what a decorator made of the class
+        return f"{CLASS_NAME} is a {type(other).__name__}"
     return f"it defines {_listed([value.__name__ for value in _own(module)])}"
 
 

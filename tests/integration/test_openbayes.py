@@ -163,6 +163,8 @@ def test_the_class_given_to_run_is_served(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(source + RUN.format("Last"))
     for start in (as_script, as_supervised_script, in_production):
         assert start(serve, model).request().body == b"Last"
+    (model / "predictor.py").write_text(source + RUN.format("predictor_cls=Last"))
+    assert as_script(serve, model).request().body == b"Last"
     assert as_obworker(serve, model).request().body == b"Predictor"
 
 
