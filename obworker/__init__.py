@@ -13,12 +13,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "emit_event", "extend_deadline", "request_id", "run"]
 
 
-def run(predictor: type) -> None:
-    """Serve the class `predictor`, and end the process when the server has stopped.
+def run(predictor_cls: type) -> None:
+    """Serve the class `predictor_cls`, and end the process when the server has stopped.
 
     Command-line options of obworker are read from ``sys.argv``. While obworker itself imports a
     predictor.py that calls this without the ``__main__`` guard, the call only names the class.
     """
     from obworker.cli import run_class  # the command line's imports are not for every worker
 
-    run_class(predictor)
+    run_class(predictor_cls)

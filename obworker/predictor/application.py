@@ -290,10 +290,14 @@ def adopt(
     onnx: Mapping[str, Any] | None = None,
     tracebacks: str = "auto",
 ) -> Blueprint:
-    """Do what load does with a class that is there already: ``python predictor.py``."""
+    """Do what load does with a class that is there already: ``python predictor.py``.
+
+    A script that has changed the working directory stays in the one that it chose.
+    """
     file = loader.source_of(predictor).file
     model = loader.find_model_path(model_path, file.parent)
-    os.chdir(file.parent)
+    if not loader.has_script_moved():
+        os.chdir(file.parent)
     return _plan(file, predictor, model, environment, onnx or {}, tracebacks)
 
 

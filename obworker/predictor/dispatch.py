@@ -202,7 +202,7 @@ class Application:
                 on_error=self._failures.report,
                 on_close=call.release,
             )
-            start_response("200 OK", stream.headers)
+            stream.start(start_response)
             return stream
         if reply.is_wsgi(value):
             return self._pass_on(value(environ, start_response), context, call)

@@ -27,7 +27,7 @@ CLASS_NAME = "Predictor"
 SHIM_NAME = "openbayes_serving"
 MOST_NAMES_SHOWN = 8
 
-_RUN = re.compile(rb"^[^#\n]*\brun\(\s*(\w+)\s*\)", re.MULTILINE)
+_RUN = re.compile(rb"^[^#\n]*\brun\(\s*(?:predictor_cls\s*=\s*)?(\w+)\s*,?\s*\)", re.MULTILINE)
 
 # What pip calls a module whose name is another; only the ones that models are full of.
 PACKAGES = {
@@ -87,6 +87,12 @@ def _file_of(module: str) -> Path | None:
 def _name_in_script(predictor: type) -> str | None:
     names = list(vars(sys.modules["__main__"]).items())
     return next((name for name, value in names if value is predictor), None)
+
+
+def has_script_moved() -> bool:
+    """Say whether the script has changed the working directory: its name leads nowhere any more."""
+    script = sys.argv[0]
+    return script.endswith(SUFFIX) and not os.path.lexists(script)
 
 
 def find(path: Path) -> Path:
@@ -285,8 +291,7 @@ def _choose(
     if names:
         hint = "choose with --class NAME, or call one of them Predictor"
         raise LoadError(f"{file.name}: several classes have predict: {', '.join(names)}", hint)
-    defined = _listed([value.__name__ for value in _own(module)])
-    raise LoadError(f"{file.name}: no class with a predict method; it defines {defined}")
+    raise LoadError(f"{file.name}: no class with a predict method; {_seen(module)}")
 
 
 def _given_to_run(module: types.ModuleType, file: Path) -> list[type]:
@@ -304,6 +309,13 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
     names = [candidate.__name__ for candidate in choose_defined(module)]
     guess = did_you_mean(class_name, names)
     raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
+
+
+def _seen(module: types.ModuleType) -> str:
+    other = getattr(module, CLASS_NAME, None)
+    if other is not None and not isinstance(other, type):  # what a decorator made of the class
+        return f"{CLASS_NAME} is a {type(other).__name__}"
+    return f"it defines {_listed([value.__name__ for value in _own(module)])}"
 
 
 def _listed(names: list[str]) -> str:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from obworker.errors import BrokenOff
 from obworker.predictor.accept import EVENT_STREAM, asks_for_events
-from obworker.predictor.encoding import BYTES, to_json
+from obworker.predictor.encoding import BYTES, ReplyError, to_json
 from obworker.predictor.errands import Abandoned
 from obworker.predictor.reply import TEXT, recognise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
+
+    from _typeshed.wsgi import StartResponse
 
 JSON_LINES = "application/x-ndjson"
 # A proxy that collected events before passing them on would defeat their purpose.
@@ -50,13 +52,21 @@ class Stream(Iterator[bytes]):
         events = asks_for_events(accept)
         self._encode = encode_event if events else encode_item
         try:
-            first = next(items, _END)
+            first = _first_of(items)
             self._ready = None if first is _END else self._encode(first)
         except BaseException:
             self._close_items()
             raise
         self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
         self._ended = first is _END
+
+    def start(self, start_response: StartResponse) -> None:
+        """Start the response, which may call the user's code; in the request's context."""
+        try:
+            start_response("200 OK", self.headers)
+        except BaseException:
+            self._close_items()
+            raise
 
     def __next__(self) -> bytes:
         if self._ready is not None:
@@ -130,6 +140,21 @@ class Continued(Iterator[bytes]):
                 self._context.run(close)
         finally:
             self._context.run(self._on_close)
+
+
+def _first_of(items: Iterator[object]) -> object:
+    """Return the first item, or _END.
+
+    Raises:
+        ReplyError: there is none but a value, of a function that has a yield and did not come by.
+    """
+    try:
+        return next(items)
+    except StopIteration as end:
+        if end.value is not None:
+            kind = type(end.value).__name__
+            raise ReplyError(f"a {kind} from a function with a yield: that streams") from None
+        return _END
 
 
 def encode_item(item: object) -> bytes:

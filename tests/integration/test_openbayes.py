@@ -110,6 +110,18 @@ def test_its_class_may_come_from_a_package(start: Start, serve: Serve, tmp_path:
     assert server.request().body == b"those beside predictor.py"
 
 
+@every_way
+def test_it_stays_where_its_import_went(start: Start, serve: Serve, model: Path) -> None:
+    (model / "net").mkdir()
+    (model / "net" / "label.txt").write_text("seven")
+    (model / "predictor.py").write_text(
+        "import os\n\nos.chdir('net')\n\nclass Predictor:\n"
+        "    def predict(self):\n        return open('label.txt').read()\n"
+        + RUN.format("Predictor")
+    )
+    assert start(serve, Path(), cwd=model).request().body == b"seven"
+
+
 def test_by_a_relative_path(serve: Serve, openbayes: Path) -> None:
     for script in (
         Path("openbayes", "predictor.py"),
@@ -151,6 +163,8 @@ def test_the_class_given_to_run_is_served(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(source + RUN.format("Last"))
     for start in (as_script, as_supervised_script, in_production):
         assert start(serve, model).request().body == b"Last"
+    (model / "predictor.py").write_text(source + RUN.format("predictor_cls=Last"))
+    assert as_script(serve, model).request().body == b"Last"
     assert as_obworker(serve, model).request().body == b"Predictor"
 
 

@@ -370,6 +370,23 @@ def test_a_reply_that_cannot_be_sent_is_named_in_the_log(
     assert "allowed are dict, list" in message
 
 
+def test_a_value_from_a_function_that_streams_is_an_error(serve: Serve) -> None:
+    """It would be lost, and the answer empty."""
+    source = """
+        class Predictor:
+            def predict(self, json):
+                if json:
+                    yield from json
+                else:
+                    return {"empty": True}
+    """
+    client = serve(source)
+    assert client.post_json(["a", "b"]).body == b"ab"
+    response = client.post_json([])
+    assert response.status == 500
+    assert "a dict from a function with a yield" in response.json["traceback"]
+
+
 def test_an_error_before_the_first_item_is_500(serve: Serve) -> None:
     source = """
         class Predictor:

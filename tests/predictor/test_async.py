@@ -474,6 +474,29 @@ def test_a_generator_whose_first_item_cannot_be_sent_is_closed(serve: Serve, kin
     assert seen() == ["closed"]
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_generator_whose_head_cannot_be_sent_is_closed_in_its_request(
+    serve: Serve, kind: str
+) -> None:
+    source = f"""
+        import flask
+        seen = []
+
+        def fail(response):
+            1 / 0
+
+        class Predictor:
+            {kind} predict(self):
+                flask.after_this_request(fail)
+                try:
+                    yield "a"
+                finally:
+                    seen.append(flask.has_request_context())
+    """
+    assert serve(source).post().status == 500
+    assert seen() == [True]
+
+
 def test_a_generator_that_fails_while_it_is_closed_tells_the_server(serve: Serve) -> None:
     source = """
         class Predictor:

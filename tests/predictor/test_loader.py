@@ -121,6 +121,8 @@ def test_an_unreadable_directory_is_named(model: Model) -> None:
         (f"{REGISTRY}class A:\n {PREDICT}", "A", "A"),
         (f"{TWO}{GUARD} s.run(B)", None, "B"),
         (f"{TWO}def main():\n from obworker import run\n run( B )\n{GUARD} main()", None, "B"),
+        (f"{TWO}{GUARD} s.run(\n  B,\n )", None, "B"),
+        (f"{TWO}{GUARD} s.run(predictor_cls=B)", None, "B"),
         (f"{TWO}{GUARD} # s.run(A)\n s.run(B)", None, "B"),
         (f"{TWO}{GUARD} s.run(B)", "A", "A"),
         (f"{TWO}class Predictor:\n {PREDICT}\n{GUARD} s.run(B)", None, "Predictor"),
@@ -194,6 +196,7 @@ def test_an_abstract_class_is_not_the_one_to_serve(model: Model) -> None:
         (f"class A:\n {PREDICT}\nclass B:\n {PREDICT}", None, "several classes have predict: A, B"),
         ("class A: pass", None, "no class with a predict method; it defines A"),
         ("", None, "no class with a predict method; it defines nothing"),
+        ("def Predictor(): 0", None, "no class with a predict method; Predictor is a function"),
         (
             f"class Net:\n {PREDICT}",
             "Met",
