@@ -43,9 +43,13 @@ class Answer(NamedTuple):
         return [body]
 
 
-def livez(_board: Scoreboard) -> Answer:
-    """Say that this process answers."""
-    return Answer(HTTPStatus.OK, {"status": "alive"})
+def livez(board: Scoreboard) -> Answer:
+    """Say that this process answers, and whether the master still does anything."""
+    still = lapse.silence(board, time.monotonic())
+    if still < lapse.HANGS_AFTER:
+        return Answer(HTTPStatus.OK, {"status": "alive"})
+    reason = f"the master has stood still for {still:.0f} s"
+    return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "hung", "reason": reason})
 
 
 def readyz(board: Scoreboard) -> Answer:
