@@ -180,7 +180,8 @@ def _load(
     except ObworkerError as error:
         _fail(channel, error, error.traceback)
     except BaseException as error:  # noqa: BLE001 the mold's seam: whatever it was, the master is told
-        _fail(channel, LoadError(f"{type(error).__name__}: {error}"), traceback.format_exc())
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        _fail(channel, LoadError(said), traceback.format_exc())
     channel.send(
         Loaded(
             seconds=time.monotonic() - started,
