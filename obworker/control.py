@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,21 +37,28 @@ class Running:
 def ask(
     path: Path, command: str, *, timeout: float | None = ANSWER_TIMEOUT, **given: Any
 ) -> Result:
-    """Give a command and return the result; `timeout` None waits for as long as it takes.
+    """Give a command and return the result.
+
+    `timeout` None waits for as long as it takes, while the master answers other questions.
 
     Raises:
         UsageError: nobody listens there, or somebody else.
         CommandError: it was not done, or the answer does not come: it is stopped, for one.
     """
-    request = json.dumps({"command": command, "arguments": given}).encode() + b"\n"
+    return _result(path, _answer(path, timeout, {"command": command, "arguments": given}))
+
+
+def _answer(path: Path, timeout: float | None, request: Mapping[str, Any]) -> bytes:
     try:
-        with rendezvous.connect(path, timeout) as connection:
+        with rendezvous.connect(path, timeout or ANSWER_TIMEOUT) as connection:
             pid = rendezvous.listener_of(connection)
             _must_not_be_stopped(path, pid)
-            connection.sendall(request)
-            answer = connection.makefile("rb").readline()
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            if timeout is None:
+                _wait(path, connection)
+            return connection.makefile("rb").readline()
     except TimeoutError as error:
-        problem = f"obworker at {path} does not answer within {timeout:g} s"
+        problem = f"obworker at {path} does not answer within {timeout or ANSWER_TIMEOUT:g} s"
         raise CommandError(problem, _hint_to_find_out_why(pid)) from error
     except BlockingIOError as error:  # its backlog is full
         reason = "too many wait for that already"
@@ -56,7 +67,13 @@ def ask(
         raise _went_away(path) from error
     except OSError as error:
         raise UsageError(f"no obworker at {path}: {error.strerror or error}") from error
-    return _result(path, answer)
+
+
+def _wait(path: Path, connection: socket.socket) -> None:
+    """Wait for an answer, or the end; of a master that hangs neither comes."""
+    while not select.select([connection], [], [], ANSWER_TIMEOUT)[0]:
+        with contextlib.suppress(UsageError):  # it has just ended
+            _answer(path, ANSWER_TIMEOUT, {"command": "status", "arguments": {}})
 
 
 def _hint_to_find_out_why(pid: int) -> str | None:

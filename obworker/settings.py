@@ -38,7 +38,8 @@ from obworker.values import (
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-# What an option may need of a predictor.
+# What an option may need: the first of them of how it is served, the others of a predictor.
+SUPERVISOR = "supervisor"
 ONNX = "onnx"
 BATCHES = "predict_batch"
 HEALTH = "health"
@@ -193,6 +194,7 @@ class Settings:
     )
     workers_per_gpu: int = option(
         "--workers-per-gpu", metavar="N", parse=whole_number(1, 1024), group="Workers", default=1,
+        needs=SUPERVISOR,
         help="Workers for each GPU where --workers is not given.",
     )
     gpus_per_worker: int = option(
@@ -202,43 +204,51 @@ class Settings:
     cpu_affinity: str = option(
         "--cpu-affinity", metavar="HOW", parse=choice("auto", "none"), group="Workers",
         default="none",
+        needs=SUPERVISOR,
         help="Cores that a worker may use: auto (some of its own, near its GPU where the machine"
         " tells), or none (all).",
     )
     preload: str = option(
         "--preload", metavar="WHEN", parse=choice("auto", "on", "off"), group="Workers",
         default="auto",
+        needs=SUPERVISOR,
         help="Import predictor.py, call its preload() and make the onnx session once, then fork the"
         " workers: auto (unless that made forking unsafe), on, or off (each worker does it all).",
     )
     reload_strategy: str = option(
         "--reload-strategy", metavar="HOW", parse=choice("auto", "surge", "replace"),
         group="Workers", default="auto",
+        needs=SUPERVISOR,
         help="How a worker is replaced: surge (the new one is ready before the old one goes),"
         " replace (the old one goes first), or auto (surge, unless memory is too short for two).",
     )
     max_requests: int = option(
         "--max-requests", metavar="N", parse=whole_number(0), group="Workers", default=0,
+        needs=SUPERVISOR,
         help="Replace a worker after so many requests, the new one ready first. 0: never.",
     )
     max_requests_jitter: int | None = option(
         "--max-requests-jitter", metavar="N", parse=whole_number(0), group="Workers",
         shown="a tenth of that",
+        needs=SUPERVISOR,
         help="Most by which --max-requests is raised, at random for each worker.",
     )
     max_worker_memory: int = option(
         "--max-worker-memory", metavar="SIZE", parse=size_or_off, group="Workers", default=0,
         shown="off",
+        needs=SUPERVISOR,
         help="Replace a worker whose resident memory is above this, the new one ready first.",
     )
     admin_bind: str | None = option(
         "--admin-bind", metavar="ADDRESS", parse=address_or_off, group="Health",
         shown="127.0.0.1:25253, where it is free",
+        needs=SUPERVISOR,
         help="Address of /livez, /readyz, /healthz and /metrics: HOST:PORT, [IPV6]:PORT, unix:PATH"
         " or off.",
     )
     min_ready: int = option(
         "--min-ready", metavar="N", parse=whole_number(1, 1024), group="Health", default=1,
+        needs=SUPERVISOR,
         help="Workers that must be ready before the service is: for /readyz and systemd.",
     )
     health_interval: float = option(
@@ -257,6 +267,7 @@ class Settings:
     control_socket: str | None = option(
         "--control-socket", metavar="PATH", parse=path_or_off, group="Health",
         shown="PID.sock in $XDG_RUNTIME_DIR/obworker, /run/obworker or /tmp/obworker-UID",
+        needs=SUPERVISOR,
         help="Unix socket for obworker status, reload, scale, stop and stacks; or off.",
     )
     timeout: float = option(
@@ -268,16 +279,19 @@ class Settings:
     load_timeout: float = option(
         "--load-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Timeouts",
         default=600.0,
+        needs=SUPERVISOR,
         help="Longest the import of predictor.py and its preload() may take.",
     )
     boot_timeout: float = option(
         "--boot-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Timeouts",
         default=600.0,
+        needs=SUPERVISOR,
         help="Longest a worker may take to build the predictor, or a start.sh to answer.",
     )
     graceful_timeout: float = option(
         "--graceful-timeout", metavar="SECONDS", parse=seconds(zero=False), group="Timeouts",
         default=25.0,
+        needs=SUPERVISOR,
         help="Longest a stop waits for requests in progress; then processes are killed.",
     )
     keep_alive: float = option(
@@ -360,7 +374,7 @@ KEYS = {option.key: option for option in OPTIONS}
 def without_effect(given: Collection[str], lacks: Mapping[str, str]) -> str:
     """Say which of the keys that somebody gave have no effect, and why; nothing if all have.
 
-    `lacks` says of what the predictor has not got how that is.
+    `lacks` says of what there is not how that is.
     """
     idle: dict[str, list[str]] = {}
     for key, told in KEYS.items():

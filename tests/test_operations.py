@@ -207,6 +207,20 @@ def test_a_wait_can_be_interrupted(start: Start) -> None:
     assert b"Traceback" not in errors
 
 
+def test_one_that_hangs_is_not_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.1)
+    questions = iter(range(3))
+
+    def answer_thrice(request: Request) -> None:
+        if next(questions, None) is not None:
+            answer(request)
+
+    master = start(answer=answer_thrice)
+    with pytest.raises(CommandError, match=r"does not answer within 0\.1 s"):
+        control.stop(master.path, wait=True)
+    assert [request.command for request in master.requests] == ["stop", *["status"] * 3]
+
+
 def test_an_obworker_that_dies_meanwhile_is_a_failure(start: Start, run: Run) -> None:
     master = start()
 

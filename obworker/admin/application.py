@@ -18,7 +18,7 @@ from obworker.supervisor.scoreboard import Scoreboard
 
 ALLOW = ("Allow", ", ".join(METHODS))
 MEANINGS: health.Report = {
-    "/livez": "200 while this process answers",
+    "/livez": "200 while this process answers and the master goes on, else 503 and why",
     "/readyz": "200 while requests can be sent, else 503 and why",
     "/healthz": "the same status, and all there is to know",
     "/metrics": "numbers for Prometheus",

@@ -59,13 +59,13 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
         os.set_inheritable(descriptor, False)
     board = Scoreboard(scoreboard)
     threading.Thread(target=nvml.watch, args=(board,), name="nvml", daemon=True).start()
-    master = socket.socket(fileno=channel)
-    if listener != -1:
-        _serve(Admin(board), socket.socket(fileno=listener), master)
-    while not _is_over(master):
-        pass
-    if not master.recv(1):
-        bury(board)
+    with socket.socket(fileno=channel) as master:
+        if listener != -1:
+            _serve(Admin(board), socket.socket(fileno=listener), master)
+        while not _is_over(master):
+            pass
+        if not master.recv(1):
+            bury(board)
 
 
 def _is_over(master: socket.socket) -> bool:

@@ -19,7 +19,7 @@ def python(statement: str) -> list[str]:
     """
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; {statement}"
-    return [sys.executable, "-c", code]
+    return [sys.executable, *_flags(), "-c", code]
 
 
 def spawn(statement: str, environ: Mapping[str, str], descriptors: Collection[int]) -> int:
@@ -39,3 +39,13 @@ def spawn(statement: str, environ: Mapping[str, str], descriptors: Collection[in
     finally:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
+
+
+def _flags() -> list[str]:
+    """Return what this Python was started with that changes how code runs: -O, -W and -X."""
+    extensions = sys._xoptions.items()  # noqa: SLF001 documented, and there is no other way
+    return [
+        *["-O"] * sys.flags.optimize,
+        *(f"-W{choice}" for choice in sys.warnoptions),
+        *(f"-X{name}" if value is True else f"-X{name}={value}" for name, value in extensions),
+    ]

@@ -15,7 +15,7 @@ from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
 from obworker.http.reactor import READ
 from obworker.http.server import Server
-from obworker.settings import Settings, without_effect
+from obworker.settings import HEALTH, SUPERVISOR, Settings, without_effect
 from obworker.supervisor import linux
 from obworker.supervisor.blueprint import Blueprint, Predictions, batching_for, threads_for
 from obworker.supervisor.certificates import Certificates
@@ -24,6 +24,9 @@ from obworker.supervisor.listeners import Listeners, claim
 from obworker.supervisor.signals import Signals
 
 logger = logging.getLogger("obworker.worker")
+
+# Nor does anybody ask for the predictor's health.
+UNSUPERVISED = dict.fromkeys((SUPERVISOR, HEALTH), "nothing supervises this process")
 
 
 def serve(
@@ -66,7 +69,7 @@ def serve(
 def _describe(blueprint: Blueprint, given: Collection[str]) -> None:
     for label, text in blueprint.description:
         logger.info("%-10s %s", label, text)
-    if idle := without_effect(given, blueprint.lacks):
+    if idle := without_effect(given, {**blueprint.lacks, **UNSUPERVISED}):
         logger.warning("%-10s %s", "no effect", idle)
 
 

@@ -16,6 +16,8 @@ from obworker.supervisor.slots import HAS_PROCESS
 
 # Its loop turns once in a tick at least.
 STANDS_STILL_AFTER = 2 * TICK
+# The longest that it has to wait is for nvidia-smi, 10 s.
+HANGS_AFTER = 60.0
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,15 @@ class Lapse:
 NONE = Lapse()
 
 
+def silence(board: Scoreboard, now: float) -> float:
+    """Return for how long the master has done nothing; of one that has not begun, 0."""
+    return now - board.header.beat if board.header.beat else 0.0
+
+
 def look(board: Scoreboard, now: float) -> Lapse:
     """Find out what the master does not say."""
-    seconds = now - board.header.beat
-    if not board.header.beat or seconds < STANDS_STILL_AFTER:
+    seconds = silence(board, now)
+    if seconds < STANDS_STILL_AFTER:
         return NONE
     pids = {row.pid for row in board.rows if row.state in HAS_PROCESS}
     return Lapse(seconds, frozenset(pid for pid in pids if pid and linux.has_ended(pid)))

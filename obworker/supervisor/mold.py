@@ -156,7 +156,7 @@ def _load(order: Load, settings: Settings, inherited: Inherited, *, is_mold: boo
     except ObworkerError as error:
         _fail(channel, error)
     except BaseException as error:  # noqa: BLE001 the mold's seam: whatever it was, the master is told
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
         _fail(channel, LoadError(text, traceback=traceback.format_exc()))
     channel.send(
         Loaded(

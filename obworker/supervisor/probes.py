@@ -47,9 +47,13 @@ def in_json(
     return Answer(status, orjson.dumps(report) + b"\n", fields=fields)
 
 
-def livez(_board: Scoreboard) -> Answer:
-    """Say that this process answers."""
-    return in_json(HTTPStatus.OK, {"status": "alive"})
+def livez(board: Scoreboard) -> Answer:
+    """Say that this process answers, and whether the master still does anything."""
+    still = lapse.silence(board, time.monotonic())
+    if still < lapse.HANGS_AFTER:
+        return in_json(HTTPStatus.OK, {"status": "alive"})
+    reason = f"the master has stood still for {still:.0f} s"
+    return in_json(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "hung", "reason": reason})
 
 
 def readyz(board: Scoreboard) -> Answer:

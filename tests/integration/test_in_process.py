@@ -38,7 +38,7 @@ RUN_TWICE = """
 try:
     serv.run(Predictor)
 except SystemExit as end:
-    print("first ended with", end.code, flush=True)
+    print(f"first ended with {end.code}\\n", end="", flush=True)
 serv.run(Predictor)
 """
 CALLED_ON_A_THREAD = """

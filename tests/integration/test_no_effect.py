@@ -52,6 +52,16 @@ def test_so_they_are_without_a_supervisor(
     server.wait_for_log(re.escape(SAID))
 
 
+def test_what_is_a_supervisors_is_nobodys_without_one(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(PREDICTOR)
+    options = ("--preload", "off", "--graceful-timeout", "5", "--health-timeout", "1")
+    server = serve(*options, "--timeout", "9", script=model / "predictor.py")
+    server.wait_for_log(
+        "no effect  --preload, --admin-bind, --health-timeout, --control-socket, "
+        "--graceful-timeout: nothing supervises this process\n"
+    )
+
+
 def test_a_default_is_nobodys_mistake(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(PREDICTOR)
     server = serve(str(model)).wait_until_ready()

@@ -452,6 +452,16 @@ def test_code_that_no_longer_imports_leaves_the_workers_serving(start: Start, mo
 # the master ends
 
 
+def test_what_our_own_part_of_a_load_raises_without_words_is_a_line_all_the_same(
+    serve: Serve, model: Path
+) -> None:
+    no_memory = "import os\ndef getcwd():\n    raise MemoryError\nos.getcwd = getcwd\n"
+    (model / "predictor.py").write_text(no_memory + GOOD)
+    server = serve(str(model))
+    assert server.wait() == 4
+    assert server.log().endswith("\nobworker: error: MemoryError\n")
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_when_the_master_is_killed_every_process_is_gone_within_two_seconds(
     start: Start, notes: Path, busy: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 from wsgiref.validate import validator
@@ -39,6 +40,22 @@ def test_the_probes_are_answered_from_the_scoreboard() -> None:
         assert reply.content_length == len(reply.data)
         board.header.phase = Phase.STOPPING
         assert get(probes, "/readyz").status_code == 503
+
+
+HUNG = {"status": "hung", "reason": "the master has stood still for 61 s"}
+
+
+@pytest.mark.parametrize(
+    ("silent", "status", "body"),
+    [(0.0, 200, {"status": "alive"}), (50.0, 200, {"status": "alive"}), (61.0, 503, HUNG)],
+)
+def test_a_master_that_hangs_for_good_is_not_alive(
+    silent: float, status: int, body: dict[str, str]
+) -> None:
+    with scoreboard(1, beat=time.monotonic() - silent) as board:
+        fill(board, 0, 0, State.IDLE)
+        reply = get(in_front(predict, board), "/livez")
+    assert (reply.status_code, reply.json) == (status, body)
 
 
 @pytest.mark.parametrize(
