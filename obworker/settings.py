@@ -374,7 +374,7 @@ KEYS = {option.key: option for option in OPTIONS}
 def without_effect(given: Collection[str], lacks: Mapping[str, str]) -> str:
     """Say which of the keys that somebody gave have no effect, and why; nothing if all have.
 
-    `lacks` says of what there is not how that is.
+    `lacks` names what an option may need and there is not, with the reason for each.
     """
     idle: dict[str, list[str]] = {}
     for key, told in KEYS.items():
