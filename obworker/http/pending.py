@@ -88,9 +88,8 @@ class Pending:
         return b"" if self.request.head.version == "1.0" else response.CONTINUE
 
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
-        """Return a response of the server's own; where it is its own doing, the log will tell."""
-        if isinstance(error, ServiceUnavailable):
-            self._service.troubles.refused.count(error.why)
+        """Return a response of the server's own."""
+        _note_own_doing(self._service, error)
         return response.error_response(
             error,
             method=self.request.head.method,
@@ -158,6 +157,7 @@ def refuse_what_came(
     if head is not None:
         pending = Pending(service, Request(head, b""), base, proxies, time.monotonic())
         return pending.refusal(error, keep_alive=False)
+    _note_own_doing(service, error)
     fields = service.access.fields({})
     answer = response.error_response(error, date=service.date, fields=fields)
     service.tally.answered(error.status)
@@ -165,3 +165,9 @@ def refuse_what_came(
         sent, client = response.body_size(answer), base["REMOTE_ADDR"]
         service.access_log.write(AccessRecord(time.time(), client, "", b"", "", error.status, sent))
     return answer
+
+
+def _note_own_doing(service: Service, error: RequestError) -> None:
+    """Have the log tell of an error that is not the client's doing."""
+    if isinstance(error, ServiceUnavailable):
+        service.troubles.refused.count(error.why)

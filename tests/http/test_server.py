@@ -622,6 +622,19 @@ class TestAccessLog:
         assert client.read_reply().status == 200
 
 
+def test_the_log_tells_of_a_503_before_there_is_a_head(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def has_no_memory(_parser: object, _chunk: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("obworker.http.parser.RequestParser.feed", has_no_memory)
+    client = start(echo).connect()
+    client.get()
+    assert client.read_reply().status == 503
+    eventually(lambda: "refused a request with 503" in caplog.text)
+
+
 def checked(environ: dict[str, Any], start_response: Any) -> Any:
     """Do a bit of everything that PEP 3333 has, by path."""
     body = body_of(environ)
