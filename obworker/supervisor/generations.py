@@ -34,13 +34,10 @@ from obworker.supervisor.commands import nobody
 from obworker.supervisor.messages import Failed, Loaded
 from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
-from obworker.supervisor.policy import BootPolicy, RestartPolicy
+from obworker.supervisor.policy import MOST_BOOT_FAILURES, BootPolicy, RestartPolicy
 from obworker.supervisor.table import Table
 
 logger = logging.getLogger("obworker.master")
-
-
-MOST_BOOT_FAILURES = 5
 
 
 @dataclass

@@ -10,6 +10,7 @@ LONGEST_WAIT = 30.0
 # How far a wait may differ either way, so that workers do not restart in step.
 JITTER = 0.2
 HEALTHY_AFTER = 60.0
+# So many boots that fail, of code or of one slot's, show that it is no accident.
 MOST_BOOT_FAILURES = 5
 
 
