@@ -18,10 +18,17 @@ MOST_BYTES_REMEMBERED = 1024
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LINE_BREAK = re.compile(r"[\r\n\0]")
 # PEP 3333: an application says nothing about the connection; RFC 9110 7.6.1 lists these.
-HOP_BY_HOP = {
-    *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
-    "upgrade",
-}
+HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 

@@ -81,7 +81,7 @@ def in_front(application: Application, board: Scoreboard) -> Application:
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if answers(environ["REQUEST_METHOD"], path):
+        if path in PROBES and answers(environ["REQUEST_METHOD"], path):  # most paths need no call
             return PROBES[path](board).send(start_response)
         return application(environ, start_response)
 
