@@ -33,8 +33,16 @@ def who_has_open(server: Server, file: Path) -> list[psutil.Process]:
     return [
         process
         for process in [master, *master.children(recursive=True)]
-        if str(file) in (opened.path for opened in process.open_files())
+        if str(file) in paths_open_in(process)
     ]
+
+
+def paths_open_in(process: psutil.Process) -> list[str]:
+    """Return the files that a process has open; of one that has just ended, none."""
+    try:
+        return [opened.path for opened in process.open_files()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def test_every_process_writes_to_the_new_file_after_a_rotation(
