@@ -1,7 +1,7 @@
 """What can go wrong, each error with the exit code or the HTTP status it leads to.
 
 Exit codes follow the field's habit (gunicorn: 3 boot, 4 load); they are documented in
-docs/exit-codes.md. Nothing in here imports anything of ours.
+docs/troubleshooting.md. Nothing in here imports anything of ours.
 """
 
 from __future__ import annotations

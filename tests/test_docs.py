@@ -74,7 +74,7 @@ def test_every_timeout_is_explained_to_operators(option: Option) -> None:
 @pytest.mark.parametrize("number", signals.OF_MASTER, ids=lambda number: number.name)
 def test_every_signal_is_explained_to_operators(number: Signals) -> None:
     name = number.name.removeprefix("SIG")
-    assert re.search(rf"^\| .*\b{name}\b.* \|", page("signals.md"), re.MULTILINE)
+    assert re.search(rf"^\| .*\b{name}\b.* \|", page("control.md"), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_every_signal_is_explained_to_operators(number: Signals) -> None:
     ids=lambda error: error.__name__,
 )
 def test_every_exit_code_is_explained_to_operators(error: type[errors.ObworkerError]) -> None:
-    assert f"\n| {error.exit_code} | " in page("exit-codes.md")
+    assert f"\n| {error.exit_code} | " in page("troubleshooting.md")
 
 
 def test_every_field_of_the_access_log_is_explained() -> None:
@@ -174,7 +174,7 @@ def test_fixed_timeouts_are_what_the_page_on_timeouts_says(seconds: float, what:
 
 
 def test_every_state_and_every_cause_of_an_end_is_explained() -> None:
-    explained = " ".join(first_column(section("health.md", "## Everything")))
+    explained = " ".join(first_column(section("health.md", "## States and causes")))
     named = [kind.name.lower() for kind in (*State, *Cause)]
     assert sorted(re.findall("`([a-z]+)`", explained)) == sorted(named)
 

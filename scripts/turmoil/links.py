@@ -12,7 +12,7 @@ from contextlib import suppress
 from turmoil.answers import Answer, Head, read_body, read_head
 
 CONNECT_SECONDS = 30.0
-# Longer than slots of workers that were killed again and again stay empty (docs/signals.md): 36 s.
+# Longer than slots of workers that were killed again and again stay empty (docs/control.md): 36 s.
 ANSWER_SECONDS = 90.0
 
 

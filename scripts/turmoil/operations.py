@@ -51,7 +51,7 @@ class Operator:
             *(sizes.one_more, sizes.one_fewer, sizes.scale, sizes.pause),
             *(victims.end_worker, victims.freeze_worker, self.rotate_log),
         ]
-        # What is killed too often comes again late (docs/signals.md), and little happens meanwhile.
+        # What is killed too often comes again late (docs/control.md), and little happens meanwhile.
         rare = [
             victims.kill_mold,
             victims.kill_admin,

@@ -31,7 +31,7 @@ WARM_UP_PART = 0.25
 GREETERS = (NEW,) * 6
 GREETING_SECONDS = 0.05
 LAST_SECONDS = 1.0
-# Slots of workers that were killed again and again stay empty for up to 36 s (docs/signals.md).
+# Slots of workers that were killed again and again stay empty for up to 36 s (docs/control.md).
 SETTLE_SECONDS = 60.0
 START_SECONDS = 20.0
 STOP_SECONDS = 60.0
