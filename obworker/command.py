@@ -20,16 +20,16 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 MODEL_HELP = "Serve the predictor.py or the start.sh in the directory MODEL over HTTP."
 SCRIPT_HELP = "Serve the class of this predictor.py over HTTP."
 EPILOG = """\b
-For an obworker that runs (of a MODEL of that name: obworker ./status)
+Commands for a running obworker (a MODEL of such a name: obworker ./status)
   obworker status    obworker reload    obworker scale N    obworker stop
   obworker stacks SLOT                  each has a --help
 \b
-For a model whose memory all workers are to share
+For a model whose memory all workers share
   obworker prepack MODEL.onnx           has a --help
 \b
 Every option is also an environment variable and a key of the file:
   --workers 4        OBWORKER_WORKERS=4        workers = 4
-The command line wins over the environment, that over the file.
+The command line wins over the environment, the environment over the file.
 \b
 Signals     TERM: finish the requests in progress, then stop. INT, QUIT: stop.
             HUP: reload. TTIN, TTOU: a worker more, fewer. USR1: reopen logs.

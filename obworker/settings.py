@@ -70,7 +70,7 @@ class Settings:
     onnx_threads: int = option(
         "--onnx-threads", metavar="N", parse=thread_count, group="ONNX", default=1,
         needs=ONNX,
-        help="Threads that one call of the onnx session uses. With 1 all workers may share a"
+        help="Threads that one call of the onnx session uses. With 1 all workers can share a"
         " session that was made before the fork; with more each makes its own.",
     )
     onnx_providers: str = option(
@@ -122,7 +122,7 @@ class Settings:
     ca_certs: str | None = option(
         "--ca-certs", metavar="PATH", parse=absolute_path, group="Server",
         shown="clients need no certificate",
-        help="Certificates of the authorities of which a client must have a certificate.",
+        help="Certificates of authorities: a client must have one that they have signed.",
     )
     proxy_headers: bool = option(
         "--proxy-headers", parse=flag, group="Server", default=False,
@@ -136,7 +136,7 @@ class Settings:
     api_key_file: str | None = option(
         "--api-key-file", metavar="PATH", parse=absolute_path, group="Server",
         shown="no key is asked for",
-        help="File of API keys, one a line, of which a request must have one. A reload reads it"
+        help="File of API keys, one a line: a request must have one of them. A reload reads it"
         " again.",
     )
     cors_origin: str | None = option(
@@ -146,8 +146,8 @@ class Settings:
     tracebacks: str = option(
         "--tracebacks", metavar="WHEN", parse=choice("auto", "on", "off"), group="Server",
         default="auto",
-        help="Answer a request whose predict failed with the traceback, too: auto (not in"
-        " production), on, or off. The log has it always.",
+        help="Whether the answer to a request whose predict raised has the traceback: auto (not in"
+        " production), on, or off. The log always has it.",
     )
     max_queue: int | None = option(
         "--max-queue", metavar="N", parse=whole_number(0), group="Server",
@@ -172,7 +172,7 @@ class Settings:
         "--async-concurrency", metavar="N", parse=whole_number(1, 1024), group="Workers",
         default=64,
         needs=COROUTINES,
-        help="Calls of an async predict at once in each worker; --threads is for others.",
+        help="Calls of an async predict at once in each worker; --threads is for any other.",
     )
     max_batch_size: int | None = option(
         "--max-batch-size", metavar="N", parse=whole_number(1, 4096), group="Workers",
@@ -184,8 +184,8 @@ class Settings:
         "--max-batch-wait-ms", metavar="MS", parse=milliseconds, group="Workers",
         shown="0, or what config.batch says",
         needs=BATCHES,
-        help="Milliseconds that a request waits for others to share its call. 0: it does not, and"
-        " only what has to wait anyway is put together.",
+        help="Milliseconds that a request waits for others to share its call. 0: none, and only"
+        " requests that have to wait anyway share one.",
     )
     gpus: str = option(
         "--gpus", metavar="LIST", parse=devices, group="Workers", default="auto",
@@ -205,8 +205,8 @@ class Settings:
         "--cpu-affinity", metavar="HOW", parse=choice("auto", "none"), group="Workers",
         default="none",
         needs=SUPERVISOR,
-        help="Cores that a worker may use: auto (some of its own, near its GPU where the machine"
-        " tells), or none (all).",
+        help="Cores that a worker may use: auto (some of its own, near its GPU where that is"
+        " known), or none (all).",
     )
     preload: str = option(
         "--preload", metavar="WHEN", parse=choice("auto", "on", "off"), group="Workers",
@@ -229,9 +229,9 @@ class Settings:
     )
     max_requests_jitter: int | None = option(
         "--max-requests-jitter", metavar="N", parse=whole_number(0), group="Workers",
-        shown="a tenth of that",
+        shown="a tenth of --max-requests",
         needs=SUPERVISOR,
-        help="Most by which --max-requests is raised, at random for each worker.",
+        help="Raise --max-requests by up to N, at random for each worker.",
     )
     max_worker_memory: int = option(
         "--max-worker-memory", metavar="SIZE", parse=size_or_off, group="Workers", default=0,
@@ -332,8 +332,8 @@ class Settings:
     )
     min_body_rate: int = option(
         "--min-body-rate", metavar="SIZE", parse=size_or_off, group="Limits", default=100,
-        help="Least bytes per second at which a client must send a body and read an answer, after"
-        " --body-timeout; slower ones are cut off.",
+        help="Least bytes per second, over each --body-timeout, at which a client must send a body"
+        " and read an answer; slower ones are cut off.",
     )
     log_file: str | None = option(
         "--log-file", metavar="PATH", parse=absolute_path, group="Logging", shown="standard error",
