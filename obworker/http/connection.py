@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import socket
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from obworker.errors import GatewayTimeout, RequestError, RequestTimeout
@@ -305,7 +304,7 @@ class Connection(Owner):
         assert self._pending is not None
         self.state = RESPONDING
         self._cycle = cycle = self._pending.start(self, monitor)
-        run(cycle, partial(self._finish, cycle))
+        run(cycle, self._finish)
 
     def _await_bytes(self) -> None:
         now, settings = time.monotonic(), self._service.settings
@@ -334,8 +333,9 @@ class Connection(Owner):
         else:
             cycle.make_room()
 
-    def _finish(self, cycle: Cycle, rest: bytes) -> None:
-        if cycle is self._cycle:  # else it was given up at its deadline
+    def _finish(self, rest: bytes) -> None:
+        cycle = self._cycle
+        if cycle is not None:  # else it was given up at its deadline, and there is no other
             if not self.is_lost:
                 self._stream.send(rest)
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
