@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from obworker.errors import RequestError
 from obworker.http import response
-from obworker.http.response import Framing, Headers
+from obworker.http.response import Framing, Headers, Opening
 from obworker.log import about_request
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Answer:
     head_sent = False
     client_gone = False
     _cut_short = False
-    _status_line = ""
-    _headers: Headers = ()
+    _opening: Opening | None = None
+    _said: int | None = None
     _framing: Framing = response.CLOSE
     _remaining: int | None = None
 
@@ -116,10 +116,10 @@ class Answer:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # a traceback that refers to this frame is a cycle: PEP 3333
-        elif self._status_line:
+        elif self._opening is not None:
             raise AssertionError("start_response was called twice without exc_info")
-        self.status = int(status[:3])
-        self._status_line, self._headers = status, tuple(headers)
+        self._opening, self._said = opening, _ = response.opening(status, headers)
+        self.status = opening.status
         return self._write
 
     def _frame_whole(self, body: bytes) -> bytes:
@@ -159,10 +159,10 @@ class Answer:
 
     def _start(self, length: int | None) -> bytes:
         """Decide framing and persistence, and write the head; `length` where the body is whole."""
-        if not self._status_line:
+        opening, said = self._opening, self._said
+        if opening is None:
             raise AssertionError("the application sent a body before it called start_response")
         request, outlet = self.request.head, self._outlet
-        opening, said = response.opening(self._status_line, self._headers)
         if self.status == 204:  # RFC 9110 8.6
             said = None
         known = length if said is None else said

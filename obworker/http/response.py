@@ -64,6 +64,7 @@ class Opening(NamedTuple):
     not among them. It is `plain` where the fields that each response has another of are missing.
     """
 
+    status: int
     lines: bytes
     names: frozenset[str]
     length: int | None
@@ -119,6 +120,7 @@ def _write_opening(status: str, headers: Headers) -> Opening:
     if "server" not in names:
         lines.append(b"Server: obworker\r\n")
     return Opening(
+        int(status[:3]),
         b"".join(lines),
         frozenset(names),
         _one_number(lengths) if lengths else None,

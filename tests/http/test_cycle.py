@@ -347,6 +347,15 @@ class TestStartResponse:
 
         assert not any(line.startswith("Y") for line in run(app)[0].head)
 
+    def test_what_is_wrong_with_a_head_is_raised_where_it_is_given(self) -> None:
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            with pytest.raises(ValueError, match="line break"):
+                start_response("200 OK", [("X", "a\r\nY: b")])
+            start_response("400 Bad Request", [])
+            return [b"a"]
+
+        assert run(app)[0].status == 400
+
     @pytest.mark.parametrize(
         ("status", "header"),
         [
