@@ -192,9 +192,9 @@ class Blueprint:
 
     def _construct(self, config: Config) -> object:
         values = {"config": config, **self.assets.complete()}
-        binding = self.init.bind({name: itemgetter(name) for name in self.init.names})
+        by_name = {name: itemgetter(name) for name in self.init.names}
         with building(self.init.title, self.file):
-            return binding.call(self.predictor, values)
+            return self.init.bind(self.predictor, by_name)(values)
 
     def _check_use_of(self, config: Config) -> None:
         if config.batch_limits is not None and self.batches is None:
@@ -204,8 +204,8 @@ class Blueprint:
     def _predict_of(self, instance: object, flask: FlaskSide) -> Callable[[Call], object] | None:
         if self.predict is None:
             return None
-        binding = self.predict.bind(resolvers(flask.make_request))
-        return partial(binding.call, instance.predict)  # type: ignore[attr-defined]  # was seen
+        predict: Callable[..., object] = instance.predict  # type: ignore[attr-defined]  # was seen
+        return self.predict.bind(predict, resolvers(flask.make_request))
 
     def _batcher_of(
         self,

@@ -33,7 +33,7 @@ from obworker.predictor.traces import summarise
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from obworker.predictor.injection import BatchPlan, Binding, Plan
+    from obworker.predictor.injection import BatchPlan, Plan
     from obworker.predictor.loop import PredictorLoop
 
 log = logging.getLogger("obworker.predictor")
@@ -128,9 +128,10 @@ class Reader:
         self._prepare = prepare
         self._find_key = _key_finder(plan.key, batch_key, resolvers)
 
-    def columns(self) -> Binding[Sequence[Item]]:
+    def bind(self, predict_batch: Callable[..., object]) -> Callable[[Sequence[Item]], object]:
         """Return what calls predict_batch with a list for each name."""
-        return self._plan.predict.bind({name: partial(_column, name) for name in self._resolvers})
+        columns = {name: partial(_column, name) for name in self._resolvers}
+        return self._plan.predict.bind(predict_batch, columns)
 
     def read(self, environ: WSGIEnvironment) -> Item:
         """Make an item with its arguments and its key; what is raised there comes of it."""
@@ -157,7 +158,7 @@ def _key_finder(
     """Return what calls batch_key with the arguments of an item, where there is one."""
     if plan is None or batch_key is None:
         return lambda _: None  # any two go together
-    return partial(plan.bind({name: partial(_cell, name) for name in names}).call, batch_key)
+    return plan.bind(batch_key, {name: partial(_cell, name) for name in names})
 
 
 def _cell(name: str, item: Item) -> object:
@@ -193,7 +194,7 @@ class Batcher:
         most_calls: int | None = None,
         surroundings: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        self._predict_batch = partial(reader.columns().call, predict_batch)
+        self._predict_batch = reader.bind(predict_batch)
         self._reader = reader
         self._loop = loop
         self._gate = threading.Semaphore(most_calls) if most_calls else contextlib.nullcontext()

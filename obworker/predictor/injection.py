@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from types import WrapperDescriptorType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from obworker.errors import InjectionError, did_you_mean
 
@@ -39,14 +39,21 @@ class Plan:
         """The known names that are asked for, in the order of the signature."""
         return tuple(name for name, _ in self.positional if name in self.known) + self.keywords
 
-    def bind(self, resolvers: Mapping[str, Callable[[Source], object]]) -> Binding[Source]:
-        """Return what fills this plan from `resolvers`, one for each name asked for."""
-        return Binding(
-            tuple(
-                resolvers[name] if name in self.known else _constant(default)
-                for name, default in self.positional
-            ),
-            tuple((name, resolvers[name]) for name in self.keywords),
+    def bind(
+        self, function: Callable[..., object], resolvers: Mapping[str, Callable[[Source], object]]
+    ) -> Callable[[Source], object]:
+        """Return what calls `function` with every argument found, by its resolver, in a source."""
+        positional = tuple(
+            resolvers[name] if name in self.known else _constant(default)
+            for name, default in self.positional
+        )
+        keywords = tuple((name, resolvers[name]) for name in self.keywords)
+        if len(keywords) == 1 and not positional:  # the usual one, and the fast one
+            ((name, resolve),) = keywords
+            return lambda source: function(**{name: resolve(source)})
+        return lambda source: function(
+            *[resolve(source) for resolve in positional],
+            **{name: resolve(source) for name, resolve in keywords},
         )
 
 
@@ -62,22 +69,6 @@ class BatchPlan:
         """What is called, for people."""
         called = f"predict_batch({', '.join(self.predict.names)})"
         return f"{called}, by batch_key({', '.join(self.key.names)})" if self.key else called
-
-
-@dataclass(frozen=True)
-class Binding(Generic[Source]):
-    """A plan with the function that finds each argument."""
-
-    positional: tuple[Callable[[Source], object], ...]
-    keywords: tuple[tuple[str, Callable[[Source], object]], ...]
-
-    def call(self, function: Callable[..., object], source: Source) -> object:
-        """Call `function` with every argument found in `source`."""
-        if len(self.keywords) == 1 and not self.positional:  # the usual one, and the fast one
-            ((name, resolve),) = self.keywords
-            return function(**{name: resolve(source)})
-        keywords = {name: resolve(source) for name, resolve in self.keywords}
-        return function(*[resolve(source) for resolve in self.positional], **keywords)
 
 
 def plan_init(predictor: type) -> Plan:

@@ -116,7 +116,7 @@ def test_predict_is_called_with_what_it_names(method: str, names: str, result: o
     plan = plan_predict(predictor)
     assert plan.names == tuple(names.split())
     instance: Any = predictor()
-    assert plan.bind(RESOLVERS).call(instance.predict, "!") == result
+    assert plan.bind(instance.predict, RESOLVERS)("!") == result
 
 
 def predictor_of(source: str) -> type:
