@@ -20,9 +20,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from obworker.errors import UsageError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
@@ -47,6 +47,9 @@ FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 MODE = 0o644
 
+
+# Where a WSGI environ has the id that the client, or the platform in front, gave a request.
+ID_FIELD, PLATFORM_ID_FIELD = "HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _current_id: ContextVar[str] = ContextVar("obworker_request_id", default="")
@@ -224,6 +227,10 @@ def _cannot(option: str, path: str, error: OSError) -> UsageError:
     return UsageError(f"{option}: cannot append to {path}: {error.strerror}")
 
 
-def safe_id(text: str) -> str:
-    """Return what a client calls its request where a line or a header can hold it, else nothing."""
-    return text if text and _SAFE_ID.fullmatch(text) else ""
+def given_id(environ: Mapping[str, Any]) -> str:
+    """Return the id that a request came with, or "" where it has none that is safe to repeat.
+
+    Safe is what cannot end a line of the log or of a header.
+    """
+    given = (environ.get(field, "") for field in (ID_FIELD, PLATFORM_ID_FIELD))
+    return next(filter(_SAFE_ID.fullmatch, given), "")

@@ -6,14 +6,10 @@ import itertools
 import secrets
 from typing import TYPE_CHECKING
 
-from obworker.log import safe_id
+from obworker.log import ID_FIELD, PLATFORM_ID_FIELD, given_id
 
 if TYPE_CHECKING:
     from obworker.http.environ import Environ
-
-FIELD = "HTTP_X_REQUEST_ID"
-# What the platform in front of openbayes-serving sends.
-FIELD_OF_PLATFORM = "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"
 
 
 class RequestIds:
@@ -31,10 +27,6 @@ class RequestIds:
 
         It is the client's where that can stand in a line of a log and in a header.
         """
-        is_named = FIELD in environ or FIELD_OF_PLATFORM in environ
-        environ[FIELD] = id_ = (is_named and _given(environ)) or self._make()
+        is_named = ID_FIELD in environ or PLATFORM_ID_FIELD in environ  # mostly not: spare a call
+        environ[ID_FIELD] = id_ = (is_named and given_id(environ)) or self._make()
         return id_
-
-
-def _given(environ: Environ) -> str:
-    return safe_id(environ.get(FIELD, "")) or safe_id(environ.get(FIELD_OF_PLATFORM, ""))

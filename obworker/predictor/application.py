@@ -22,7 +22,8 @@ from obworker.predictor.arguments import Call, resolvers
 from obworker.predictor.assets import Assets
 from obworker.predictor.batching import DEFAULT_SIZE, Batcher, BatchLimits, Reader
 from obworker.predictor.building import building
-from obworker.predictor.dispatch import Application, Config, introduce, reaches_predict
+from obworker.predictor.config import Config
+from obworker.predictor.dispatch import Application, introduce, reaches_predict
 from obworker.predictor.failures import Failures
 from obworker.predictor.flask_side import FlaskSide, FlaskUse
 from obworker.predictor.health import check_health

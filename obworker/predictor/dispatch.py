@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import threading
+import uuid
 from contextvars import Context, copy_context
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING
 
-from obworker.log import set_request_id
+from obworker.log import ID_FIELD, PLATFORM_ID_FIELD, given_id, set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
-from obworker.predictor.batching import DEFAULT_SIZE, BatchLimits
 from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
-from obworker.predictor.failures import Failures, answer_json, identify
+from obworker.predictor.failures import Failures, answer_json
 from obworker.predictor.loop import PredictorLoop
 from obworker.predictor.streaming import Continued, Stream
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from obworker.predictor.batching import Batcher, Item
+    from obworker.predictor.batching import Batcher, BatchLimits, Item
 
 # What a client that adds a path of / to a base URL makes of one that ends with / is the same.
 ROOT = frozenset({"", "/", "//"})
@@ -38,49 +35,6 @@ UNFINISHED = {Stream, Continued}
 def reaches_predict(method: str, path: str) -> bool:
     """Whether a request calls predict; what does not is answered at once, however busy it is."""
     return method == "POST" and path in ROOT
-
-
-class Config:
-    """What ``__init__`` gets as config: how this worker is to call predict.
-
-    `threads` is how many native threads this worker may use: its share of the cores.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.most_calls: int | None = None
-        self.batch_limits: BatchLimits | None = None
-
-    def batch(self, *, max_size: int = DEFAULT_SIZE, max_wait_ms: float = 0) -> None:
-        """Have predict_batch called, for `max_size` requests at most.
-
-        A batch that is smaller waits until its first request is `max_wait_ms` old. The options
-        --max-batch-size and --max-batch-wait-ms override this.
-        """
-        size = _count("config.batch takes as max_size", max_size)
-        self.batch_limits = BatchLimits(size, _milliseconds(max_wait_ms) / 1000)
-
-    def limit_concurrency(self, n: int) -> None:
-        """Let at most `n` requests of this worker be in predict at once."""
-        self.most_calls = _count("limit_concurrency takes", n)
-
-
-def _count(taking: str, n: object) -> int:
-    try:
-        count = operator.index(n)  # type: ignore[arg-type]  # to see whether it is one
-    except TypeError:
-        raise TypeError(f"{taking} a whole number, not {n!r}") from None
-    if isinstance(n, bool) or count < 1:
-        raise ValueError(f"{taking} 1 or more, not {n}")
-    return count
-
-
-def _milliseconds(number: object) -> float:
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise TypeError(f"config.batch takes as max_wait_ms a number, not {number!r}")
-    if not 0 <= float(number) < math.inf:
-        raise ValueError(f"config.batch takes as max_wait_ms 0 or more, not {number}")
-    return float(number)
 
 
 class Application:
@@ -219,11 +173,11 @@ def introduce(environ: WSGIEnvironment) -> None:
     """Put into the request's context what predict may ask it for."""
     extend = environ.get("obworker.extend_deadline")
     if extend is None:
-        set_request_id(identify(environ))
+        set_request_id(given_id(environ) or uuid.uuid4().hex)
     else:  # our own server, which has named the request
-        set_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        set_request_id(environ.get(ID_FIELD, ""))
         extension.set(extend)
-    if id_ := environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
+    if id_ := environ.get(PLATFORM_ID_FIELD):
         request_id.set(id_)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -18,7 +17,7 @@ from obworker.errors import (
     RequestError,
     ServiceUnavailable,
 )
-from obworker.log import enable_loggers, request_id, safe_id
+from obworker.log import enable_loggers, request_id
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.faults import Diagnosis, Fault, diagnose
 from obworker.predictor.traces import trim, user_traceback
@@ -139,17 +138,6 @@ class Failures:
             return UNSENDABLE % error
         trace = user_traceback(error, self._directory)
         return trace.encode("utf-8", "backslashreplace").decode()
-
-
-def identify(environ: WSGIEnvironment) -> str:
-    """Return the id that the request has: it came with one, or the server gave it one.
-
-    Some other servers do not; then it is a new one.
-    """
-    for key in ("HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
-        if id_ := safe_id(environ.get(key, "")):
-            return id_
-    return uuid.uuid4().hex
 
 
 def _answer_http(
