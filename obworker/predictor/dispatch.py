@@ -15,7 +15,7 @@ from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json
 from obworker.predictor.loop import PredictorLoop
-from obworker.predictor.streaming import Continued, Stream
+from obworker.predictor.streaming import Body, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 ROOT = frozenset({"", "/", "//"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
-# Bodies that let go of what the request holds when they are closed, and not before.
-UNFINISHED = {Stream, Continued}
 
 
 def reaches_predict(method: str, path: str) -> bool:
@@ -127,7 +125,7 @@ class Application:
             answer = self._failures.answer(error, call.environ, call.starting(start_response))
             body = self._pass_on(answer, context, call)
         finally:
-            if call.releases and type(body) not in UNFINISHED:
+            if call.releases and not isinstance(body, Body):  # it releases when it is closed
                 call.release()
         return body
 
@@ -166,7 +164,7 @@ class Application:
         """Return the body that a WSGI callable made, produced in the request's context."""
         if isinstance(body, list):
             return body
-        return Continued(body, context, self._failures.report, call.release)
+        return Body(body, body, context, self._failures.report, call.release)
 
 
 def introduce(environ: WSGIEnvironment) -> None:
