@@ -31,7 +31,7 @@ from obworker.errors import (
 )
 from obworker.operations import OPERATIONS, operate
 from obworker.options import text_of
-from obworker.predictor import loader
+from obworker.predictor import loader, model_files
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
@@ -179,7 +179,7 @@ def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
 def _directory(model: str) -> Path:
     path = Path(model)
     is_directory = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where it may not look
-    return path if is_directory or path.suffix != loader.SUFFIX else path.parent
+    return path if is_directory or path.suffix != model_files.SUFFIX else path.parent
 
 
 def _print_version() -> int:
@@ -218,7 +218,7 @@ def _supervise(
     if _has_script(model):
         given = _settings_of_script(given)
         _start_logging(given)
-        loader.find_model_path(given.model_path, Path(model))
+        model_files.resolve_model_path(given.model_path, Path(model))
         return _supervise_script(Path(model), given, sources, environ, resolve)
     _start_logging(given)
     plan = partial(_plan, given, sources, environ)
@@ -234,11 +234,11 @@ def _model(given: Settings) -> str:
 def _has_script(model: str) -> bool:
     path = Path(model)
     try:
-        if not loader.is_there(path):
+        if not model_files.is_there(path):
             raise UsageError(f"{model}: there is no such file or directory", _command_like(model))
         return path.is_dir() and _finds_file(path / SCRIPT)
     except OSError as error:
-        raise loader.unreadable(model, error) from error
+        raise model_files.unreadable(model, error) from error
 
 
 def _command_like(model: str) -> str | None:
@@ -323,8 +323,8 @@ def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str
     """Work out what to keep running, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
-    file = loader.find(Path(_model(given)))
-    loader.find_model_path(given.model_path, file.parent)
+    file = model_files.find_predictor(Path(_model(given)))
+    model_files.resolve_model_path(given.model_path, file.parent)
     return Plan.make(given, environ, FACTORY, sources)
 
 

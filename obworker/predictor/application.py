@@ -27,7 +27,8 @@ from obworker.predictor.injection import (
     plan_init,
     plan_predict,
 )
-from obworker.predictor.onnx import find_model, plan_session
+from obworker.predictor.model_files import find_onnx, find_predictor, resolve_model_path
+from obworker.predictor.onnx import plan_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +49,8 @@ def load(
     Changes the working directory to the model directory, as its code expects. `onnx` is for
     plan_session, `tracebacks` is as in the settings.
     """
-    file = loader.find(Path(path))
-    model = loader.find_model_path(model_path, file.parent)
+    file = find_predictor(Path(path))
+    model = resolve_model_path(model_path, file.parent)
     os.chdir(file.parent)
     predictor = loader.load_class(file, class_name)
     enable_loggers()
@@ -68,7 +69,7 @@ def adopt(
     A script that has changed the working directory stays in the one that it chose.
     """
     file = loader.source_of(predictor).file
-    model = loader.find_model_path(model_path, file.parent)
+    model = resolve_model_path(model_path, file.parent)
     if not loader.has_script_moved():
         os.chdir(file.parent)
     return _plan(file, predictor, model, environment, onnx or {}, tracebacks)
@@ -86,7 +87,7 @@ def create(
     For example ``gunicorn "obworker.predictor.application:create('./model')"``. `onnx` and
     `tracebacks` are as for load.
     """
-    os.environ.update(with_dotenv(os.environ, loader.find(Path(path)).parent))
+    os.environ.update(with_dotenv(os.environ, find_predictor(Path(path)).parent))
     blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx, tracebacks)
     # Another server's worker is not ours to stop gently; it is replaced when it is gone.
     return blueprint.boot(
@@ -106,7 +107,7 @@ def _plan(
     init = plan_init(predictor)
     predict, batches, own_batches = _plan_calls(predictor)
     wants_onnx = "onnx" in init.names
-    session = plan_session(find_model(file.parent, model), **onnx) if wants_onnx else None
+    session = plan_session(find_onnx(file.parent, model), **onnx) if wants_onnx else None
     plans = (predict, batches and batches.predict)
     asks_for_request = any(plan and "request" in plan.names for plan in plans)
     in_production = Environment(environment) is Environment.PRODUCTION

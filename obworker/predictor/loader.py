@@ -1,4 +1,4 @@
-"""A model directory becomes the predictor class; constructs nothing and changes no directory."""
+"""A predictor.py becomes the class to serve; constructs nothing and changes no directory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from obworker.errors import LoadError, ObworkerError, UsageError, did_you_mean
+from obworker.errors import LoadError, ObworkerError, did_you_mean
 from obworker.predictor.faults import kind_of
 from obworker.predictor.injection import has_method
+from obworker.predictor.model_files import SUFFIX, listed
 from obworker.predictor.traces import locate, summarise, user_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILE_NAME = "predictor.py"
-SUFFIX = ".py"
 CLASS_NAME = "Predictor"
 SHIM_NAME = "openbayes_serving"
-MOST_NAMES_SHOWN = 8
 
 _RUN = re.compile(rb"^[^#\n]*\brun\(\s*(?:predictor_cls\s*=\s*)?(\w+)\s*,?\s*\)", re.MULTILINE)
 
@@ -95,54 +93,6 @@ def has_script_moved() -> bool:
     return script.endswith(SUFFIX) and not os.path.lexists(script)
 
 
-def find(path: Path) -> Path:
-    """Return the absolute path of the predictor.py that `path`, a directory or a file, means."""
-    try:
-        file = _find_in(path) if path.is_dir() else _check_named(path)
-        file.open("rb").close()
-    except OSError as error:
-        raise unreadable(error.filename, error) from error
-    return file.absolute()
-
-
-def find_model_path(model_path: str | None, directory: Path) -> Path | None:
-    """Return the absolute path that ``--model-path`` means, from here or from `directory`.
-
-    It must be there whether or not the predictor asks for what it names.
-    """
-    if model_path is None:
-        return None
-    try:
-        for path in (Path(model_path).absolute(), directory / model_path):
-            if is_there(path):
-                return path
-    except OSError as error:
-        raise unreadable(model_path, error) from error
-    raise UsageError(f"--model-path {model_path}: no such file or directory")
-
-
-def is_there(path: Path) -> bool:
-    """Whether a path leads to something.
-
-    Raises:
-        OSError: nobody knows, where it may not be looked at for one. (Path.exists says no to that
-            since Python 3.14.)
-    """
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def unreadable(path: object, error: OSError) -> LoadError:
-    """Say of `path` why it cannot be read; where it may not be, who it was that tried."""
-    hint = f"obworker runs as uid {os.geteuid()}, which must be able to read the model"
-    return LoadError(
-        f"{path}: {error.strerror}", hint if isinstance(error, PermissionError) else None
-    )
-
-
 def load_class(file: Path, class_name: str | None) -> type:
     """Import `file`, put its directory first in sys.path, and choose the class to serve."""
     directory = file.parent
@@ -167,26 +117,6 @@ def choose_defined(module: types.ModuleType) -> list[type]:
 def _own(module: types.ModuleType) -> list[type]:
     classes = [value for value in vars(module).values() if isinstance(value, type)]
     return [*dict.fromkeys(value for value in classes if value.__module__ == module.__name__)]
-
-
-def _check_named(file: Path) -> Path:
-    if not is_there(file):
-        raise LoadError(f"{file}: no such file or directory")
-    if file.suffix != SUFFIX:
-        raise LoadError(f"{file} is neither a directory nor a {SUFFIX} file")
-    return file
-
-
-def _find_in(directory: Path) -> Path:
-    file = directory / FILE_NAME
-    if file.is_file():
-        return file
-    if os.path.lexists(file):
-        raise LoadError(f"{file} is a directory, or a link to nothing")
-    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    scripts = [name for name in names if name.endswith(SUFFIX)]
-    hint = f"name the file itself: obworker {directory / scripts[0]}" if scripts else None
-    raise LoadError(f"{directory}: no {FILE_NAME}; there is {_listed(names)}", hint)
 
 
 def _bind_shim() -> None:
@@ -308,19 +238,11 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
         return chosen
     names = [candidate.__name__ for candidate in choose_defined(module)]
     guess = did_you_mean(class_name, names)
-    raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
+    raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {listed(names)}")
 
 
 def _seen(module: types.ModuleType) -> str:
     other = getattr(module, CLASS_NAME, None)
     if other is not None and not isinstance(other, type):  # what a decorator made of the class
         return f"{CLASS_NAME} is a {type(other).__name__}"
-    return f"it defines {_listed([value.__name__ for value in _own(module)])}"
-
-
-def _listed(names: list[str]) -> str:
-    if not names:
-        return "nothing"
-    shown = ", ".join(names[:MOST_NAMES_SHOWN])
-    more = len(names) - MOST_NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"it defines {listed([value.__name__ for value in _own(module)])}"

@@ -42,13 +42,6 @@ GPU_PACKAGES = {"cuda", "tensorrt"}
 log = logging.getLogger("obworker.predictor")
 
 
-def find_model(directory: Path, model_path: Path | None) -> Path:
-    """Return the one .onnx file that is meant: `model_path`, or what that or `directory` holds."""
-    if model_path is None:
-        return _only_model(directory, directory)
-    return _only_model(model_path, directory) if model_path.is_dir() else model_path
-
-
 @dataclass(frozen=True)
 class SessionPlan:
     """How the session of a model is made; `providers` are in order of preference."""
@@ -231,21 +224,6 @@ def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
             f"with --onnx-providers {short_name(wanted)},cpu it runs on the CPU then",
         )
     log.warning("%s runs on %s: onnxruntime could not start %s", model, short_name(got), wanted)
-
-
-def _only_model(searched: Path, directory: Path) -> Path:
-    # A dot hides a file from this, as from a shell: macOS puts a ._model.onnx beside a model.onnx.
-    models = sorted(searched.glob("[!.]*.onnx"))
-    if len(models) == 1:
-        return models[0]
-    if models:
-        names = ", ".join(model.name for model in models)
-        shown = models[0].relative_to(directory) if searched == directory else models[0]
-        raise LoadError(
-            f"{searched}: several .onnx files: {names}", f"choose one: --model-path {shown}"
-        )
-    names = ", ".join(sorted(entry.name for entry in searched.iterdir())[:8]) or "nothing"
-    raise LoadError(f"{searched}: no .onnx file for the parameter onnx; there is {names}")
 
 
 def import_onnxruntime() -> ModuleType:
