@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "cores": {"cgroups", "kernel_files"},
     "printing": set(),
     "log": {"errors", "printing", "settings"},
-    "access_log": {"errors", "log", "printing"},
-    "http": {"errors", "settings", "environment", "log", "access_log", "values"},
+    "access_lines": set(),
+    "access_log": {"access_lines", "errors", "log", "printing"},
+    "http": {"errors", "settings", "environment", "log", "access_lines", "access_log", "values"},
     "predictor": {"cores", "errors", "onnx_options", "settings", "environment", "log"},
     "supervisor": {
         *("cgroups", "cores", "kernel_files", "printing"),
