@@ -7,23 +7,21 @@ executed as a script (standalone.py).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from obworker import configuration, log, standalone
+from obworker import configuration, log, standalone, start_sh
 from obworker.command import make_command, parse, to_standard_output
-from obworker.configuration import CONFIG_VARIABLE, Given
-from obworker.environment import default_port, port_in, with_dotenv
+from obworker.configuration import CONFIG_VARIABLE, Given, Resolve, Resolved
+from obworker.environment import default_port, with_dotenv
 from obworker.errors import (
     EXIT_INTERRUPTED,
-    ListenError,
     LoadError,
     ObworkerError,
     UsageError,
@@ -36,9 +34,8 @@ from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import lent, listeners
-from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
-from obworker.supervisor.script import SCRIPT, Script
+from obworker.supervisor.script import SCRIPT
 from obworker.supervisor.signals import OF_MASTER, Signals
 
 if TYPE_CHECKING:
@@ -46,26 +43,9 @@ if TYPE_CHECKING:
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
-SCRIPT_PORT = 80
-# What a start.sh and its supervisor go by; certificates and keys are refused.
-SCRIPT_OPTIONS = {
-    *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
-    *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
-}
-# What is its supervisor's alone: an obworker that a start.sh runs is not to want the same.
-OF_SUPERVISOR = {
-    CONFIG_VARIABLE,
-    *(KEYS[key].variable for key in ("model", "admin_bind", "control_socket", "log_file")),
-}
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
 logger = logging.getLogger("obworker.master")
-
-Resolved = tuple[Settings, dict[str, str], dict[str, str]]
-"""Settings, where each that was given came from, and the environment."""
-
-Resolve = Callable[[], Resolved]
-"""Reads all sources of settings again, as a reload does."""
 
 
 def main() -> NoReturn:
@@ -216,11 +196,9 @@ def _supervise(
 ) -> int:
     model = _model(given)
     if _has_script(model):
-        given = _settings_of_script(given)
-        _start_logging(given)
-        model_files.resolve_model_path(given.model_path, Path(model))
-        return _supervise_script(Path(model), given, sources, environ, resolve)
-    _start_logging(given)
+        return start_sh.supervise(Path(model), given, sources, environ, resolve)
+    log.open_files(given)
+    log.configure(given.log_level)
     plan = partial(_plan, given, sources, environ)
     return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
 
@@ -252,71 +230,6 @@ def _finds_file(script: Path) -> bool:
     if os.path.lexists(script):
         raise LoadError(f"{script} is a directory, or a link to nothing")
     return False
-
-
-def _start_logging(given: Settings) -> None:
-    log.open_files(given)
-    log.configure(given.log_level)
-
-
-def _supervise_script(
-    directory: Path,
-    given: Settings,
-    sources: Mapping[str, str],
-    environ: dict[str, str],
-    resolve: Resolve,
-) -> int:
-    signals = Signals(OF_MASTER)
-    sockets = lent.from_systemd(environ)
-    if sockets.main:
-        raise UsageError(
-            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
-            hint="stop and disable the .socket unit",
-        )
-    _tell_idle(sources)
-    port = _script_port(given, environ)
-    if listeners.is_served(port):
-        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
-    surroundings = Surroundings(_for_script(environ), sockets.admin)
-
-    def reread() -> tuple[Settings, dict[str, str]]:
-        again, _, environ = resolve()
-        return _settings_of_script(again), _for_script(environ)
-
-    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
-
-
-def _for_script(environ: dict[str, str]) -> dict[str, str]:
-    """Empty what is its supervisor's: that counts as not set, and no .env sets it again."""
-    return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
-
-
-def _settings_of_script(given: Settings) -> Settings:
-    """Leave the access log, if there is one, to the script; what it cannot be given is refused."""
-    if given.certfile is not None:
-        raise UsageError(
-            f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
-        )
-    if given.api_key_file is not None:
-        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
-    return dataclasses.replace(given, access_log=False)
-
-
-def _tell_idle(given: Collection[str]) -> None:
-    """Say which of the options that somebody gave mean nothing to a start.sh."""
-    idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
-    if idle:
-        logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
-
-
-def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
-    """Return the port that a start.sh will serve on: it is told, and only that."""
-    if given.bind is not None and ("," in given.bind or given.bind.startswith(("unix:", "fd:"))):
-        raise UsageError(f"--bind: {given.bind!r}: a {SCRIPT} can only be told a port")
-    wanted = given.port if given.bind is None else Address.parse(given.bind).port
-    if wanted is not None:
-        return wanted or listeners.free_port()
-    return port_in(environ, "PORT", least=1) or SCRIPT_PORT
 
 
 def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:

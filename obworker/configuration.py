@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,12 @@ else:
 CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 # Variables that are no options: the configuration file's, and those that a worker finds set.
 OTHER_VARIABLES = {CONFIG_VARIABLE, "OBWORKER_SLOT", "OBWORKER_DEVICES"}
+
+Resolved = tuple[Settings, dict[str, str], dict[str, str]]
+"""The settings, the source of each that was given, and the environment."""
+
+Resolve = Callable[[], Resolved]
+"""Reads all sources of settings anew, for a reload."""
 
 
 class Given(NamedTuple):

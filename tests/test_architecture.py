@@ -41,9 +41,12 @@ MAY_IMPORT = {
     "prepack": {"command", "errors", "onnx_options", "predictor"},
     "operations": {"command", "control", "errors", "options", "status", "supervisor"},
     "standalone": {"cores", "environment", "errors", "log", "predictor", "settings", "supervisor"},
+    "start_sh": {
+        *("configuration", "environment", "errors", "log", "predictor", "settings", "supervisor"),
+    },
     "cli": {
         *("command", "configuration", "environment", "errors", "log", "operations", "options"),
-        *("predictor", "prepack", "printing", "settings", "standalone", "supervisor"),
+        *("predictor", "prepack", "printing", "settings", "standalone", "start_sh", "supervisor"),
     },
     "__init__": {"predictor", "cli", "log"},
     "__main__": {"cli"},

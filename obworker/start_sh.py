@@ -1,0 +1,106 @@
+"""``obworker DIR`` where DIR has a start.sh: which settings apply, and which are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from obworker import log
+from obworker.configuration import CONFIG_VARIABLE, Resolve
+from obworker.environment import port_in
+from obworker.errors import ListenError, UsageError
+from obworker.predictor.model_files import resolve_model_path
+from obworker.settings import KEYS, Settings
+from obworker.supervisor import lent, listeners
+from obworker.supervisor.listeners import Address
+from obworker.supervisor.outside import Surroundings
+from obworker.supervisor.script import SCRIPT, Script
+from obworker.supervisor.signals import OF_MASTER, Signals
+
+SCRIPT_PORT = 80
+# What a start.sh and its supervisor go by; certificates and keys are refused.
+SCRIPT_OPTIONS = {
+    *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
+    *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
+}
+# What is its supervisor's alone: an obworker that a start.sh runs is not to want the same.
+OF_SUPERVISOR = {
+    CONFIG_VARIABLE,
+    *(KEYS[key].variable for key in ("model", "admin_bind", "control_socket", "log_file")),
+}
+
+logger = logging.getLogger("obworker.master")
+
+
+def supervise(
+    directory: Path,
+    given: Settings,
+    sources: Mapping[str, str],
+    environ: dict[str, str],
+    resolve: Resolve,
+) -> int:
+    """Supervise the start.sh of a directory, and return the exit code.
+
+    `resolve` reads all settings anew, for a reload.
+
+    Raises:
+        UsageError: a setting or a socket from systemd means something that a script cannot be told.
+        ListenError: its port is in use.
+    """
+    given = _settings_of_script(given)
+    log.open_files(given)
+    log.configure(given.log_level)
+    resolve_model_path(given.model_path, directory)
+    signals = Signals(OF_MASTER)
+    sockets = lent.from_systemd(environ)
+    if sockets.main:
+        raise UsageError(
+            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
+            hint="stop and disable the .socket unit",
+        )
+    _tell_idle(sources)
+    port = _script_port(given, environ)
+    if listeners.is_served(port):
+        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
+    surroundings = Surroundings(_for_script(environ), sockets.admin)
+
+    def reread() -> tuple[Settings, dict[str, str]]:
+        again, _, environ = resolve()
+        return _settings_of_script(again), _for_script(environ)
+
+    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
+
+
+def _for_script(environ: dict[str, str]) -> dict[str, str]:
+    """Empty what is its supervisor's: that counts as not set, and no .env sets it again."""
+    return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
+
+
+def _settings_of_script(given: Settings) -> Settings:
+    """Leave the access log, if there is one, to the script; what it cannot be given is refused."""
+    if given.certfile is not None:
+        raise UsageError(
+            f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
+        )
+    if given.api_key_file is not None:
+        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
+    return dataclasses.replace(given, access_log=False)
+
+
+def _tell_idle(given: Collection[str]) -> None:
+    """Say which of the options that somebody gave mean nothing to a start.sh."""
+    idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
+    if idle:
+        logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
+
+
+def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
+    """Return the port that a start.sh will serve on: it is told, and only that."""
+    if given.bind is not None and ("," in given.bind or given.bind.startswith(("unix:", "fd:"))):
+        raise UsageError(f"--bind: {given.bind!r}: a {SCRIPT} can only be told a port")
+    wanted = given.port if given.bind is None else Address.parse(given.bind).port
+    if wanted is not None:
+        return wanted or listeners.free_port()
+    return port_in(environ, "PORT", least=1) or SCRIPT_PORT
