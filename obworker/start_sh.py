@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -54,23 +55,26 @@ def supervise(
     log.configure(given.log_level)
     resolve_model_path(given.model_path, directory)
     signals = Signals(OF_MASTER)
-    sockets = lent.from_systemd(environ)
-    if sockets.main:
-        raise UsageError(
-            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
-            hint="stop and disable the .socket unit",
-        )
+    surroundings = Surroundings(_for_script(environ), _lent_admin(environ))
     _tell_idle(sources)
-    port = _script_port(given, environ)
-    if listeners.is_served(port):
-        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
-    surroundings = Surroundings(_for_script(environ), sockets.admin)
+    port = _free_port(given, environ)
 
     def reread() -> tuple[Settings, dict[str, str]]:
         again, _, environ = resolve()
         return _settings_of_script(again), _for_script(environ)
 
     return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
+
+
+def _lent_admin(environ: Mapping[str, str]) -> socket.socket | None:
+    """Return the socket that systemd lends the admin process, if it does."""
+    sockets = lent.from_systemd(environ)
+    if sockets.main:
+        raise UsageError(
+            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
+            hint="stop and disable the .socket unit",
+        )
+    return sockets.admin
 
 
 def _for_script(environ: dict[str, str]) -> dict[str, str]:
@@ -94,6 +98,13 @@ def _tell_idle(given: Collection[str]) -> None:
     idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
     if idle:
         logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
+
+
+def _free_port(given: Settings, environ: Mapping[str, str]) -> int:
+    port = _script_port(given, environ)
+    if listeners.is_served(port):
+        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
+    return port
 
 
 def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
