@@ -28,6 +28,9 @@ class Monitor:
     def ended(self, cycle: Cycle) -> None:
         """Learn that a request is over: answered, dropped, or given up at its deadline."""
 
+    def queued(self, places: int) -> None:
+        """Learn how many places in the queue only this process can give back."""
+
     def beat(self, now: float, tally: Tally) -> None:
         """Learn that the event loop turns, and what was answered since the last time.
 

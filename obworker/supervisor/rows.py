@@ -76,6 +76,10 @@ class RowMonitor(Monitor):
         elif cycle is self._shown:
             self._show_first()
 
+    def queued(self, places: int) -> None:
+        """Show how many places have to be given back if the worker is killed."""
+        self._row.waiting = places
+
     def beat(self, now: float, tally: Tally) -> None:
         """Note that the event loop turns, and count what was answered."""
         row = self._row

@@ -20,8 +20,8 @@ from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 from obworker.errors import ServiceUnavailable
 from obworker.http import acceptor
 from obworker.http import server as servers
+from obworker.http.arrivals import Presence
 from obworker.http.exchange import Exchange, Parcel
-from obworker.http.presence import Presence
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACED = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -301,7 +301,7 @@ class TestMovedWhileItDrains:
         client.half_close()
         request = b"GET /moved HTTP/1.1\r\nHost: a\r\n\r\n"
         parcel = Parcel(ours, request, b"", time.monotonic(), 0)
-        draining.call(lambda: draining.server._attach(parcel, Presence.HALF))
+        draining.call(lambda: draining.server._arrivals._attach(parcel, Presence.HALF))
         assert client.read_reply().body == b"GET /moved "
         client.close()
 
