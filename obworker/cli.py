@@ -28,7 +28,7 @@ from obworker.errors import (
     nearest,
 )
 from obworker.operations import OPERATIONS, operate
-from obworker.options import text_of
+from obworker.options import as_text
 from obworker.predictor import loader, model_files
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
@@ -132,7 +132,7 @@ def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
 
     The model's .env is part of the environment, except for what is really set there.
     """
-    texts = {key: None if values.get(key) is None else text_of(values[key]) for key in KEYS}
+    texts = {key: None if values.get(key) is None else as_text(values[key]) for key in KEYS}
     command_line = configuration.from_command_line(texts)
     file = _from_file(values["config"])
     outer = configuration.from_environ(os.environ)
@@ -187,7 +187,7 @@ def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[
 
 def _toml(value: object) -> str:
     if isinstance(value, bool | int | float):
-        return text_of(value)
+        return as_text(value)
     return json.dumps(value, ensure_ascii=False)  # its escapes are TOML's
 
 

@@ -90,25 +90,24 @@ def make_command(name: str, *, takes_model: bool) -> click.Command:
     ]
     if takes_model:
         parameters.insert(0, click.Argument(["model"], required=False, metavar="MODEL"))
-    parameters += [
-        click.Option(
-            ["-c", "--config"],
-            metavar="FILE",
-            help=f"TOML file with settings.  [{CONFIG_VARIABLE}]",
-        ),
-        click.Option(
-            ["--print-config"], is_flag=True, help="Show every setting and where it came from."
-        ),
-        click.Option(["--version"], is_flag=True, help="Show the version."),
-    ]
     return _Command(
         name,
-        params=parameters,
+        params=[*parameters, *_options_about_options()],
         callback=lambda **values: values,
         help=MODEL_HELP if takes_model else SCRIPT_HELP,
         epilog=EPILOG,
         context_settings=CONTEXT,
     )
+
+
+def _options_about_options() -> list[click.Parameter]:
+    file = f"TOML file with settings.  [{CONFIG_VARIABLE}]"
+    shown = "Show every setting and where it came from."
+    return [
+        click.Option(["-c", "--config"], metavar="FILE", help=file),
+        click.Option(["--print-config"], is_flag=True, help=shown),
+        click.Option(["--version"], is_flag=True, help="Show the version."),
+    ]
 
 
 def parse(command: click.Command, arguments: Sequence[str]) -> dict[str, Any] | int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obworker.errors import UsageError, did_you_mean
-from obworker.options import ENVIRONMENT_PREFIX, Option, text_of
+from obworker.options import ENVIRONMENT_PREFIX, Option, as_text
 from obworker.settings import KEYS, OPTIONS, Settings
 
 if sys.version_info >= (3, 11):
@@ -88,12 +88,12 @@ def _given_by(path: Path, table: Mapping[str, object]) -> dict[str, Given]:
 
 def _given_in(path: Path, key: str, option: Option, value: object) -> Given:
     if isinstance(value, list):
-        value = ",".join(text_of(item) for item in value)
+        value = ",".join(as_text(item) for item in value)
     if not isinstance(value, str | int | float):
         raise UsageError(f"{path}: {key}: a value is text, a number, true, false or a list of them")
     if option.is_octal and not isinstance(value, str):  # 0o660 is 432 by now
         raise UsageError(f'{path}: {key}: permissions are text such as "660", not a number')
-    text = text_of(value)
+    text = as_text(value)
     if "\0" in text:
         raise UsageError(f"{path}: {key}: no value has a NUL byte")
     return Given(text, f"file {path}", f"{path}: {key}")

@@ -58,7 +58,7 @@ def chosen_threads(text: str) -> int:
     return int(first) if first.isascii() and first.isdecimal() else 0
 
 
-def least_quota(root: Path = Path("/")) -> float | None:
+def least_quota(root: Path) -> float | None:
     """Return how many cores' time the cgroups of this process leave it, None where they do not say.
 
     What is mounted and does not have our cgroup in it counts only where nothing does.

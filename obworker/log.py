@@ -109,19 +109,18 @@ class _TerminalFormatter(_Formatter):
         return line if record.levelno == logging.INFO else f"{record.levelname.lower()}: {line}"
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send the log of this process to `stream` (standard error), from `level` on.
+def configure(level: str) -> None:
+    """Send the log of this process, from `level` on, to standard error.
 
-    Messages of other loggers go there, too, unless somebody has said where they are to go; but
-    not what helps to debug them.
+    Messages of other loggers go there, too, unless the user's code has configured logging; but no
+    debug messages of theirs.
     """
     never_fail()
     enable_loggers()
-    stream = stream or sys.stderr
-    logging.lastResort = _output(stream)
+    logging.lastResort = _output(sys.stderr)
     logging.lastResort.setLevel(logging.INFO)
     ours = logging.getLogger(NAME)
-    ours.handlers[:] = [_output(stream)]
+    ours.handlers[:] = [_output(sys.stderr)]
     ours.setLevel(level.upper())
     ours.propagate = False
     if not logging.root.handlers and logging.root.level == logging.WARNING:  # as Python starts

@@ -36,7 +36,7 @@ def option(
         "group": group,
         "help": help,
         "metavar": metavar,
-        "default": shown or text_of(default),
+        "default": shown or as_text(default),
         "is_repeatable": repeatable,
         "needs": needs,
     }
@@ -79,7 +79,7 @@ def options_of(settings: Any) -> Iterator[Option]:
         yield Option(field.name, **field.metadata)
 
 
-def text_of(value: object) -> str:
+def as_text(value: object) -> str:
     """Write a value the way it could be given: whole seconds without a fraction, none as 1e-7."""
     if value is None:
         return ""

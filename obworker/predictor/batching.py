@@ -189,9 +189,9 @@ class Batcher:
         reader: Reader,
         loop: PredictorLoop,
         *,
-        examine: Callable[[BaseException], bool] = lambda _: False,
-        most_calls: int | None = None,
-        surroundings: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        examine: Callable[[BaseException], bool],
+        most_calls: int | None,
+        surroundings: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._predict_batch = partial(reader.columns().call, predict_batch)
         self._reader = reader
