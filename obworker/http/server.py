@@ -1,4 +1,4 @@
-"""Puts together what serves, looks at the time, and ends without losing a connection.
+"""An HTTP server: wires its parts, keeps the time, and drains without losing a connection.
 
 Theory of operation. A connection comes from the acceptor, or, through the queue, from another
 worker (arrivals.py). Whatever is due by the clock is done by a tick, four times a second: deadlines
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("obworker.http")
 
 TICK = 0.25
-# To look at the deadline of a connection takes 2 microseconds, and to cut it off tens of them.
+# Checking the deadline of a connection takes 2 µs, cutting it off takes tens of µs.
 CHECKED_AT_ONCE = 64
 ENDING = ServiceUnavailable(
     "this worker is about to end; try again",
@@ -63,18 +63,17 @@ ENDING = ServiceUnavailable(
 
 
 def _ignore(*_told: object) -> None:
-    """Have nobody to tell."""
+    """Do nothing: the default of callbacks."""
 
 
 class Server:
     """Serves `application` on `listeners`; all methods are for the event loop's thread.
 
-    A request for which `must_queue` is false, given its method and path, is answered at once, on
-    that thread too: it must not take time, nor have more than one part of body to wait with; it is
-    for questions such as "are you there?". One for which `is_open` is true needs none of the
-    `api_keys`. With `batching`, those that queue are answered together. What waits for an executor
-    waits in `exchange`, where there is one. `slot` is for the access log. `on_drained` is
-    called once.
+    `must_queue` and `is_open` get the method and path of a request. One that need not queue, such
+    as a probe, is answered at once on that thread: it must not take time, and its body must be of
+    one part. One that is open needs none of the `api_keys`. With `batching`, requests that queue
+    are answered together. With an `exchange`, requests can wait there for any worker. `slot` is for
+    the access log. `on_drained` is called once.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class Server:
 
     @property
     def active(self) -> int:
-        """How many connections are open, or have a request at work whose client has left."""
+        """How many connections are open, or have a request in predict whose client has left."""
         return len(self._service.connections)
 
     def start(self) -> None:
@@ -166,11 +165,11 @@ class Server:
         self._tick()
 
     def drain(self, *, empty_queue: bool, final: bool) -> None:
-        """Stop accepting, answer what has come, then call `on_drained`.
+        """Stop accepting, answer what has arrived, then call `on_drained`.
 
-        `empty_queue` says that nobody else will accept what waits in the listeners' queues. Where
-        it is `final`, nobody will take what is in the exchange either, and connections end;
-        otherwise they move there. That it is can be said later.
+        `empty_queue` says that no other process will accept what waits in the listeners' queues.
+        `final` says that no other worker will go on: then connections are closed, otherwise they
+        move to the exchange. A drain may be made final later.
         """
         service = self._service
         if service.draining and (service.is_closing or not final):
@@ -193,25 +192,25 @@ class Server:
             self.acceptor.leave()
 
     def refuse_queued(self) -> None:
-        """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
+        """Begin nothing any more: requests that wait or arrive move, or get 503."""
         self.queue.refuse_all(ENDING)
 
     def fail_all(self, error: RequestError) -> None:
-        """Begin nothing more, and give up what is in predict: its outcome would be worth nothing.
+        """Begin nothing any more, and answer what is in predict with `error`.
 
-        For who holds the wheel, on any thread.
+        For any thread that holds the wheel.
         """
         self.queue.refuse_all(error)
         for connection in list(self._service.connections):
             connection.fail(error)
 
     def reopen_access_log(self) -> None:
-        """Go on in a new file, where there is one and it was renamed."""
+        """Open the access log again, if there is one, after its file was renamed."""
         if self._service.access_log is not None:
             self._service.access_log.reopen()
 
     def close(self) -> None:
-        """Tell what was answered, and who by the access log; called before the process ends."""
+        """Report what was answered, and close the access log; called before the process ends."""
         self._beat(time.monotonic())
         self._report(math.inf)
         if self._service.access_log is not None:
@@ -238,7 +237,7 @@ class Server:
         self._beat(now)
         self._service.tell_time()
         self._spools.trim(now)
-        if not is_late:  # else what came meanwhile is yet to be read: timers run before that
+        if not is_late:  # else read first what arrived meanwhile: timers run before sockets
             self._check(iter(list(self._service.connections)), now)
         self._note_drained()
         self.queue.check(now)
@@ -254,7 +253,7 @@ class Server:
             logger.warning("%s", line)
 
     def _check(self, connections: Iterator[Connection], now: float) -> None:
-        """Look at the deadlines of some, and at the others' when what came meanwhile is served."""
+        """Check the deadlines of some connections, and of the rest after other events."""
         for connection in itertools.islice(connections, CHECKED_AT_ONCE):
             connection.check(now)
         if operator.length_hint(connections):
@@ -262,7 +261,7 @@ class Server:
 
     def _forget(self, connection: Connection) -> None:
         self._service.connections.discard(connection)
-        if self._service.draining:  # not at once: who let go of it may have to note that, too
+        if self._service.draining:  # not at once: the caller may not have finished with it
             self.reactor.post(self._note_drained)
 
     def _note_drained(self) -> None:
