@@ -1,4 +1,4 @@
-"""A model directory becomes a WSGI application: what can be known is known before it is built."""
+"""The ways from a model directory, or a class, to a blueprint and to a WSGI application."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def load(
     onnx: Mapping[str, Any] | None = None,
     tracebacks: str = "auto",
 ) -> Blueprint:
-    """Import the predictor.py that `path` means and check all that needs no instance.
+    """Import the predictor.py that `path` means, and check all that can be checked by now.
 
-    Changes the working directory to the model directory, as its code expects. `onnx` is for
-    plan_session, `tracebacks` is as in the settings.
+    Changes the working directory to the model directory, as its code expects. `onnx` has arguments
+    of plan_session; `tracebacks` is the option's value.
     """
     file = find_predictor(Path(path))
     model = resolve_model_path(model_path, file.parent)
@@ -64,9 +64,9 @@ def adopt(
     onnx: Mapping[str, Any] | None = None,
     tracebacks: str = "auto",
 ) -> Blueprint:
-    """Do what load does with a class that is there already: ``python predictor.py``.
+    """Do as load does, with a class that exists already: ``python predictor.py``.
 
-    A script that has changed the working directory stays in the one that it chose.
+    If the script has changed the working directory, it is left as it is.
     """
     file = loader.source_of(predictor).file
     model = resolve_model_path(model_path, file.parent)
@@ -89,7 +89,7 @@ def create(
     """
     os.environ.update(with_dotenv(os.environ, find_predictor(Path(path)).parent))
     blueprint = load(path, class_name, model_path, detect(os.environ).value, onnx, tracebacks)
-    # Another server's worker is not ours to stop gently; it is replaced when it is gone.
+    # A worker of another server cannot be drained by us; it is replaced when it has ended.
     return blueprint.boot(
         threads_alone(os.environ), on_fatal=lambda error: os._exit(error.exit_code)
     )
@@ -138,8 +138,8 @@ def _check_complete(predictor: type, file: Path) -> None:
 def _plan_calls(predictor: type) -> tuple[Plan | None, BatchPlan | None, str]:
     """Return the plans for predict and predict_batch, and why there is none for the latter.
 
-    A predict_batch beside predict that asks for what no request has is the predictor's own affair:
-    many had one before it meant anything here.
+    A predict_batch beside predict, with parameters that cannot be filled, is not for obworker: many
+    predictors had a method of that name before it meant anything here.
     """
     if has_method(predictor, "predict_batch") and not has_method(predictor, "predict"):
         return None, plan_batches(predictor), ""

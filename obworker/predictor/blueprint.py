@@ -1,4 +1,4 @@
-"""A predictor class that is known to be servable: what it is, and the application made of it."""
+"""A predictor class that can be served: what is known of it, and how its application is built."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ log = logging.getLogger("obworker.predictor")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A predictor class with everything known about it short of constructing one.
+    """A predictor class, and all that is known about it before an instance is made.
 
-    It has `predict` or `batches`, or both. `own_batches` says why a predict_batch is taken for the
-    predictor's own affair.
+    It has `predict` or `batches`, or both. `own_batches` says why obworker does not call its
+    predict_batch, if it has one that is not called.
     """
 
     file: Path
@@ -57,7 +57,7 @@ class Blueprint:
 
     @property
     def description(self) -> list[tuple[str, str]]:
-        """What will be served, as labelled lines for people."""
+        """Labelled lines for people: what will be served."""
         name = self.predictor.__name__
         called = f"{self._called}({', '.join(self._names)})"
         shape = f"{name}({', '.join(self.init.names)}).{called}"
@@ -78,7 +78,7 @@ class Blueprint:
 
     @property
     def lacks(self) -> dict[str, str]:
-        """What options need that it has not got, and how that is; see settings.without_effect."""
+        """What it lacks that some options need, with the reason; see settings.without_effect."""
         name = self.predictor.__name__
         counts_coroutines = self.is_async and self.batches is None
         lacking = (
@@ -132,8 +132,8 @@ class Blueprint:
     ) -> Application:
         """Construct the predictor in this process and return the application that serves it.
 
-        `on_fatal` is called, from any thread and maybe more than once, if the predictor's run()
-        fails in production, or the GPU is lost; `on_no_memory` for each time that memory was short.
+        Both callbacks may come from any thread, and more than once: `on_fatal` when run() fails in
+        production or the GPU is lost, `on_no_memory` each time that memory is short.
         """
         failures = Failures(
             self.file.parent,
@@ -152,7 +152,7 @@ class Blueprint:
         return self._application_of(instance, config, failures)
 
     def wind_up(self, timeout: float) -> None:
-        """Wait, but not for longer than `timeout` seconds, until the last events are sent."""
+        """Wait at most `timeout` seconds until the last events are sent."""
         events.flush(timeout)
 
     def _application_of(self, instance: object, config: Config, failures: Failures) -> Application:
@@ -212,7 +212,7 @@ class Blueprint:
         )
 
     def _batch_limits(self, config: Config) -> BatchLimits | None:
-        """Return what a server is to keep to; a predict_batch beside predict waits to be asked."""
+        """Return the limits for a server; beside predict, predict_batch is not used by default."""
         if self.batches is None:
             return None
         return config.batch_limits or BatchLimits(DEFAULT_SIZE if self.predict is None else 1)
@@ -231,7 +231,7 @@ class Blueprint:
     def _run(
         self, instance: object, failures: Failures, on_fatal: Callable[[ObworkerError], object]
     ) -> None:
-        """Call run(), on a thread of its own; outside production what it raises ends only that."""
+        """Call run() on a thread of its own; outside production, an error ends that thread only."""
         try:
             instance.run()  # type: ignore[attr-defined]  # has_background_run has seen it
         except BaseException as error:  # the user's thread ends here

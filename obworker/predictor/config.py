@@ -1,4 +1,4 @@
-"""What ``__init__`` may ask for as config: how its worker is to call predict."""
+"""The argument ``config`` of ``__init__``: how the worker calls predict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from obworker.predictor.batching import DEFAULT_SIZE, BatchLimits
 
 
 class Config:
-    """What ``__init__`` gets as config: how this worker is to call predict.
+    """The argument ``config`` of ``__init__``: by it a predictor says how it may be called.
 
     `threads` is how many native threads this worker may use: its share of the cores.
     """

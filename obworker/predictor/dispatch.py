@@ -1,4 +1,4 @@
-"""The WSGI callable: a request's way from the environ through predict to the reply."""
+"""The WSGI application: the way of a request from the environ through predict to the reply."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
     from obworker.predictor.batching import Batcher, BatchLimits, Item
 
-# What a client that adds a path of / to a base URL makes of one that ends with / is the same.
+# A client that appends / to a base URL that ends with / asks for //.
 ROOT = frozenset({"", "/", "//"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
 
 
 def reaches_predict(method: str, path: str) -> bool:
-    """Whether a request calls predict; what does not is answered at once, however busy it is."""
+    """Whether a request calls predict; others are answered at once, however busy predict is."""
     return method == "POST" and path in ROOT
 
 
 class Application:
     """Serves one predictor; a plain WSGI application (PEP 3333) for any server.
 
-    At most `most_calls` are in predict at once: a server that has no more threads than that never
-    waits in here. `prepare` is called before predict. `check_health`, where the predictor has an
-    opinion on that, raises Unhealthy; it is to be called as predict is, from one of its threads.
-    Where predict `is_async`, a thread that calls does little but wait for `loop`.
+    At most `most_calls` are in predict at once: a server with no more threads than that never waits
+    in here. `prepare` is called before predict. `check_health`, if the predictor has such a method,
+    raises Unhealthy; it must be called from one of the threads that call predict. If predict
+    `is_async`, a thread that calls it mostly waits for `loop`.
 
-    With a `batcher` it may answer many requests at once, within `batch_limits`; without `predict`
-    it answers each as a batch of its own.
+    With a `batcher` it can answer many requests at once, within `batch_limits`. Without `predict`,
+    each request is a batch of its own.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Application:
             return _describe(path, environ, start_response)
         if self._predict is None:
             return self._answer_alone(environ, start_response)
-        # What a request sets (its id, Flask's request) lives in a context of its own: a stream
-        # goes on in it after this call has returned, and the server's thread keeps nothing.
+        # What is set for a request (its id, Flask's request) is in a context of its own: a stream
+        # is produced in it after this call has returned, and the server's thread keeps nothing.
         context = copy_context()
         call = Call(environ)
         return context.run(self._answer, context, call, self._call_predict, start_response)
@@ -87,10 +87,10 @@ class Application:
     def answer_all(
         self, environs: Sequence[WSGIEnvironment]
     ) -> Iterator[list[tuple[int, WSGIApplication]]]:
-        """Answer requests that reach predict by predict_batch, in one call or more.
+        """Answer requests by predict_batch, in one call or more.
 
-        Yield after each call what answers those that it was for, with their places in `environs`;
-        that may be nobody.
+        After each call yield the applications that answer its requests, with their places in
+        `environs`; the sequence may be empty.
         """
         assert self._batcher is not None
         items = self._batcher.items(environs)
@@ -161,14 +161,14 @@ class Application:
         return _send(value, call, start_response)
 
     def _pass_on(self, body: Iterable[bytes], context: Context, call: Call) -> Iterable[bytes]:
-        """Return the body that a WSGI callable made, produced in the request's context."""
+        """Return a body that will be produced in the request's context."""
         if isinstance(body, list):
             return body
         return Body(body, body, context, self._failures.report, call.release)
 
 
 def introduce(environ: WSGIEnvironment) -> None:
-    """Put into the request's context what predict may ask it for."""
+    """Set the id and the deadline in the request's context, for functions that predict may call."""
     extend = environ.get("obworker.extend_deadline")
     if extend is None:
         set_request_id(given_id(environ) or uuid.uuid4().hex)
@@ -189,7 +189,7 @@ def _send(value: object, call: Call, start_response: StartResponse) -> list[byte
 def _describe(
     path: str, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
-    """Answer what is no prediction."""
+    """Answer a request that does not reach predict."""
     if path not in ROOT:
         return _refuse(environ, start_response, 404, "Not Found: POST to / for a prediction")
     method = environ["REQUEST_METHOD"]

@@ -1,4 +1,4 @@
-"""Which files of a model are meant: its predictor.py, and its .onnx file."""
+"""Finds the files of a model: its predictor.py, and its .onnx file."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def _find_in(directory: Path) -> Path:
 
 
 def resolve_model_path(model_path: str | None, directory: Path) -> Path | None:
-    """Return the absolute path that ``--model-path`` means, from here or from `directory`.
+    """Return the absolute path of ``--model-path``, relative to here or else to `directory`.
 
-    It must be there whether or not the predictor asks for what it names.
+    It must exist even if the predictor does not ask for an onnx session.
     """
     if model_path is None:
         return None
@@ -59,11 +59,11 @@ def resolve_model_path(model_path: str | None, directory: Path) -> Path | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path leads to something.
+    """Return whether a path exists.
 
     Raises:
-        OSError: nobody knows, where it may not be looked at for one. (Path.exists says no to that
-            since Python 3.14.)
+        OSError: it is not known, for example for want of permission. (There Path.exists returns
+            False since Python 3.14.)
     """
     try:
         path.stat()
@@ -73,7 +73,7 @@ def is_there(path: Path) -> bool:
 
 
 def unreadable(path: object, error: OSError) -> LoadError:
-    """Say of `path` why it cannot be read; where it may not be, who it was that tried."""
+    """Return the error for a path that cannot be read; if it is not permitted, say to whom."""
     hint = f"obworker runs as uid {os.geteuid()}, which must be able to read the model"
     return LoadError(
         f"{path}: {error.strerror}", hint if isinstance(error, PermissionError) else None
@@ -81,7 +81,7 @@ def unreadable(path: object, error: OSError) -> LoadError:
 
 
 def find_onnx(directory: Path, model_path: Path | None) -> Path:
-    """Return the one .onnx file that is meant: `model_path`, or what that or `directory` holds."""
+    """Return `model_path` if it is a file, else the only .onnx file in it, or in `directory`."""
     if model_path is None:
         return _only_model(directory, directory)
     return _only_model(model_path, directory) if model_path.is_dir() else model_path
@@ -103,7 +103,7 @@ def _only_model(searched: Path, directory: Path) -> Path:
 
 
 def listed(names: list[str]) -> str:
-    """Write names for people, and only how many more there are where they are many."""
+    """Write names for people; of many, the first ones and the number of the rest."""
     if not names:
         return "nothing"
     shown = ", ".join(names[:MOST_NAMES_SHOWN])

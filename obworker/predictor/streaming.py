@@ -1,4 +1,4 @@
-"""An iterator that predict returned becomes a body that is sent as it is produced."""
+"""Response bodies that are sent as they are produced, such as of a generator."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _first_of(items: Iterator[object]) -> object:
     """Return the first item, or _END.
 
     Raises:
-        ReplyError: there is none but a value, of a function that has a yield and did not come by.
+        ReplyError: there is no item, but the generator has returned a value.
     """
     try:
         return next(items)
