@@ -1,4 +1,4 @@
-"""A request becomes a line of the access log, for people or for programs. Pure."""
+"""Formats the lines of the access log, for people or for programs. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import orjson
 
 # W3C Trace Context 3.2.2
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
-# What could end a line, or a quoted part of it, before its time: a client chooses what is in there.
+# Characters that could end a line, or a quoted part of it: clients choose what is in there.
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
 class AccessRecord(NamedTuple):
-    """A request that is done with; one that was not understood has no request line.
+    """A request that has ended; one that could not be parsed has no method and no target.
 
-    `time` is the POSIX time of its end, `sent` the bytes of its body. `duration` is the seconds
-    from the whole request to the end of its response; `queued` and `predict` are parts of it.
-    `traceparent` is the field as it came.
+    `time` is the POSIX time of its end, `sent` the size of the response's body. `duration` is the
+    time from the whole request to the end of the response; `queued` and `predict` are parts of it.
+    `traceparent` is the header field.
     """
 
     time: float
@@ -39,7 +39,7 @@ class AccessRecord(NamedTuple):
 
 
 def text_line(record: AccessRecord, slot: int | None) -> bytes:
-    """Write a request as a person reads it; times are milliseconds."""
+    """Format a record for people; times are in milliseconds."""
     moment, zone = _local_time(int(record.time))
     line = f"{record.method} {record.target.decode('latin-1')} {record.protocol}"
     request = escape(line) if record.method else "-"
@@ -52,7 +52,7 @@ def text_line(record: AccessRecord, slot: int | None) -> bytes:
 
 
 def json_line(record: AccessRecord, slot: int | None) -> bytes:
-    """Write a request as a program reads it; times are seconds."""
+    """Format a record for programs; times are in seconds."""
     second, part = divmod(record.time, 1)
     moment, zone = _local_time(int(second))
     fields = {
@@ -80,12 +80,12 @@ FORMATS: dict[str, Callable[[AccessRecord, int | None], bytes]] = {
 
 
 def escape(text: str) -> str:
-    r"""Write what is not printable ASCII, and quotes and backslashes, as ``\xNN``."""
+    r"""Write quotes, backslashes and what is not printable ASCII as ``\xNN``."""
     return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def trace_id(traceparent: str) -> str | None:
-    """Return the trace that a request belongs to, by W3C Trace Context level 1, if to any."""
+    """Return the id of the trace of a request, if it has a valid one (W3C Trace Context 1)."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None
@@ -96,6 +96,6 @@ def trace_id(traceparent: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _local_time(second: int) -> tuple[str, str]:
-    """Return date and time, and how far they are from UTC as +hhmm."""
+    """Return the local date and time, and the offset from UTC as +hhmm."""
     moment, _, zone = time.strftime("%Y-%m-%dT%H:%M:%S %z", time.localtime(second)).partition(" ")
     return moment, zone

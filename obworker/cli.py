@@ -1,7 +1,7 @@
-"""From argv to what runs. The only module that prints or exits.
+"""The entry points: from argv to what runs. The only module that prints or exits.
 
-Both ways in end here: ``obworker [OPTIONS] MODEL``, and ``run(cls)`` of a predictor.py that is
-executed as a script (standalone.py).
+There are two: ``obworker [OPTIONS] MODEL``, and ``run(cls)`` in a predictor.py that is executed as
+a script (standalone.py).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run_class(predictor: type) -> None:
 
 
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
-    """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
+    """Exit with what `serve` returns; show the user's mistakes as one line and a hint."""
     open_closed()
     terminal = os.dup(STANDARD_ERROR)
     try:
@@ -76,7 +76,7 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
 
 
 def _complain(error: ObworkerError, terminal: int) -> None:
-    """Tell the log, and whoever started us where the log has gone to a file since."""
+    """Write the error to the log, and to the terminal if the log has become a file since."""
     text = f"obworker: error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else "")
     _tell(text)
     if not os.path.sameopenfile(terminal, STANDARD_ERROR):
@@ -84,8 +84,8 @@ def _complain(error: ObworkerError, terminal: int) -> None:
 
 
 def _tell(text: str, descriptor: int = STANDARD_ERROR) -> None:
-    """Write to where errors go, whatever predictor.py has put in the place of sys.stderr."""
-    with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+    """Write to standard error, even if predictor.py has replaced sys.stderr."""
+    with contextlib.suppress(OSError):  # the reader has gone, or the disk is full
         os.write(descriptor, text.encode(errors="backslashreplace"))
 
 
@@ -130,7 +130,7 @@ def _serve_model(arguments: Sequence[str]) -> int:
 def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
     """Merge all sources of settings.
 
-    The model's .env is part of the environment, except for what is really set there.
+    The model's .env adds to the environment, but changes no variable that is set there.
     """
     texts = {key: None if values.get(key) is None else as_text(values[key]) for key in KEYS}
     command_line = configuration.from_command_line(texts)
@@ -169,7 +169,7 @@ def _print_version() -> int:
 
 
 def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> int:
-    """Print every setting in the form of a configuration file, with its source as a comment."""
+    """Print all settings as a configuration file, each with its source as a comment."""
     lines = []
     for option in OPTIONS:
         value = getattr(given, option.field)
@@ -233,7 +233,7 @@ def _finds_file(script: Path) -> bool:
 
 
 def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
-    """Work out what to keep running, at the start or for a reload."""
+    """Make the plan of what to run, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
     file = model_files.find_predictor(Path(_model(given)))
@@ -249,7 +249,7 @@ def _supervise_predictor(
 ) -> int:
     from obworker.supervisor.master import Master
 
-    # First: to process 1 of a container, a signal that has no handler is lost.
+    # First of all: process 1 of a container does not get signals without a handler.
     signals = Signals(OF_MASTER)
     first = plan()
     sockets = lent.from_systemd(environ)

@@ -21,12 +21,12 @@ from obworker.supervisor.script import SCRIPT, Script
 from obworker.supervisor.signals import OF_MASTER, Signals
 
 SCRIPT_PORT = 80
-# What a start.sh and its supervisor go by; certificates and keys are refused.
+# Options that have an effect; certificates and API keys are refused.
 SCRIPT_OPTIONS = {
     *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
     *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
 }
-# What is its supervisor's alone: an obworker that a start.sh runs is not to want the same.
+# Variables for the supervisor only: an obworker that is run by the start.sh must not see them.
 OF_SUPERVISOR = {
     CONFIG_VARIABLE,
     *(KEYS[key].variable for key in ("model", "admin_bind", "control_socket", "log_file")),
@@ -47,7 +47,7 @@ def supervise(
     `resolve` reads all settings anew, for a reload.
 
     Raises:
-        UsageError: a setting or a socket from systemd means something that a script cannot be told.
+        UsageError: a setting, or a socket from systemd, cannot be passed to a script.
         ListenError: its port is in use.
     """
     given = _settings_of_script(given)
@@ -78,12 +78,12 @@ def _lent_admin(environ: Mapping[str, str]) -> socket.socket | None:
 
 
 def _for_script(environ: dict[str, str]) -> dict[str, str]:
-    """Empty what is its supervisor's: that counts as not set, and no .env sets it again."""
+    """Empty the variables of its supervisor: empty is not set, and .env cannot set them again."""
     return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
 
 
 def _settings_of_script(given: Settings) -> Settings:
-    """Leave the access log, if there is one, to the script; what it cannot be given is refused."""
+    """Turn off the access log, and refuse what a script cannot be given."""
     if given.certfile is not None:
         raise UsageError(
             f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
@@ -94,7 +94,7 @@ def _settings_of_script(given: Settings) -> Settings:
 
 
 def _tell_idle(given: Collection[str]) -> None:
-    """Say which of the options that somebody gave mean nothing to a start.sh."""
+    """Log which of the given options have no effect on a start.sh."""
     idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
     if idle:
         logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
@@ -108,7 +108,7 @@ def _free_port(given: Settings, environ: Mapping[str, str]) -> int:
 
 
 def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
-    """Return the port that a start.sh will serve on: it is told, and only that."""
+    """Return the port that a start.sh will be told to serve on."""
     if given.bind is not None and ("," in given.bind or given.bind.startswith(("unix:", "fd:"))):
         raise UsageError(f"--bind: {given.bind!r}: a {SCRIPT} can only be told a port")
     wanted = given.port if given.bind is None else Address.parse(given.bind).port

@@ -186,11 +186,7 @@ def _enters(cycle: Cycle) -> bool:
     """Have a cycle enter predict; return False where it cannot, or its client has gone."""
     try:
         cycle.enter()
-    except (
-        ClientGoneError,
-        MemoryError,
-        OSError,
-    ):  # run without an application, it enters again and answers that
+    except (ClientGoneError, MemoryError, OSError):  # its own run meets the error again
         return False
     return True
 
