@@ -108,8 +108,6 @@ def _plan(
     predict, batches, own_batches = _plan_calls(predictor)
     wants_onnx = "onnx" in init.names
     session = plan_session(find_onnx(file.parent, model), **onnx) if wants_onnx else None
-    plans = (predict, batches and batches.predict)
-    asks_for_request = any(plan and "request" in plan.names for plan in plans)
     in_production = Environment(environment) is Environment.PRODUCTION
     shows = {"on": True, "off": False, "auto": not in_production}
     return Blueprint(
@@ -125,8 +123,13 @@ def _plan(
         health=health_method(predictor),
         in_production=in_production,
         shows_tracebacks=shows[tracebacks],
-        flask=FlaskUse(file.parent, asks_for_request=asks_for_request),
+        flask=FlaskUse(file.parent, asks_for_request=_asks_for_request(predict, batches)),
     )
+
+
+def _asks_for_request(predict: Plan | None, batches: BatchPlan | None) -> bool:
+    plans = (predict, batches and batches.predict)
+    return any(plan and "request" in plan.names for plan in plans)
 
 
 def _check_complete(predictor: type, file: Path) -> None:
