@@ -183,13 +183,6 @@ def _remember(raw: bytes, head: Head) -> None:
     _known_heads[raw] = head
 
 
-def forget_all() -> None:
-    """Empty the caches."""
-    read_request_line.cache_clear()
-    _known_field.cache_clear()
-    _known_heads.clear()
-
-
 def by_name(fields: Sequence[Field]) -> dict[bytes, bytes]:
     """Return the fields by name; one that came several times has all values (RFC 9110 5.3).
 

@@ -153,11 +153,6 @@ class Server:
             on_left=self._note_drained,
         )
 
-    @property
-    def active(self) -> int:
-        """How many connections are open, or have a request in predict whose client has left."""
-        return len(self._service.connections)
-
     def start(self) -> None:
         """Listen and accept: until the first worker does, the bound port refuses clients."""
         self.acceptor.start()
