@@ -1,13 +1,13 @@
 """The access log: one line a request, in a file or on standard output.
 
-Theory of operation. Who serves requests only puts a small record into a queue. A thread of the
-process makes lines of them and writes each in a single write. It looks every 20 ms while requests
-come, so that none has to wake it, and sleeps when none has come for a second. A reader that stalls
-or a slow disk holds up this thread and no request. The queue is bounded: past it lines are lost,
-and the log says how many. Where writing fails lines are lost, too; some seconds later it is tried
-again: a full disk is cleared some day, and nobody thinks of the log then.
+Theory of operation. For each request only a small record is put into a queue. A thread formats the
+records, and writes each line in a single write. It looks into the queue every 20 ms while requests
+come, so that no request has to wake it, and sleeps when none has come for a second. If the reader
+of a pipe stalls or the disk is slow, this thread waits, and no request does. The queue is bounded:
+beyond that lines are lost, and the log says how many. They are also lost if writing fails; it is
+tried again after some seconds, as nobody would think of the log when a full disk was cleared.
 
-A process that is killed takes the lines of its last moments with it; one that ends calls `close`.
+A process that is killed loses the lines of its last moments; one that ends calls `close`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,13 @@ import contextlib
 import logging
 import math
 import os
-import re
 import select
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
 
-import orjson
-
+from obworker.access_lines import FORMATS, AccessRecord
 from obworker.errors import UsageError
 from obworker.log import append, append_again, open_log
 from obworker.printing import STANDARD_OUTPUT
@@ -40,106 +35,16 @@ SLEEPY_AFTER = 1.0
 MOST_WAITING = 10_000
 CLOSE_TIMEOUT = 1.0
 LOSS_INTERVAL = 1.0
-"""The log tells of lost lines no more often than that."""
+"""The log reports lost lines at most once in this time."""
 RETRY_INTERVAL = 10.0
-"""For so many seconds after a failure lines are lost; then the next one is tried."""
-
-# W3C Trace Context 3.2.2
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
-# What could end a line, or a quoted part of it, before its time: a client chooses what is in there.
-_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
-
-
-class AccessRecord(NamedTuple):
-    """A request that is done with; one that was not understood has no request line.
-
-    `time` is the POSIX time of its end, `sent` the bytes of its body. `duration` is the seconds
-    from the whole request to the end of its response; `queued` and `predict` are parts of it.
-    `traceparent` is the field as it came.
-    """
-
-    time: float
-    client: str
-    method: str
-    target: bytes
-    protocol: str
-    status: int
-    sent: int
-    request_id: str = ""
-    queued: float = 0.0
-    predict: float = 0.0
-    duration: float = 0.0
-    traceparent: str = ""
-
-
-def text_line(record: AccessRecord, slot: int | None) -> bytes:
-    """Write a request as a person reads it; times are milliseconds."""
-    moment, zone = _local_time(int(record.time))
-    line = f"{record.method} {record.target.decode('latin-1')} {record.protocol}"
-    request = escape(line) if record.method else "-"
-    return (
-        f"{escape(record.client) or '-'} [{moment}{zone}] "
-        f'"{request}" {record.status} {record.sent} {record.duration * 1000:.1f}ms '
-        f"queued={record.queued * 1000:.1f}ms predict={record.predict * 1000:.1f}ms "
-        f"slot={'-' if slot is None else slot} id={record.request_id or '-'}\n"
-    ).encode("ascii", "backslashreplace")
-
-
-def json_line(record: AccessRecord, slot: int | None) -> bytes:
-    """Write a request as a program reads it; times are seconds."""
-    second, part = divmod(record.time, 1)
-    moment, zone = _local_time(int(second))
-    fields = {
-        "time": f"{moment}.{int(part * 1000):03}{zone[:3]}:{zone[3:]}",  # RFC 3339 5.6
-        "client": record.client,
-        "method": record.method,
-        "target": record.target.decode("latin-1"),
-        "protocol": record.protocol,
-        "status": record.status,
-        "bytes": record.sent,
-        "duration": round(record.duration, 6),
-        "queued": round(record.queued, 6),
-        "predict": round(record.predict, 6),
-        "slot": slot,
-        "request_id": record.request_id,
-        "trace_id": trace_id(record.traceparent),
-    }
-    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-
-
-FORMATS: dict[str, Callable[[AccessRecord, int | None], bytes]] = {
-    "text": text_line,
-    "json": json_line,
-}
-
-
-def escape(text: str) -> str:
-    r"""Write what is not printable ASCII, and quotes and backslashes, as ``\xNN``."""
-    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def trace_id(traceparent: str) -> str | None:
-    """Return the trace that a request belongs to, by W3C Trace Context level 1, if to any."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None:
-        return None
-    version, trace, parent, more = match.groups()
-    is_known = version != "ff" and not (version == "00" and more)
-    return trace if is_known and trace.strip("0") and parent.strip("0") else None
-
-
-@lru_cache(maxsize=8)
-def _local_time(second: int) -> tuple[str, str]:
-    """Return date and time, and how far they are from UTC as +hhmm."""
-    moment, _, zone = time.strftime("%Y-%m-%dT%H:%M:%S %z", time.localtime(second)).partition(" ")
-    return moment, zone
+"""For this time after a failure lines are lost; then the next line is tried."""
 
 
 class AccessLog:
-    """What a process serves becomes lines; `slot` is the worker's, None where it has none.
+    """The access log of a process; `slot` is that of a worker, else None.
 
-    `write` and `reopen` are for one thread, and never wait. The writer's own thread starts with the
-    first of them: make it after the last fork.
+    `write` and `reopen` are for one thread, and never block. The first of them starts the thread
+    that writes, so they must not be called before the last fork.
     """
 
     def __init__(self, path: str | None, format: str, slot: int | None) -> None:
@@ -147,7 +52,7 @@ class AccessLog:
         self._output = _Output(path)
         self._format = FORMATS[format]
         self._slot = slot
-        # None asks for the file to be opened again: after what came before it.
+        # None means to open the file again, after the records before it.
         self._waiting: deque[AccessRecord | None] = deque()
         self._lost = self._told = 0
         self._tell_due = 0.0
@@ -159,25 +64,25 @@ class AccessLog:
         self._over = threading.Event()
 
     def write(self, record: AccessRecord) -> None:
-        """Have a line written soon; where too many wait it is lost."""
+        """Have a line written soon; it is lost if too many wait."""
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1
         else:
             self._put(record)
 
     def reopen(self) -> None:
-        """Go on in a new file, after the old one was renamed; also where writing had failed."""
+        """Open the file again, after it was renamed; also try again if writing has failed."""
         self._put(None)
 
     def close(self) -> None:
-        """Write what waits and close the file; wait no longer than CLOSE_TIMEOUT seconds."""
+        """Write what waits, for at most CLOSE_TIMEOUT seconds, and close the file."""
         with self._starting:  # another thread may be about to write the first record
             self._closing.set()
         self._woken.set()
         if self._thread is None:
             self._output.close()
         else:
-            self._over.wait(CLOSE_TIMEOUT)  # not join: Ctrl-C may have come in the middle of start
+            self._over.wait(CLOSE_TIMEOUT)  # not join(): Ctrl-C may have interrupted start()
 
     def _put(self, item: AccessRecord | None) -> None:
         self._waiting.append(item)
@@ -218,7 +123,7 @@ class AccessLog:
         self._over.set()
 
     def _sleep(self) -> None:
-        """Wait until there is something; who puts it there looks at `_sleeps` after that."""
+        """Wait until there is a record; `_put` checks `_sleeps` after adding one."""
         self._woken.clear()
         self._sleeps = True
         if not self._waiting and not self._closing.is_set():
@@ -254,7 +159,7 @@ class AccessLog:
 
 
 class _Output:
-    """A file, or standard output; for some seconds after a failure it takes no lines."""
+    """A file, or standard output; it takes no lines for some seconds after a failure."""
 
     def __init__(self, path: str | None) -> None:
         self.name = path or "standard output"
@@ -268,7 +173,7 @@ class _Output:
         self._may_stall = self._has_reader()
 
     def _open(self, path: str) -> int:
-        """Open the file; where it cannot be had any more, a worker is to start without it."""
+        """Open the file; if that fails by now, the worker starts without it."""
         try:
             return open_log(OPTION, path)
         except UsageError as error:
@@ -276,7 +181,7 @@ class _Output:
             return os.open(os.devnull, os.O_WRONLY)
 
     def is_due(self, now: float) -> bool:
-        """Tell whether the next line is to be written; else it is lost."""
+        """Return whether the next line should be written; else it is lost."""
         is_due = self._retry_due is None or (now >= self._retry_due and self._can_retry(now))
         self._missed += not is_due
         return is_due
@@ -292,18 +197,18 @@ class _Output:
         return True
 
     def has_room(self, timeout: float) -> bool:
-        """Wait until it takes a line, so many seconds at most; return whether it does."""
+        """Wait at most `timeout` seconds until it takes a line; return whether it does."""
         return not self._may_stall or bool(self._poll.poll(timeout * 1000))
 
     def write(self, line: bytes) -> None:
-        """Write a line; behind half of one that failed, on a line of its own."""
+        """Write a line; begin with a line end if the last one was only written in part."""
         rest = b"\n" + line if self._is_torn else line
         try:
             while rest:
-                with contextlib.suppress(BlockingIOError):  # a terminal that somebody made so
+                with contextlib.suppress(BlockingIOError):  # a terminal that was made non-blocking
                     written = os.write(self._descriptor, rest)
                     rest, self._is_torn = rest[written:], written < len(rest)
-        except OSError as error:  # who read standard output has gone, or the disk is full
+        except OSError as error:  # the reader has gone, or the disk is full
             self._missed += 1
             self._fail(f"{self.name}: {error.strerror}")
         else:
@@ -320,7 +225,7 @@ class _Output:
             self._missed, self._retry_due = 0, None
 
     def reopen(self) -> None:
-        """Open the path again, if there is one; try again where writing had failed."""
+        """Open the path again, if there is one; try again if writing has failed."""
         if self._retry_due is not None:
             self._retry_due = -math.inf
         if self._path is not None:
@@ -334,5 +239,5 @@ class _Output:
             os.close(self._descriptor)
 
     def _has_reader(self) -> bool:
-        """Whether it is a pipe or the like, which takes no more than somebody reads."""
+        """Whether it is no regular file: a pipe, say, takes no more than is read from it."""
         return not stat.S_ISREG(os.fstat(self._descriptor).st_mode)

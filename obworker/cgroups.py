@@ -1,8 +1,8 @@
-"""Where the control groups of this process can be seen; cgroups(7).
+"""Where the directories of this process's control groups are; cgroups(7).
 
-/proc/self/cgroup names its cgroup in each hierarchy, and /proc/self/mountinfo says where a
-hierarchy is mounted and from which cgroup downwards. In a container the two need not agree: then
-what is mounted is all there is to see, and it is the container's own.
+/proc/self/cgroup has its cgroup in each hierarchy. /proc/self/mountinfo says where a hierarchy is
+mounted, and which cgroup is the root of the mount. In a container the two need not match: then only
+the mounted cgroup is visible, which is the container's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 
 class Mounted(NamedTuple):
-    """What is seen of a hierarchy at `point`; `own` is this process's cgroup, if that is."""
+    """A hierarchy that is mounted at `point`; `own` is this process's cgroup, if visible."""
 
     point: Path
     own: Path | None
 
     @property
     def levels(self) -> list[Path]:
-        """The own cgroup and those above it, as far as they are seen; else what is mounted."""
+        """The own cgroup and those above it, as far as visible; else the mounted one."""
         if self.own is None:
             return [self.point]
         above = [path for path in self.own.parents if path.is_relative_to(self.point)]
@@ -28,15 +28,15 @@ class Mounted(NamedTuple):
 
 
 def mounted(controller: str, root: Path = Path("/")) -> list[Mounted]:
-    """Return where a controller may be: in version 2's hierarchy, or in 1's.
+    """Return the hierarchies in which a controller may be: that of version 2, and one of 1.
 
-    A machine may have both, and a controller is in one. `root` is where proc and the cgroup file
-    systems are.
+    A machine may have both; a controller is in one of them. proc and the cgroup file systems are
+    below `root`.
     """
     try:
         memberships = parse_memberships((root / "proc/self/cgroup").read_text())
         mounts = list(parse_mounts((root / "proc/self/mountinfo").read_text(), controller))
-    except (OSError, ValueError):  # a sandbox's proc need not be Linux's
+    except (OSError, ValueError):  # the proc of a sandbox may differ
         return []
     return [
         mount.seen(memberships[mount.hierarchy], root)
@@ -46,7 +46,7 @@ def mounted(controller: str, root: Path = Path("/")) -> list[Mounted]:
 
 
 def parse_memberships(text: str) -> dict[str, str]:
-    """Read /proc/PID/cgroup: the path in each controller's hierarchy, version 2's under ``""``."""
+    """Parse /proc/PID/cgroup: paths by controller; that of version 2 has the key ``""``."""
     paths: dict[str, str] = {}
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -55,14 +55,14 @@ def parse_memberships(text: str) -> dict[str, str]:
 
 
 class Mount(NamedTuple):
-    """Where the part of a hierarchy from `top` downwards can be seen."""
+    """A mount of the part of a hierarchy that is below `top`."""
 
     hierarchy: str
     top: str
     point: str
 
     def seen(self, path: str, root: Path) -> Mounted:
-        """Return what is seen here, for a process of the cgroup `path`."""
+        """Return what a process in the cgroup `path` sees here."""
         point = root / self.point.lstrip("/")
         try:
             below = PurePosixPath(path).relative_to(self.top)
@@ -72,7 +72,7 @@ class Mount(NamedTuple):
 
 
 def parse_mounts(text: str, controller: str) -> Iterator[Mount]:
-    """Read /proc/PID/mountinfo (proc(5)): the mounts of version 2 and of one of 1's controllers."""
+    """Parse /proc/PID/mountinfo (proc(5)): mounts of version 2, and of a controller of 1."""
     for line in text.splitlines():
         mount, _, system = line.partition(" - ")
         top, point = mount.split()[3:5]

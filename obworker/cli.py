@@ -1,44 +1,41 @@
-"""From argv to what runs. The only module that prints or exits.
+"""The entry points: from argv to what runs. The only module that prints or exits.
 
-Both ways in end here: ``obworker [OPTIONS] MODEL``, and ``run(cls)`` of a predictor.py that is
-executed as a script (standalone.py).
+There are two: ``obworker [OPTIONS] MODEL``, and ``run(cls)`` in a predictor.py that is executed as
+a script (standalone.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from obworker import configuration, log, standalone
+from obworker import configuration, log, standalone, start_sh
 from obworker.command import make_command, parse, to_standard_output
-from obworker.configuration import CONFIG_VARIABLE, Given
-from obworker.environment import default_port, port_in, with_dotenv
+from obworker.configuration import CONFIG_VARIABLE, Given, Resolve, Resolved
+from obworker.environment import default_port, with_dotenv
 from obworker.errors import (
     EXIT_INTERRUPTED,
-    ListenError,
     LoadError,
     ObworkerError,
     UsageError,
     nearest,
 )
 from obworker.operations import OPERATIONS, operate
-from obworker.options import text_of
-from obworker.predictor import loader
+from obworker.options import as_text
+from obworker.predictor import loader, model_files
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import lent, listeners
-from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
-from obworker.supervisor.script import SCRIPT, Script
+from obworker.supervisor.script import SCRIPT
 from obworker.supervisor.signals import OF_MASTER, Signals
 
 if TYPE_CHECKING:
@@ -46,26 +43,9 @@ if TYPE_CHECKING:
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
-SCRIPT_PORT = 80
-# What a start.sh and its supervisor go by; certificates and keys are refused.
-SCRIPT_OPTIONS = {
-    *("model", "bind", "port", "boot_timeout", "graceful_timeout"),
-    *("admin_bind", "unix_mode", "control_socket", "log_file", "log_level"),
-}
-# What is its supervisor's alone: an obworker that a start.sh runs is not to want the same.
-OF_SUPERVISOR = {
-    CONFIG_VARIABLE,
-    *(KEYS[key].variable for key in ("model", "admin_bind", "control_socket", "log_file")),
-}
 RUNTIME_DIRECTORY = "XDG_RUNTIME_DIR"
 
 logger = logging.getLogger("obworker.master")
-
-Resolved = tuple[Settings, dict[str, str], dict[str, str]]
-"""Settings, where each that was given came from, and the environment."""
-
-Resolve = Callable[[], Resolved]
-"""Reads all sources of settings again, as a reload does."""
 
 
 def main() -> NoReturn:
@@ -80,7 +60,7 @@ def run_class(predictor: type) -> None:
 
 
 def _exit_with(serve: Callable[[], int]) -> NoReturn:
-    """Exit with what `serve` returns; show the user's own mistakes as one line and a hint."""
+    """Exit with what `serve` returns; show the user's mistakes as one line and a hint."""
     open_closed()
     terminal = os.dup(STANDARD_ERROR)
     try:
@@ -96,7 +76,7 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
 
 
 def _complain(error: ObworkerError, terminal: int) -> None:
-    """Tell the log, and whoever started us where the log has gone to a file since."""
+    """Write the error to the log, and to the terminal if the log has become a file since."""
     text = f"obworker: error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else "")
     _tell(text)
     if not os.path.sameopenfile(terminal, STANDARD_ERROR):
@@ -104,8 +84,8 @@ def _complain(error: ObworkerError, terminal: int) -> None:
 
 
 def _tell(text: str, descriptor: int = STANDARD_ERROR) -> None:
-    """Write to where errors go, whatever predictor.py has put in the place of sys.stderr."""
-    with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+    """Write to standard error, even if predictor.py has replaced sys.stderr."""
+    with contextlib.suppress(OSError):  # the reader has gone, or the disk is full
         os.write(descriptor, text.encode(errors="backslashreplace"))
 
 
@@ -150,9 +130,9 @@ def _serve_model(arguments: Sequence[str]) -> int:
 def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
     """Merge all sources of settings.
 
-    The model's .env is part of the environment, except for what is really set there.
+    The model's .env adds to the environment, but changes no variable that is set there.
     """
-    texts = {key: None if values.get(key) is None else text_of(values[key]) for key in KEYS}
+    texts = {key: None if values.get(key) is None else as_text(values[key]) for key in KEYS}
     command_line = configuration.from_command_line(texts)
     file = _from_file(values["config"])
     outer = configuration.from_environ(os.environ)
@@ -179,7 +159,7 @@ def _directory_of(*layers: Mapping[str, Given]) -> Path | None:
 def _directory(model: str) -> Path:
     path = Path(model)
     is_directory = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where it may not look
-    return path if is_directory or path.suffix != loader.SUFFIX else path.parent
+    return path if is_directory or path.suffix != model_files.SUFFIX else path.parent
 
 
 def _print_version() -> int:
@@ -189,7 +169,7 @@ def _print_version() -> int:
 
 
 def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> int:
-    """Print every setting in the form of a configuration file, with its source as a comment."""
+    """Print all settings as a configuration file, each with its source as a comment."""
     lines = []
     for option in OPTIONS:
         value = getattr(given, option.field)
@@ -207,7 +187,7 @@ def _print_config(given: Settings, sources: Mapping[str, str], environ: Mapping[
 
 def _toml(value: object) -> str:
     if isinstance(value, bool | int | float):
-        return text_of(value)
+        return as_text(value)
     return json.dumps(value, ensure_ascii=False)  # its escapes are TOML's
 
 
@@ -216,11 +196,9 @@ def _supervise(
 ) -> int:
     model = _model(given)
     if _has_script(model):
-        given = _settings_of_script(given)
-        _start_logging(given)
-        loader.find_model_path(given.model_path, Path(model))
-        return _supervise_script(Path(model), given, sources, environ, resolve)
-    _start_logging(given)
+        return start_sh.supervise(Path(model), given, sources, environ, resolve)
+    log.open_files(given)
+    log.configure(given.log_level)
     plan = partial(_plan, given, sources, environ)
     return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
 
@@ -234,11 +212,11 @@ def _model(given: Settings) -> str:
 def _has_script(model: str) -> bool:
     path = Path(model)
     try:
-        if not loader.is_there(path):
+        if not model_files.is_there(path):
             raise UsageError(f"{model}: there is no such file or directory", _command_like(model))
         return path.is_dir() and _finds_file(path / SCRIPT)
     except OSError as error:
-        raise loader.unreadable(model, error) from error
+        raise model_files.unreadable(model, error) from error
 
 
 def _command_like(model: str) -> str | None:
@@ -254,77 +232,12 @@ def _finds_file(script: Path) -> bool:
     return False
 
 
-def _start_logging(given: Settings) -> None:
-    log.open_files(given)
-    log.configure(given.log_level)
-
-
-def _supervise_script(
-    directory: Path,
-    given: Settings,
-    sources: Mapping[str, str],
-    environ: dict[str, str],
-    resolve: Resolve,
-) -> int:
-    signals = Signals(OF_MASTER)
-    sockets = lent.from_systemd(environ)
-    if sockets.main:
-        raise UsageError(
-            f"a {SCRIPT} listens by itself: it cannot be given a socket by systemd",
-            hint="stop and disable the .socket unit",
-        )
-    _tell_idle(sources)
-    port = _script_port(given, environ)
-    if listeners.is_served(port):
-        raise ListenError(f"port {port} is served by another program", "stop it, or use --port")
-    surroundings = Surroundings(_for_script(environ), sockets.admin)
-
-    def reread() -> tuple[Settings, dict[str, str]]:
-        again, _, environ = resolve()
-        return _settings_of_script(again), _for_script(environ)
-
-    return Script(directory.absolute(), port, given, reread, signals, surroundings).run()
-
-
-def _for_script(environ: dict[str, str]) -> dict[str, str]:
-    """Empty what is its supervisor's: that counts as not set, and no .env sets it again."""
-    return environ | dict.fromkeys(OF_SUPERVISOR & environ.keys(), "")
-
-
-def _settings_of_script(given: Settings) -> Settings:
-    """Leave the access log, if there is one, to the script; what it cannot be given is refused."""
-    if given.certfile is not None:
-        raise UsageError(
-            f"--certfile: a {SCRIPT} listens by itself, and has to speak TLS by itself"
-        )
-    if given.api_key_file is not None:
-        raise UsageError(f"--api-key-file: a {SCRIPT} has to ask for keys by itself")
-    return dataclasses.replace(given, access_log=False)
-
-
-def _tell_idle(given: Collection[str]) -> None:
-    """Say which of the options that somebody gave mean nothing to a start.sh."""
-    idle = [KEYS[key].flags[-1] for key in KEYS if key in given and key not in SCRIPT_OPTIONS]
-    if idle:
-        logger.warning("%-10s %s: a %s serves by itself", "no effect", ", ".join(idle), SCRIPT)
-
-
-def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
-    """Return the port that a start.sh will serve on: it is told, and only that."""
-    if given.bind is not None and ("," in given.bind or given.bind.startswith(("unix:", "fd:"))):
-        raise UsageError(f"--bind: {given.bind!r}: a {SCRIPT} can only be told a port")
-    wanted = given.port if given.bind is None else Address.parse(given.bind).port
-    if wanted is not None:
-        return wanted or listeners.free_port()
-    return port_in(environ, "PORT", least=1) or SCRIPT_PORT
-
-
 def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
-    """Work out what to keep running, at the start or for a reload."""
+    """Make the plan of what to run, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
-    file = loader.find(Path(_model(given)))
-    loader.find_model_path(given.model_path, file.parent)
+    file = model_files.find_predictor(Path(_model(given)))
+    model_files.resolve_model_path(given.model_path, file.parent)
     return Plan.make(given, environ, FACTORY, sources)
 
 
@@ -336,7 +249,7 @@ def _supervise_predictor(
 ) -> int:
     from obworker.supervisor.master import Master
 
-    # First: to process 1 of a container, a signal that has no handler is lost.
+    # First of all: process 1 of a container does not get signals without a handler.
     signals = Signals(OF_MASTER)
     first = plan()
     sockets = lent.from_systemd(environ)

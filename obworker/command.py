@@ -1,4 +1,4 @@
-"""The command line as click parses it: made from the options in settings, it only collects text."""
+"""The command line for click, made from the options in settings; it only collects text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Command(click.Command):
 
 
 class _Option(click.Option):
-    """A click option made from one of ours; it passes text on and leaves parsing to settings."""
+    """A click option made from one of ours; it passes the text on, without parsing it."""
 
     def __init__(self, option: Option) -> None:
         self.group = option.group
@@ -74,15 +74,12 @@ class _Option(click.Option):
 
 
 def _join(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Any:
-    """Make one list of what was given several times, as the environment and the file write it."""
+    """Join the values of a repeated option, as they are written in the environment."""
     return ",".join(texts) if texts else None
 
 
 def make_command(name: str, *, takes_model: bool) -> click.Command:
-    """Make the command-line parser: it only collects text.
-
-    Without a model, there is no class of it to choose either.
-    """
+    """Make the command-line parser; without a model argument, there is no --class either."""
     parameters: list[click.Parameter] = [
         _Option(option)
         for option in OPTIONS
@@ -90,20 +87,9 @@ def make_command(name: str, *, takes_model: bool) -> click.Command:
     ]
     if takes_model:
         parameters.insert(0, click.Argument(["model"], required=False, metavar="MODEL"))
-    parameters += [
-        click.Option(
-            ["-c", "--config"],
-            metavar="FILE",
-            help=f"TOML file with settings.  [{CONFIG_VARIABLE}]",
-        ),
-        click.Option(
-            ["--print-config"], is_flag=True, help="Show every setting and where it came from."
-        ),
-        click.Option(["--version"], is_flag=True, help="Show the version."),
-    ]
     return _Command(
         name,
-        params=parameters,
+        params=[*parameters, *_options_about_options()],
         callback=lambda **values: values,
         help=MODEL_HELP if takes_model else SCRIPT_HELP,
         epilog=EPILOG,
@@ -111,15 +97,25 @@ def make_command(name: str, *, takes_model: bool) -> click.Command:
     )
 
 
+def _options_about_options() -> list[click.Parameter]:
+    file = f"TOML file with settings.  [{CONFIG_VARIABLE}]"
+    shown = "Show every setting and where it came from."
+    return [
+        click.Option(["-c", "--config"], metavar="FILE", help=file),
+        click.Option(["--print-config"], is_flag=True, help=shown),
+        click.Option(["--version"], is_flag=True, help="Show the version."),
+    ]
+
+
 def parse(command: click.Command, arguments: Sequence[str]) -> dict[str, Any] | int:
-    """Return the values given, or the exit code where click has said all there is to say."""
+    """Return the values given, or an exit code where click has printed all, such as --help."""
     with to_standard_output():  # --help
         values = invoke(command, arguments)
     return values if isinstance(values, dict) else int(values)
 
 
 def invoke(command: click.Command, arguments: Sequence[str], context: object = None) -> Any:
-    """Return what a command returns, or an exit code where click has said all there is to say."""
+    """Return what a command returns, or an exit code where click has printed all."""
     try:
         return command.main(
             list(arguments), prog_name=command.name, standalone_mode=False, obj=context
@@ -132,17 +128,17 @@ def invoke(command: click.Command, arguments: Sequence[str], context: object = N
 
 @contextlib.contextmanager
 def to_standard_output() -> Iterator[None]:
-    """Print, and say in a line where that cannot be; say nothing where the reader has gone.
+    """Turn errors of printing into an error of one line; exit silently if the reader has gone.
 
     Raises:
-        ObworkerError: the disk is full, say.
-        SystemExit: nobody reads it any more.
+        ObworkerError: it cannot be written, for example because the disk is full.
+        SystemExit: the reader has gone.
     """
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # else Python tries once more when it ends, and complains
+        # or Python would try again at its exit, and print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         if isinstance(error, BrokenPipeError):
             raise SystemExit(1) from error

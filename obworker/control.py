@@ -1,4 +1,4 @@
-"""The commands' side of the control socket: finds a running obworker, asks, reads the answer."""
+"""The client of the control socket: finds a running obworker, asks it, reads the answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Running:
-    """An obworker that has a control socket; what it does not say of itself is None."""
+    """An obworker with a control socket; what is not known of it is None."""
 
     path: Path
     pid: int | None
@@ -39,11 +39,11 @@ def ask(
 ) -> Result:
     """Give a command and return the result.
 
-    `timeout` None waits for as long as it takes, while the master answers other questions.
+    With `timeout` None, wait as long as the master answers other questions.
 
     Raises:
-        UsageError: nobody listens there, or somebody else.
-        CommandError: it was not done, or the answer does not come: it is stopped, for one.
+        UsageError: no obworker listens there.
+        CommandError: it was not done, or there is no answer, for example from a stopped process.
     """
     return _result(path, _answer(path, timeout, {"command": command, "arguments": given}))
 
@@ -70,7 +70,7 @@ def _answer(path: Path, timeout: float | None, request: Mapping[str, Any]) -> by
 
 
 def _wait(path: Path, connection: socket.socket) -> None:
-    """Wait for an answer, or the end; of a master that hangs neither comes."""
+    """Wait for an answer or the end; ask for the status meanwhile, to notice a hanging master."""
     while not select.select([connection], [], [], ANSWER_TIMEOUT)[0]:
         with contextlib.suppress(UsageError):  # it has just ended
             _answer(path, ANSWER_TIMEOUT, {"command": "status", "arguments": {}})
@@ -108,7 +108,7 @@ def _went_away(path: Path) -> CommandError:
 
 
 def stop(path: Path, *, wait: bool) -> None:
-    """Have it stop; with `wait`, return when it has, which is when it leaves without an answer."""
+    """Have it stop. With `wait`, return when it has: it hangs up then, without an answer."""
     try:
         ask(path, "stop", timeout=None if wait else ANSWER_TIMEOUT, wait=wait)
     except CommandError:
@@ -120,7 +120,7 @@ def find(runtime_directory: str | None, pid: int | None = None) -> Path:
     """Return the control socket of the only obworker there is, or of the one with that pid.
 
     Raises:
-        UsageError: there is none, or there are several, and which.
+        UsageError: there is none, or there are several; the message lists them.
     """
     running = _running(runtime_directory)
     chosen = [one for one in running if pid is None or one.pid == pid]
@@ -143,7 +143,7 @@ def _running(runtime_directory: str | None) -> list[Running]:
 
 
 def _identify(path: Path) -> Running | None:
-    """Ask who listens at `path`, if anybody; the file of one that is silent may have its pid."""
+    """Ask who listens at `path`, if anybody; without an answer, the file's name may be its pid."""
     try:
         status = ask(path, "status", timeout=FIND_TIMEOUT)
     except UsageError:

@@ -1,10 +1,10 @@
-"""How much of this machine's processors is ours.
+"""How many of the machine's cores this process may use.
 
-Two things say so: the cores that the scheduler may put us on (taskset, a cpuset), and the share of
-time that our cgroups have (``docker run --cpus``, Kubernetes' limits, systemd's CPUQuota=). Native
-libraries look at the first at most, so on a big machine a small container's threads take turns.
+Two limits apply: the cores on which the scheduler may run it (taskset, cpusets), and the quotas of
+its cgroups (``docker run --cpus``, limits of Kubernetes, CPUQuota= of systemd). Native libraries
+know the first at most, so in a small container on a big machine they start too many threads.
 
-The kernel holds us to the least quota of all levels, of which a container may see its own only
+The smallest quota of all levels of the hierarchy counts, of which a container may only see its own
 (Documentation/admin-guide/cgroup-v2.rst, cpu.max; Documentation/scheduler/sched-bwc.rst).
 """
 
@@ -22,46 +22,46 @@ OPENMP = "OMP_NUM_THREADS"
 
 
 class Cores(NamedTuple):
-    """The cores that we may run on, and of how many at once there is time, where that is less."""
+    """The cores that may be used, and the quota as a number of cores, if that is smaller."""
 
     allowed: frozenset[int]
     quota: float | None = None
 
     @property
     def capacity(self) -> float:
-        """Of how many cores there is time."""
+        """The number of cores, or the quota if there is one."""
         return len(self.allowed) if self.quota is None else self.quota
 
     @property
     def description(self) -> str:
-        """What a log calls them."""
+        """A text for the log."""
         if self.quota is not None:
             return f"{round(self.quota, 2)} cores (cgroup quota)"
         return "1 core" if len(self.allowed) == 1 else f"{len(self.allowed)} cores"
 
 
 def available(root: Path = Path("/")) -> Cores:
-    """Return the cores of this process; `root` is where proc and the cgroup file systems are."""
+    """Return the cores of this process; proc and the cgroup file systems are below `root`."""
     allowed = frozenset(os.sched_getaffinity(0))
     quota = least_quota(root)
     return Cores(allowed, quota if quota is not None and quota < len(allowed) else None)
 
 
 def threads_alone(environ: Mapping[str, str]) -> int:
-    """Return how many native threads a process may use that serves without a supervisor."""
+    """Return how many native threads a process without a supervisor may use."""
     return chosen_threads(environ.get(OPENMP, "")) or max(1, int(available().capacity))
 
 
 def chosen_threads(text: str) -> int:
-    """Read a number of threads as OpenMP does: of a list, by level of nesting, the first."""
+    """Parse a number of threads as OpenMP does: of a list by nesting level, the first."""
     first = text.partition(",")[0].strip()
     return int(first) if first.isascii() and first.isdecimal() else 0
 
 
-def least_quota(root: Path = Path("/")) -> float | None:
-    """Return how many cores' time the cgroups of this process leave it, None where they do not say.
+def least_quota(root: Path) -> float | None:
+    """Return the smallest quota of the cgroups of this process, in cores; None if there is none.
 
-    What is mounted and does not have our cgroup in it counts only where nothing does.
+    If no hierarchy shows our own cgroup, those that are mounted count.
     """
     seen = cgroups.mounted("cpu", root)
     levels = [level for each in [m for m in seen if m.own] or seen for level in each.levels]

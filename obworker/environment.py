@@ -1,6 +1,6 @@
-"""Where this process runs: on a developer's machine, in a gear (workspace), or in production.
+"""Which environment this is: a developer's machine, a gear (workspace), or production.
 
-Gear is looked for before production, as on the platform itself.
+Gear is checked before production, as on the platform itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOCAL_PORT = 25252
 
 
 class Environment(enum.Enum):
-    """The three places a predictor runs in."""
+    """The three environments."""
 
     LOCAL = "local"
     GEAR = "gear"
@@ -36,7 +36,7 @@ class Environment(enum.Enum):
 
 
 def detect(environ: Mapping[str, str]) -> Environment:
-    """Return the environment that the variables in `environ` tell of."""
+    """Return the environment, by the variables in `environ`."""
     if environ.get(GEAR_VARIABLE):
         return Environment.GEAR
     if environ.get(PRODUCTION_VARIABLE):
@@ -45,7 +45,7 @@ def detect(environ: Mapping[str, str]) -> Environment:
 
 
 def default_port(environ: Mapping[str, str]) -> tuple[int, str]:
-    """Return the port to serve on where none was asked for, and what decided it."""
+    """Return the default port, and the reason for it."""
     where = detect(environ)
     if where is Environment.GEAR:
         return GEAR_PORT, f"{where.value}: {GEAR_VARIABLE} is set"
@@ -56,7 +56,7 @@ def default_port(environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 def port_in(environ: Mapping[str, str], variable: str, *, least: int) -> int | None:
-    """Return the port that a variable of the platform's names, if it is set."""
+    """Return the port in a variable of the platform, if it is set."""
     text = environ.get(variable)
     if not text:
         return None
@@ -66,9 +66,9 @@ def port_in(environ: Mapping[str, str], variable: str, *, least: int) -> int | N
 
 
 def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str, str]:
-    """Return `environ` with what the .env in a model directory adds; what is set there stays."""
+    """Return `environ` with what the .env in a model directory adds to it."""
     path = directory and directory / ".env"
-    # Path.is_file raises where it may not look, and who may not hears of it later.
+    # Path.is_file raises without permission, which is reported later.
     if path is None or not os.path.isfile(path):  # noqa: PTH113
         return dict(environ)
     try:

@@ -16,8 +16,8 @@ EXIT_INTERRUPTED = 130
 class ObworkerError(Exception):
     """A failure the operator can act on: shown as one line, and a hint where there is one.
 
-    `exit_code` is given where another process has chosen it. `traceback` is for the log: the part
-    of it that is in the user's code, where that helps.
+    `exit_code` is given if another process has determined it. `traceback` is for the log: the
+    part that is in the user's code, if that helps.
     """
 
     exit_code = 1
@@ -37,17 +37,17 @@ class ObworkerError(Exception):
 
 
 class UsageError(ObworkerError):
-    """The command line, the environment or the configuration file asks for something impossible."""
+    """The command line, the environment or the configuration file is wrong."""
 
     exit_code = 2
 
 
 class ListenError(UsageError):
-    """The address to listen on cannot be had."""
+    """An address cannot be listened on."""
 
 
 class CommandError(ObworkerError):
-    """The running obworker did not do what a command asked of it; its answer has the exit code."""
+    """The running obworker did not do what a command asked for; its answer has the exit code."""
 
 
 class BootError(ObworkerError):
@@ -61,17 +61,17 @@ class ScriptError(ObworkerError):
 
 
 class LoadError(ObworkerError):
-    """The model directory holds nothing that can be served as it stands."""
+    """The model directory has nothing that can be served."""
 
     exit_code = 4
 
 
 class InjectionError(LoadError):
-    """A signature asks for something that nothing can fill."""
+    """A signature has a parameter that cannot be filled."""
 
 
 class RunError(ObworkerError):
-    """The predictor's run() failed, which its worker does not outlive."""
+    """The predictor's run() failed, after which its worker ends."""
 
 
 class DeviceError(ObworkerError):
@@ -85,11 +85,11 @@ class Unhealthy(Exception):
 
 
 class BrokenOff(Exception):
-    """A body ended before its end, and whoever made it has logged why."""
+    """A response body was cut off; the reason has been logged."""
 
 
 class RequestError(Exception):
-    """A request that cannot be served; knows the status to answer it with (RFC 9110 15)."""
+    """A request cannot be served; `status` is that of the response (RFC 9110 15)."""
 
     status = 500
     reason = "Internal Server Error"
@@ -155,7 +155,7 @@ class NotImplementedCoding(RequestError):
 
 
 class ServiceUnavailable(RequestError):
-    """The request cannot be served now, and could be soon; `why` is what the log says of it."""
+    """The request cannot be served now, but may be soon; `why` is for the log."""
 
     status = 503
     reason = "Service Unavailable"
@@ -176,7 +176,7 @@ class GatewayTimeout(RequestError):
 
 
 class InsufficientStorage(RequestError):
-    """There is not as much memory as the request would take (RFC 4918 11.5)."""
+    """The request needs more memory than there is at all (RFC 4918 11.5)."""
 
     status = 507
     reason = "Insufficient Storage"
@@ -190,7 +190,7 @@ class HttpVersionNotSupported(RequestError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like `name`, if any is like it at all."""
+    """Return the known name that is most similar to `name`, if any is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 

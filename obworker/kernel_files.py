@@ -1,4 +1,4 @@
-"""What the kernel tells in files, of proc and sys, that come and go and are not everywhere."""
+"""Reads files of proc and sys, which may be missing or vanish at any time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def text_of(file: Path) -> str:
-    """Return what a file says, nothing where it cannot be read: it has gone, or is not ours."""
+    """Return the content of a file, or "" if it cannot be read."""
     try:
         return file.read_text()
     except (OSError, ValueError):
@@ -14,13 +14,13 @@ def text_of(file: Path) -> str:
 
 
 def stat_of(pid: int) -> list[str]:
-    """Return what proc_pid_stat(5) has of a process, from its state on; nothing where it has gone.
+    """Return the fields of proc_pid_stat(5) of a process, from its state on; [] if it has gone.
 
-    The name before that may have anything in it.
+    The name before that may contain anything.
     """
     return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
 
 
 def state_of(pid: int) -> str:
-    """Return the letter of a process's state, nothing where nobody tells."""
+    """Return the letter of a process's state, or "" if it is not known."""
     return "".join(stat_of(pid)[:1])

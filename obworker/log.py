@@ -3,13 +3,13 @@
 On a terminal a line is what a person wants to read; elsewhere it has time, process and level. What
 is logged on behalf of a request has its id.
 
-With a file for the log, that file *is* standard error: the master points its descriptor there and
-every child inherits it. So faulthandler, C libraries and the interpreter's last words land there,
-too, which no logging module sees. Files are opened with O_APPEND and get each line in a single
-write, so any number of processes write to one and no lines mix (write(2)).
+If the log is a file, that file *is* standard error: the master points the descriptor to it, and
+every child inherits that. So the output of faulthandler, of C libraries and of a crashing
+interpreter is in the file, too. Files are opened with O_APPEND and each line is one write, so many
+processes can write to a file without mixing lines (write(2)).
 
-To rotate, a file is renamed and each process opens the old name again. It does so by dup2(2) onto
-the descriptors it has, so nobody who writes has to know.
+For a rotation the file is renamed, and each process opens the old name again, by dup2(2) onto its
+descriptors: whatever writes to these goes on as before.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from obworker.errors import UsageError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT, never_fail
@@ -43,17 +43,20 @@ logger = logging.getLogger("obworker.log")
 TERMINAL_FORMAT = "%(request)s%(message)s"
 FILE_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(request)s%(message)s"
 
-# O_NONBLOCK: a FIFO that nobody reads is an error, and holds up no process (fifo(7)).
+# O_NONBLOCK: to open a FIFO that nobody reads is an error, instead of blocking (fifo(7)).
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 MODE = 0o644
 
+
+# Where a WSGI environ has the id that the client, or the platform in front, gave a request.
+ID_FIELD, PLATFORM_ID_FIELD = "HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _current_id: ContextVar[str] = ContextVar("obworker_request_id", default="")
 
 
 def request_id() -> str:
-    """Return the id of the request that is being served, which is empty outside of one.
+    """Return the id of the current request; it is empty outside of a request.
 
     A thread that you start belongs to the request if it runs in a copy of its context
     (`contextvars.copy_context().run`).
@@ -61,13 +64,13 @@ def request_id() -> str:
     return _current_id.get()
 
 
-# Says which request the current context serves.
+# Sets the id of the request in the current context.
 set_request_id = _current_id.set
 
 
 @contextlib.contextmanager
 def about_request(id_: str) -> Iterator[None]:
-    """Log on behalf of a request, where its own context is not at hand."""
+    """Set the id of a request for what is logged meanwhile, outside of its context."""
     token = _current_id.set(id_)
     try:
         yield
@@ -76,17 +79,17 @@ def about_request(id_: str) -> Iterator[None]:
 
 
 def traceback_of(error: BaseException | None, step: TracebackType | None) -> str:
-    """Format `error` as Python does, from `step` on; without its message where that fails."""
+    """Format `error` as Python does, from `step` on; without its message if that raises."""
     try:
         return "".join(traceback.format_exception(None, error, step))
-    except Exception as trouble:  # noqa: BLE001  # its attributes are the user's: a __getattr__
+    except Exception as trouble:  # noqa: BLE001  # from the user's class, such as a __getattr__
         frames = "".join(traceback.format_tb(step))
         kind = f"{type(error).__qualname__}: cannot be shown, it raises {type(trouble).__name__}"
         return f"Traceback (most recent call last):\n{frames}{kind}\n"
 
 
 class _Formatter(logging.Formatter):
-    """Names the request."""
+    """Adds the id of the request."""
 
     def format(self, record: logging.LogRecord) -> str:
         id_ = request_id()
@@ -94,31 +97,30 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
     def formatException(self, ei: SysExcInfo) -> str:  # noqa: N802  # logging's name
-        """Show what was raised, whatever it is."""
+        """Format any exception, even if its class does not allow it."""
         return traceback_of(ei[1], ei[2]).rstrip("\n")
 
 
 class _TerminalFormatter(_Formatter):
-    """Names the level only where it is not plain information."""
+    """Adds the level unless it is info."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         return line if record.levelno == logging.INFO else f"{record.levelname.lower()}: {line}"
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send the log of this process to `stream` (standard error), from `level` on.
+def configure(level: str) -> None:
+    """Send the log of this process, from `level` on, to standard error.
 
-    Messages of other loggers go there, too, unless somebody has said where they are to go; but
-    not what helps to debug them.
+    Messages of other loggers go there, too, unless the user's code has configured logging; but no
+    debug messages of theirs.
     """
     never_fail()
     enable_loggers()
-    stream = stream or sys.stderr
-    logging.lastResort = _output(stream)
+    logging.lastResort = _output(sys.stderr)
     logging.lastResort.setLevel(logging.INFO)
     ours = logging.getLogger(NAME)
-    ours.handlers[:] = [_output(stream)]
+    ours.handlers[:] = [_output(sys.stderr)]
     ours.setLevel(level.upper())
     ours.propagate = False
     if not logging.root.handlers and logging.root.level == logging.WARNING:  # as Python starts
@@ -134,15 +136,15 @@ def _output(stream: TextIO) -> logging.Handler:
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Say whether a person reads it; what predictor.py has put in its place may not know."""
+    """Return whether it is a terminal; a replacement by predictor.py may have no isatty()."""
     return hasattr(stream, "isatty") and stream.isatty()
 
 
 def enable_loggers() -> None:
     """Enable our loggers again, after code of the user's has run.
 
-    dictConfig and fileConfig of logging.config disable all that they do not name, unless they are
-    told not to (disable_existing_loggers), and errors would be logged nowhere.
+    dictConfig and fileConfig of logging.config disable all loggers that they do not name, unless
+    disable_existing_loggers is false. Then our errors would not be logged.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.partition(".")[0] == NAME and isinstance(logger, logging.Logger):
@@ -150,15 +152,14 @@ def enable_loggers() -> None:
 
 
 def open_files(settings: Settings) -> None:
-    """Begin to log to files, for this process and its children to come.
+    """Begin to log to files, for this process and its future children.
 
-    Standard error becomes the log file. So does standard output, where prints go, unless it is the
-    access log.
+    Standard error becomes the log file. So does standard output, unless the access log goes there.
 
     Raises:
-        UsageError: a file cannot be had.
+        UsageError: a file cannot be opened.
     """
-    if settings.access_log and settings.access_log_file is not None:  # workers will want it
+    if settings.access_log and settings.access_log_file is not None:  # for workers: a check
         os.close(open_log("--access-log-file", settings.access_log_file))
     if settings.log_file is None:
         return
@@ -169,9 +170,9 @@ def open_files(settings: Settings) -> None:
 
 
 def reopen_files(settings: Settings) -> None:
-    """Go on in a new log file, after the old one was renamed; what fails is logged.
+    """Open the log file again, after it was renamed; errors are logged.
 
-    Every process does it for itself; one that has an AccessLog calls its `reopen`, too.
+    Every process has to call this; one with an AccessLog calls its `reopen`, too.
     """
     if settings.log_file is not None:
         append_again("--log-file", settings.log_file, _descriptors_of_log(settings))
@@ -183,10 +184,10 @@ def _descriptors_of_log(settings: Settings) -> tuple[int, ...]:
 
 
 def append(path: str, descriptors: tuple[int, ...]) -> None:
-    """Point descriptors at the end of a file.
+    """Make descriptors append to a file.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be opened.
     """
     opened = _open(path)
     for descriptor in descriptors:
@@ -195,10 +196,10 @@ def append(path: str, descriptors: tuple[int, ...]) -> None:
 
 
 def open_log(option: str, path: str) -> int:
-    """Open a file to append to; `option` is what named it.
+    """Open a file to append to; `option` is the option that names it.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: it cannot be opened.
     """
     try:
         return _open(path)
@@ -213,7 +214,7 @@ def _open(path: str) -> int:
 
 
 def append_again(option: str, path: str, descriptors: tuple[int, ...]) -> None:
-    """Point descriptors at the end of a file that was renamed; what fails is logged."""
+    """Make descriptors append to a file that was renamed; errors are logged."""
     try:
         append(path, descriptors)
     except OSError as error:
@@ -224,6 +225,10 @@ def _cannot(option: str, path: str, error: OSError) -> UsageError:
     return UsageError(f"{option}: cannot append to {path}: {error.strerror}")
 
 
-def safe_id(text: str) -> str:
-    """Return what a client calls its request where a line or a header can hold it, else nothing."""
-    return text if text and _SAFE_ID.fullmatch(text) else ""
+def given_id(environ: Mapping[str, Any]) -> str:
+    """Return the id that a request came with, or "" if it has none that is safe.
+
+    An id is safe if it can be written to a line of the log or to a header.
+    """
+    given = (environ.get(field, "") for field in (ID_FIELD, PLATFORM_ID_FIELD))
+    return next(filter(_SAFE_ID.fullmatch, given), "")

@@ -1,9 +1,9 @@
-"""What --onnx-providers and --onnx-option may say; pure, and known without onnxruntime.
+"""The valid values of --onnx-providers and --onnx-option. Pure: onnxruntime is not imported.
 
-onnxruntime takes any configuration entry and never looks at one that it does not know, so a
-spelling mistake would change nothing and say nothing. The names are those of its
-onnxruntime_session_options_config_keys.h; what begins with ``ep.`` is a provider's own. It knows
-its providers, but is asked only for a predictor that wants a session.
+onnxruntime ignores configuration entries that it does not know, so a spelling mistake would have no
+effect and cause no error. The names are from its onnxruntime_session_options_config_keys.h; those
+that begin with ``ep.`` belong to providers. Which providers are installed is only checked for a
+predictor that asks for a session.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SUFFIX = "executionprovider"
 PROVIDER_PREFIX = "ep."
 LEVELS = ("disable_all", "enable_basic", "enable_extended", "enable_all")
 
-# What onnxruntime.get_all_providers() has, or had in an older version, by short names.
+# onnxruntime.get_all_providers() of several versions, by short names.
 PROVIDERS = (
     *("cpu", "cuda", "tensorrt", "nvtensorrtrtx", "migraphx", "rocm", "cann", "openvino", "dnnl"),
     *("xnnpack", "qnn", "vitisai", "coreml", "dml", "webgpu", "webnn", "js", "azure", "nnapi"),
@@ -39,7 +39,7 @@ ATTRIBUTES: dict[str, Parse] = {
     "use_deterministic_compute": flag,
 }
 
-# What SessionOptions.add_session_config_entry takes.
+# Entries for SessionOptions.add_session_config_entry.
 ENTRIES: dict[str, Parse] = {
     "mlas.disable_kleidiai": flag,
     "mlas.enable_gemm_fastmath_arm64_bfloat16": flag,
@@ -79,14 +79,14 @@ ELSEWHERE = {"intra_op_num_threads": "--onnx-threads", "providers": "--onnx-prov
 
 
 def short_name(provider: str) -> str:
-    """Return what an execution provider is called here: ``cuda`` for CUDAExecutionProvider."""
+    """Return the short name of an execution provider: ``cuda`` for CUDAExecutionProvider."""
     return provider.lower().removesuffix(SUFFIX)
 
 
 def providers(text: str) -> str:
-    """Check a list of execution providers; which of them are installed, only onnxruntime knows.
+    """Check a list of execution providers; whether they are installed is checked later.
 
-    One that is newer than this list has to be given by its full name.
+    One that is not in PROVIDERS must be given by its full name.
     """
     tokens = [token.strip() for token in text.split(",")]
     if not all(re.fullmatch(r"\w+", token, re.ASCII) for token in tokens):
@@ -121,14 +121,14 @@ def session_options(text: str) -> str:
 
 
 def pairs_of(text: str | None) -> Iterator[tuple[str, str]]:
-    """Take apart what session_options has checked."""
+    """Return the pairs in a text that session_options has returned."""
     for token in _tokens(text) if text else ():
         key, _, value = token.partition("=")
         yield key, value
 
 
 def _tokens(text: str) -> list[str]:
-    """Split at each comma that a key follows: values may have commas of their own."""
+    """Split at each comma before a key: values may contain commas."""
     return [token.strip() for token in re.split(r",(?=\s*[\w.]+\s*=)", text)]
 
 

@@ -65,9 +65,9 @@ def _status(path: Path, as_json: bool) -> str:
 
 
 def _measured(report: dict[str, Any]) -> dict[str, Any]:
-    """Add the memory of its processes, which the master must not take the time to read.
+    """Add the memory of its processes, which takes too long for the master to read.
 
-    Where none of its workers is below its pid, that is another process here (pid_namespaces(7)).
+    If no worker is below the master's pid, they are in another pid namespace (pid_namespaces(7)).
     """
     slots = report["slots"]
     processes = [*slots, *(slot["replacement"] for slot in slots if slot["replacement"])]

@@ -25,9 +25,9 @@ def option(
 ) -> Any:
     """Declare one option.
 
-    `metavar` is what its value is called, none for a flag; `shown` describes a default that is
-    worked out at start. One whose value is a list may be `repeatable`. Without what it `needs` of a
-    predictor it has no effect.
+    `metavar` names its value, None for a flag; `shown` describes a default that is worked out at
+    the start. If the value is a list, the option may be `repeatable`. It has no effect without what
+    it `needs`.
     """
     facts = {
         "key": flags[-1].lstrip("-").replace("-", "_").lower(),
@@ -36,7 +36,7 @@ def option(
         "group": group,
         "help": help,
         "metavar": metavar,
-        "default": shown or text_of(default),
+        "default": shown or as_text(default),
         "is_repeatable": repeatable,
         "needs": needs,
     }
@@ -64,12 +64,12 @@ class Option(NamedTuple):
 
     @property
     def is_flag(self) -> bool:
-        """Whether the command line gives it without a value."""
+        """Whether it has no value on the command line."""
         return self.parse is flag
 
     @property
     def is_octal(self) -> bool:
-        """Whether its digits are octal: a number that TOML has read does not say which it had."""
+        """Whether its value is octal: a number that TOML has parsed does not show its base."""
         return self.parse is file_mode
 
 
@@ -79,8 +79,8 @@ def options_of(settings: Any) -> Iterator[Option]:
         yield Option(field.name, **field.metadata)
 
 
-def text_of(value: object) -> str:
-    """Write a value the way it could be given: whole seconds without a fraction, none as 1e-7."""
+def as_text(value: object) -> str:
+    """Write a value as it could be given: no fraction for whole numbers, no exponent."""
     if value is None:
         return ""
     if isinstance(value, bool):

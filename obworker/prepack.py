@@ -1,4 +1,4 @@
-"""The command ``obworker prepack``: a model in the form whose weights all processes share."""
+"""The command ``obworker prepack``: writes a model such that processes share its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from obworker.predictor.traces import summarise
 DIRECTORY = "prepacked"
 SUFFIX = ".onnx"
 FIRST_VERSION = (1, 21)  # with session.save_external_prepacked_constant_initializers
-LOGGED_SEVERITY = 3  # errors; a warning says for which CPU the model will be, as we note in it
+LOGGED_SEVERITY = 3  # errors; a warning would say that the model is for this CPU only
 
 
 def prepack(arguments: Sequence[str]) -> str | int:
@@ -88,11 +88,11 @@ def _check_paths(model: Path, target: Path, *, force: bool) -> None:
 
 
 def _is_read(path: Path, model: Path) -> bool:
-    """Whether it is the model, or a file of weights beside it, which the model names."""
+    """Whether it is the model, or a file of weights beside it whose name is in the model."""
     if path.samefile(model):
         return True
     is_beside = path.parent.samefile(model.parent) and path.suffix == prepacked.DATA_SUFFIX
-    if not is_beside or not model.stat().st_size:  # nothing cannot be mapped
+    if not is_beside or not model.stat().st_size:  # an empty file cannot be mapped
         return False
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as graph:
         return graph.find(os.fsencode(path.name)) != -1
@@ -108,9 +108,9 @@ def _plan(model: Path, texts: Sequence[str]) -> SessionPlan:
 
 @contextmanager
 def _workplace(parent: Path) -> Iterator[Path]:
-    """Make a directory in `parent`, from which files can be moved there in one step.
+    """Make a temporary directory in `parent`, from which files can be moved there atomically.
 
-    A parent that is made for it is there afterwards only if something is in it.
+    If `parent` is made for it, it is removed again if it is empty in the end.
     """
     was_there = parent.exists()
     parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _workplace(parent: Path) -> Iterator[Path]:
 
 
 def _write(plan: SessionPlan, target: Path) -> str:
-    """Write the model and its weights, side by side; say how large they are, and where."""
+    """Write the model and its weights side by side; return a text about their size."""
     onnxruntime = onnx.import_onnxruntime()
     version = onnxruntime.__version__
     if tuple(map(int, version.split(".")[:2])) < FIRST_VERSION:
@@ -148,6 +148,6 @@ def _write(plan: SessionPlan, target: Path) -> str:
 
 
 def _move(source: Path, directory: Path) -> None:
-    """Put the files in their place, the weights first: a server may be reading older ones."""
+    """Move the files to their place, the weights first: a server may be reading older ones."""
     for path in sorted(source.iterdir(), key=lambda path: path.suffix == SUFFIX):
         path.replace(directory / path.name)

@@ -1,9 +1,8 @@
-"""Standard output and standard error as they should be in a server: nothing fails by them.
+"""Standard output and standard error that never raise.
 
-A print raises where the disk is full, where who read the output has gone, or where the encoding has
-no place for a character. What predict prints would then fail the request, and what __init__ prints
-would keep a crashed worker from coming back. So what cannot be written is lost, and what cannot be
-encoded is escaped.
+A print raises if the disk is full, if the reader has gone, or if a character cannot be encoded. In
+predict it would fail the request, and in __init__ it would keep a worker from being replaced. So
+what cannot be written is lost, and what cannot be encoded is escaped.
 """
 
 from __future__ import annotations
@@ -17,34 +16,34 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# The descriptors: what sys.stdout and sys.stderr are, the user's code may choose.
+# Descriptors, as the user's code may replace sys.stdout and sys.stderr.
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 
 
 class _Lossy(io.FileIO):
-    """A file that takes everything and loses what it cannot keep."""
+    """A file whose writes never fail; what cannot be written is lost."""
 
     def write(self, part: ReadableBuffer, /) -> int:
-        """Write what can be written of `part`."""
+        """Write `part` as far as possible."""
         written = None
         with contextlib.suppress(OSError):
-            written = super().write(part)  # None: it would have to wait
+            written = super().write(part)  # None if it would block
         return memoryview(part).nbytes if written is None else written
 
 
 class _Kept(io.TextIOWrapper):
-    """A stream that is there to the end, as its descriptor is: it is not the user's alone."""
+    """A stream that the user's code cannot close: others use it, too."""
 
     def close(self) -> None:
-        """Write what waits, and no more."""
+        """Flush, and do not close."""
         self.flush()
 
 
 def never_fail() -> None:
-    """Let no print of this process fail, unless somebody has put another stream in its place.
+    """Make standard output and error never raise, unless they were replaced already.
 
-    Standard output is written at each line's end, as standard error is: what predict prints is to
-    be seen when it happens, and not lost with a killed process.
+    Standard output is flushed after each line, as standard error is: so what predict prints is
+    visible at once, and not lost with a process that is killed.
     """
     if sys.stdout is sys.__stdout__ and sys.__stdout__ is not None:
         sys.stdout = _lossy(sys.__stdout__)
@@ -68,9 +67,9 @@ def _lossy(stream: io.TextIOWrapper) -> TextIO:
 
 
 def open_closed() -> None:
-    """Have /dev/null for those of the first three descriptors that are closed.
+    """Open /dev/null in place of those of the first three descriptors that are closed.
 
-    Otherwise a socket would get such a number, and whatever is printed after that.
+    Otherwise a socket could get such a number, and what is printed would be written to it.
     """
     while (opened := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
         os.set_inheritable(opened, True)

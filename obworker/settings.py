@@ -38,7 +38,7 @@ from obworker.values import (
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-# What an option may need: the first of them of how it is served, the others of a predictor.
+# What an option may need: a supervisor, or something of the predictor.
 SUPERVISOR = "supervisor"
 ONNX = "onnx"
 BATCHES = "predict_batch"
@@ -359,7 +359,7 @@ class Settings:
 
     @property
     def onnx(self) -> dict[str, Any]:
-        """What is wanted of the onnx session, as arguments for whoever makes it."""
+        """The options of the onnx session, as arguments of plan_session."""
         return {
             "threads": self.onnx_threads,
             "providers": self.onnx_providers,
@@ -372,9 +372,9 @@ KEYS = {option.key: option for option in OPTIONS}
 
 
 def without_effect(given: Collection[str], lacks: Mapping[str, str]) -> str:
-    """Say which of the keys that somebody gave have no effect, and why; nothing if all have.
+    """Return which of the given options have no effect, and why; empty if all have one.
 
-    `lacks` names what an option may need and there is not, with the reason for each.
+    `lacks` has what is missing of that which an option may need, with the reason.
     """
     idle: dict[str, list[str]] = {}
     for key, told in KEYS.items():

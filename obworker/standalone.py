@@ -1,7 +1,7 @@
-"""``python predictor.py``: a class is served by the process that has defined it.
+"""``python predictor.py``: serves a class in the process that has defined it.
 
-With more than one worker, or in production, that process becomes the supervised server instead, by
-exec: a master has not run the user's code.
+With more than one worker, or in production, that process becomes the supervised server instead. It
+does so by exec, because a master must not have run the user's code.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def serve(
     given: Collection[str],
     environ: Mapping[str, str],
 ) -> int:
-    """Serve a class that is had from `source`, and return the exit code.
+    """Serve a class that can be loaded from `source`, and return the exit code.
 
-    `arguments` are those of the command line, `given` the keys of the settings that somebody gave.
+    `arguments` are those of the command line, `given` the keys of the settings that were given.
 
     Raises:
-        LoadError: it cannot be served from there, or not from here.
-        UsageError: an address, a file or a GPU cannot be had.
+        LoadError: it cannot be loaded from there, or run() was called on another thread.
+        UsageError: an address, a file or a GPU is not available.
     """
     if detect(environ) is Environment.PRODUCTION or (settings.workers or 1) > 1:
         _become_supervised(source, arguments)
@@ -43,7 +43,7 @@ def serve(
 
 
 def _become_supervised(source: Source, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process, which has run the user's code, by a master that has not."""
+    """Replace this process by a master, which has not run the user's code."""
     file, name = source
     if "." in name:
         raise LoadError(f"{file.name}: class {name} is not at the top level of its module")
@@ -54,7 +54,7 @@ def _become_supervised(source: Source, arguments: Sequence[str]) -> NoReturn:
 def _serve_here(
     predictor: type, settings: Settings, given: Collection[str], environ: Mapping[str, str]
 ) -> int:
-    # 60 ms, in vain where this process becomes the supervised server
+    # takes 60 ms, which the supervised server does not need
     from obworker.predictor.application import adopt
     from obworker.supervisor import inprocess
 
@@ -73,7 +73,7 @@ def _serve_here(
 
 
 def _choose_devices(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Hide other GPUs than those asked for: the user's code may have looked, but not used one."""
+    """Hide GPUs that were not asked for; it is too late if the user's code has used one already."""
     if settings.gpus == "auto":
         return
     chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)

@@ -1,4 +1,4 @@
-"""`obworker status` for people: the report as lines of text. Pure."""
+"""The report as `obworker status` prints it for people. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB, GIB = 1 << 20, 1 << 30
 
 
 def describe(report: Report) -> str:
-    """Return everything worth a look, the service first, then a line for each process."""
+    """Return the text: first the service, then a line for each process and each GPU."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     rows += [row for slot in report["slots"] for row in _rows(slot)]
     return "\n".join([*_service(report), "", *_aligned(rows), *_gpus(report["gpus"])])
@@ -60,11 +60,11 @@ def _service(report: Report) -> list[str]:
         lines.append(f"{_mebibytes(report['memory']['pss'])} MiB of memory in all processes")
     if report["reload_failure"]:
         lines.append(f"the last reload failed: {_one_line(report['reload_failure'])}")
-    return [*lines, *_quarantines(report["slots"]), *_wants_of_memory(report["slots"])]
+    return [*lines, *_quarantines(report["slots"]), *_shortages_of_memory(report["slots"])]
 
 
 def _quarantines(slots: list[Report]) -> list[str]:
-    """Return a line for each device that is left alone."""
+    """Return a line for each device in quarantine."""
     held = {_text(slot["device"]): slot["quarantine"] for slot in slots if slot["quarantine"]}
     return [
         f"{device} is in quarantine for {duration(hold['left'])} more, or until a reload:"
@@ -73,7 +73,7 @@ def _quarantines(slots: list[Report]) -> list[str]:
     ]
 
 
-def _wants_of_memory(slots: list[Report]) -> list[str]:
+def _shortages_of_memory(slots: list[Report]) -> list[str]:
     short = [slot for slot in slots if slot["no_memory"]]
     if not short:
         return []
@@ -104,7 +104,7 @@ def _process(process: Report) -> tuple[str, str]:
 
 
 def _memory(process: Report) -> tuple[str, ...]:
-    """Return what it has in memory, the same with shared pages in shares, and what is its own."""
+    """Return its RSS, PSS and USS."""
     memory = process["memory"] or {}
     return tuple(_mebibytes(memory.get(kind)) for kind in ("rss", "pss", "uss"))
 
@@ -114,7 +114,7 @@ def _mebibytes(bytes_: int | None) -> str:
 
 
 def _in_flight(process: Report) -> str:
-    """Return how many requests are in predict, and for how long the oldest has been."""
+    """Return how many requests are in predict, and for how long."""
     request = process["request"]
     return str(process["in_flight"]) + (f" for {duration(request['age'])}" if request else "")
 
@@ -124,12 +124,12 @@ def _text(value: object) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Keep a message of the user's code from breaking the table."""
+    """Remove line breaks, which would break the table."""
     return " ".join(text.split())
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time in its two largest units; below a minute as it is."""
+    """Write a time in its two largest units; below a minute in seconds."""
     if seconds is None:
         return UNKNOWN
     if seconds < 60:

@@ -1,4 +1,4 @@
-"""The text of an option becomes its value; a ValueError says what was wrong and what is right."""
+"""Parses the values of options; a ValueError says what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from obworker.errors import did_you_mean
 
 BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-LARGEST = 2**31 - 1  # what the kernel and C libraries take
+LARGEST = 2**31 - 1  # an int of the kernel and of C libraries
 LAST_PORT = 65535
 
 Value = TypeVar("Value")
@@ -86,7 +86,7 @@ def nonempty(text: str) -> str:
 
 
 def absolute_path(text: str) -> str:
-    """Take a path as it is meant where it is read: the predictor's process works elsewhere."""
+    """Make a path absolute: the predictor's process has another working directory."""
     try:
         return str(Path(nonempty(text)).absolute())
     except FileNotFoundError:
@@ -99,14 +99,14 @@ def path_or_off(text: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """Take a name or an address; a colon is in IPv6 addresses alone."""
+    """Check a host name or an address; only IPv6 addresses have colons."""
     if not _is_host(f"[{text}]" if ":" in text else nonempty(text)):
         raise ValueError(f"{text!r} is not a host such as localhost, 0.0.0.0 or ::1")
     return text
 
 
 def address(text: str) -> str:
-    """Check HOST:PORT, [IPV6]:PORT or unix:PATH; the parts are taken apart by listeners."""
+    """Check HOST:PORT, [IPV6]:PORT or unix:PATH; listeners.py takes it apart."""
     if text.startswith("unix:") and len(text) > len("unix:"):
         return "unix:" + absolute_path(text.removeprefix("unix:"))
     name, _, port = text.rpartition(":")
@@ -116,7 +116,7 @@ def address(text: str) -> str:
 
 
 def is_port(text: str, least: int = 0) -> bool:
-    """Whether a text is the number of a port, from `least` on."""
+    """Whether a text is a port number, not below `least`."""
     return bool(re.fullmatch(r"\d{1,5}", text, re.ASCII)) and least <= int(text) <= LAST_PORT
 
 
@@ -161,7 +161,7 @@ def size_or_off(text: str) -> int:
 
 
 def _or_off(parse: Callable[[str], Value], text: str) -> Value:
-    """Parse a text that is not the word off, and might have been."""
+    """Parse a text for which the word off would be valid, too."""
     try:
         return parse(text)
     except ValueError as error:
@@ -169,7 +169,7 @@ def _or_off(parse: Callable[[str], Value], text: str) -> Value:
 
 
 def devices(text: str) -> str:
-    """Check the form of a device list; which devices there are is known only at start."""
+    """Check the form of a device list; whether the devices exist is checked at the start."""
     tokens = [token.strip() for token in text.split(",")]
     if tokens in (["auto"], ["none"]):
         return tokens[0]

@@ -18,15 +18,9 @@ from typing import Any
 import pytest
 from harness import eventually
 
-from obworker import access_log
-from obworker.access_log import (
-    MOST_WAITING,
-    AccessLog,
-    AccessRecord,
-    json_line,
-    text_line,
-    trace_id,
-)
+from obworker import access_lines, access_log
+from obworker.access_lines import AccessRecord, json_line, text_line, trace_id
+from obworker.access_log import MOST_WAITING, AccessLog
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -52,11 +46,11 @@ def record(**changes: Any) -> AccessRecord:
 def _in_shanghai(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", "Asia/Shanghai")
     time.tzset()
-    access_log._local_time.cache_clear()
+    access_lines._local_time.cache_clear()
     yield
     monkeypatch.undo()
     time.tzset()
-    access_log._local_time.cache_clear()
+    access_lines._local_time.cache_clear()
 
 
 class TestText:
@@ -301,7 +295,8 @@ class TestWriter:
     def test_lines_of_many_processes_do_not_mix(self, tmp_path: Path) -> None:
         path = tmp_path / "access"
         code = (
-            "import sys; from obworker.access_log import AccessLog, AccessRecord\n"
+            "import sys; from obworker.access_lines import AccessRecord\n"
+            "from obworker.access_log import AccessLog\n"
             "log = AccessLog(sys.argv[1], 'text', None)\n"
             "for i in range(300):\n"
             "    log.write(AccessRecord(0, '', 'POST', sys.argv[2].encode() * 8000, '', 200, 0, '',"

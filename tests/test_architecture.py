@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "cores": {"cgroups", "kernel_files"},
     "printing": set(),
     "log": {"errors", "printing", "settings"},
-    "access_log": {"errors", "log", "printing"},
-    "http": {"errors", "settings", "environment", "log", "access_log", "values"},
+    "access_lines": set(),
+    "access_log": {"access_lines", "errors", "log", "printing"},
+    "http": {"errors", "settings", "environment", "log", "access_lines", "access_log", "values"},
     "predictor": {"cores", "errors", "onnx_options", "settings", "environment", "log"},
     "supervisor": {
         *("cgroups", "cores", "kernel_files", "printing"),
@@ -40,9 +41,12 @@ MAY_IMPORT = {
     "prepack": {"command", "errors", "onnx_options", "predictor"},
     "operations": {"command", "control", "errors", "options", "status", "supervisor"},
     "standalone": {"cores", "environment", "errors", "log", "predictor", "settings", "supervisor"},
+    "start_sh": {
+        *("configuration", "environment", "errors", "log", "predictor", "settings", "supervisor"),
+    },
     "cli": {
         *("command", "configuration", "environment", "errors", "log", "operations", "options"),
-        *("predictor", "prepack", "printing", "settings", "standalone", "supervisor"),
+        *("predictor", "prepack", "printing", "settings", "standalone", "start_sh", "supervisor"),
     },
     "__init__": {"predictor", "cli", "log"},
     "__main__": {"cli"},

@@ -19,7 +19,7 @@ from harness import ROOT
 from scorecards.table import SCENARIOS
 
 from obworker import errors, onnx_options
-from obworker.access_log import AccessRecord, json_line
+from obworker.access_lines import AccessRecord, json_line
 from obworker.http import acceptor, chunks, connection, parser, response, server
 from obworker.http.cycle import CLIENT_CLOSED_REQUEST
 from obworker.options import Option

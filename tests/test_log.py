@@ -191,7 +191,7 @@ class TestRequestIds:
             "    write = staticmethod(sys.stdout.write)\n"
             "    flush = staticmethod(sys.stdout.flush)\n"
             "    isatty = staticmethod(lambda: True)\n"
-            "log.configure('info', Terminal())\n"
+            "sys.stderr = Terminal(); log.configure('info')\n"
             "with log.about_request('r-1'):\n"
             "    logger.info('hello'); logger.error('oh')\n"
         )

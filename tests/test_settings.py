@@ -11,7 +11,7 @@ import pytest
 from obworker import configuration, values
 from obworker.configuration import Given
 from obworker.errors import UsageError
-from obworker.options import Option, text_of
+from obworker.options import Option, as_text
 from obworker.settings import (
     BATCHES,
     COROUTINES,
@@ -123,7 +123,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
 ) -> None:
     text, value = VALUES[option.key]
     default = getattr(Settings(), option.field)
-    other = text_of(default) or text
+    other = as_text(default) or text
     file = tmp_path / "c.toml"
     for winner in range(3):
         texts = [text if number == winner else other for number in range(3)]
@@ -142,7 +142,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
 def test_a_default_can_be_written_as_it_is_shown(option: Option) -> None:
     default = getattr(Settings(), option.field)
     if default is not None:
-        resolved, _ = configuration.resolve(layer("x", **{option.key: text_of(default)}))
+        resolved, _ = configuration.resolve(layer("x", **{option.key: as_text(default)}))
         assert resolved == Settings()
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from harness import eventually
 
+from obworker.http import head
 from obworker.http.api_keys import ApiKeys
 from obworker.http.batches import Batching
 from obworker.http.cycle import Application, Cycle
@@ -170,6 +171,11 @@ class Running:
         self._thread.start()
 
     @property
+    def active(self) -> int:
+        """How many connections are open, or have a request in predict whose client has left."""
+        return len(self.server._service.connections)
+
+    @property
     def pending(self) -> int:
         """How many requests are in the application or wait for it."""
         return self.server.executors._unfinished + len(self.server.queue._waiting)
@@ -206,7 +212,7 @@ class Running:
         """End it; the clients leave first: whatever keeps a connection after that is a fault."""
         for client in self._clients:
             client.close()
-        eventually(lambda: not self.server.active, TIMEOUT, "the end of all connections")
+        eventually(lambda: not self.active, TIMEOUT, "the end of all connections")
         self.call(self._end)
         self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
@@ -221,6 +227,13 @@ class Running:
 
 
 StartServer = Callable[..., Running]
+
+
+def forget_heads() -> None:
+    """Empty the caches of the parser."""
+    head.read_request_line.cache_clear()
+    head._known_field.cache_clear()
+    head._known_heads.clear()
 
 
 def body_of(environ: dict[str, Any]) -> bytes:

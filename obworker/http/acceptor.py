@@ -1,9 +1,9 @@
 """Accepts connections from listeners that all workers share.
 
-Theory of operation. Every worker watches the listeners, and takes one connection at a time, so that
-workers take turns. One whose executors are busy leaves a new connection to the others for a moment.
-If it is still there then, they are busy as well, and it takes some at once: else a crowd that comes
-to a busy service would keep everybody waiting who comes after it.
+Theory of operation. Every worker watches the listeners and accepts one connection at a time, so
+that workers take turns. A worker whose executors are busy leaves a new connection to the others for
+a moment. If nobody has accepted it by then, all workers are busy, and this one accepts several at
+once: otherwise a crowd of new connections would delay everybody who connects after it.
 """
 
 from __future__ import annotations
@@ -31,31 +31,33 @@ if TYPE_CHECKING:
 
 # A worker without a free executor leaves a new connection to the others for this long.
 YIELD_TIME = 0.005
-# Then it takes so many: each takes the loop some 0.1 ms.
+# Then it accepts this many at once: each costs the loop about 0.1 ms.
 TAKEN_AT_ONCE = 16
 # Out of descriptors: a listener stays readable, so accepting again at once would spin.
 ACCEPT_RETRY_TIME = 0.5
-# What is wanting where it is for who is here already; else it is the new one's trouble (accept(2)).
-WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
-# From the moment a stop is asked for, a handshake that is under way has this long to complete.
+# Something has run out in this process or system; any other error is about the one connection that
+# was to be accepted (accept(2)).
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
+# When a stop is asked for, handshakes that are under way have this long to complete.
 ACCEPT_GRACE = 0.2
-# Descriptors for everything that is no connection: the predictor's files, for one.
+# Descriptors that are kept for other things than connections, such as the predictor's files.
 SPARED_DESCRIPTORS = 64
-# Where every place is taken, this part of them is made free at once: to find the oldest takes time.
-MADE_FREE = 0.01
-# The kernel keeps no more than this for a connection beside what is on its way (tcp_notsent_lowat
-# in the kernel's ip-sysctl). It would take megabytes at once: to copy them would hold up others,
-# and of a client that reads nothing nobody would know.
-KERNELS_SHARE = 128 << 10
+# At the limit of connections this share of them is closed at once, as finding the oldest takes
+# time.
+CLOSED_SHARE = 0.01
+# The kernel buffers at most this much of a connection that it has not sent yet (tcp_notsent_lowat
+# in the kernel's ip-sysctl). Otherwise it would take megabytes at once: copying them would delay
+# other clients, and nobody would notice that a client reads nothing.
+MOST_UNSENT_IN_KERNEL = 128 << 10
 
 _is_idle = attrgetter("is_idle")
 
 
 class Acceptor:
-    """Makes connections of those who come; for the event loop's thread.
+    """Accepts clients, and makes a Connection of each; for the event loop's thread.
 
-    Where one is free, `at_once` are taken, as many as a call can answer. `on_left` is called once
-    it has let go of all listeners.
+    When an executor becomes free, up to `at_once` are accepted: as many as one call can answer.
+    `on_left` is called when all listeners are closed.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Acceptor:
         self.watch()
 
     def watch(self) -> bool:
-        """Accept who comes; return whether it did not before."""
+        """Watch the listeners; return whether they were not watched before."""
         if self._is_accepting:
             return False
         self._is_accepting = True
@@ -96,30 +98,30 @@ class Acceptor:
         return True
 
     def ignore(self) -> None:
-        """Let them wait."""
+        """Stop watching the listeners: connections wait in the kernel."""
         if self._is_accepting:
             self._is_accepting = False
             for listener in self.listeners:
                 self._service.reactor.forget(listener.fileno())
 
     def on_waiting(self, listener: socket.socket, _events: int) -> None:
-        """Accept one, or give others the time to do it."""
+        """Accept one connection, or give other workers the time to do it."""
         if self._takers.busy and not self._service.draining:
             self._yielding = self._pause(YIELD_TIME)
         else:
             self._accept(listener)
 
     def on_free(self) -> None:
-        """Yield no longer: an executor is free."""
+        """Leave connections to others no longer: an executor is free."""
         if self._yielding is not None:
             self._go_on(self._at_once)
 
     def empty_soon(self) -> None:
-        """Take what the kernel has accepted for us, or is about to, then leave."""
+        """Accept what is in the queues of the kernel, or about to be, then leave."""
         self._service.reactor.call_later(ACCEPT_GRACE, self._empty)
 
     def leave(self) -> None:
-        """Accept no more. Never shutdown(): the queues belong to all workers."""
+        """Close the listeners. Never by shutdown(): their queues belong to all workers."""
         self.ignore()
         for listener in self.listeners:
             listener.close()
@@ -127,7 +129,7 @@ class Acceptor:
         self._on_left()
 
     def _empty(self) -> None:
-        """Take all who wait, then leave; those for whom there is no room, once there is some."""
+        """Accept all that wait, then leave; go on later where there is no room now."""
         self._is_leaving = True
         self.watch()
         for listener in self.listeners:
@@ -144,7 +146,7 @@ class Acceptor:
         return reactor.call_later(seconds, self._go_on, max(TAKEN_AT_ONCE, self._at_once))
 
     def _go_on(self, most: int) -> None:
-        """Accept again, at once so many of each listener as wait, at most."""
+        """Watch again; accept at once what waits at each listener, up to `most`."""
         if self._yielding is not None:
             self._yielding.cancel()
             self._yielding = None
@@ -179,7 +181,7 @@ class Acceptor:
         tls = service.tls
         try:
             connection = Connection(service, client if tls is None else _encrypted(tls, client))
-        except OSError as error:  # by epoll_ctl(2)
+        except OSError as error:  # from epoll_ctl(2)
             client.close()
             self._put_off(error)
             return False
@@ -188,23 +190,23 @@ class Acceptor:
         return True
 
     def _put_off(self, error: OSError) -> None:
-        """Let those who wait wait, for no connection can be had."""
+        """Pause after a failed accept."""
         self._service.troubles.not_accepted.count(str(error.strerror))
-        if error.errno in WANT:
+        if error.errno in SHORTAGES:
             self._make_free()
         self._pause(ACCEPT_RETRY_TIME)
 
     def _make_free(self) -> None:
-        """Close the connections that are idle longest, where any are."""
+        """Close the connections that have been idle longest, if any are idle."""
         idle = filter(_is_idle, self._service.connections)
         for connection in heapq.nsmallest(
-            max(1, int(self._most * MADE_FREE)), idle, key=attrgetter("deadline")
+            max(1, int(self._most * CLOSED_SHARE)), idle, key=attrgetter("deadline")
         ):
             connection.close()
 
 
 def _most_connections(wanted: int) -> int:
-    """Return how many connections there can be, one at least, for each takes a descriptor."""
+    """Return how many connections there can be, as each takes a descriptor; at least one."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = wanted if limit == resource.RLIM_INFINITY else limit - SPARED_DESCRIPTORS
     return min(wanted, max(1, spare))
@@ -221,10 +223,10 @@ def _prepare(client: socket.socket) -> None:
     if client.family != socket.AF_UNIX:
         # without it, the second part of a response waits for the first to be acknowledged
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNELS_SHARE)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT_IN_KERNEL)
 
 
 def _encrypted(context: ssl.SSLContext, client: socket.socket) -> TlsSocket:
-    from obworker.http.tls import TlsSocket  # with OpenSSL, which nobody else needs
+    from obworker.http.tls import TlsSocket  # loads OpenSSL, which nothing else needs
 
     return TlsSocket(context, client)

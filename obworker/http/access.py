@@ -1,7 +1,7 @@
 """Who is let in, decided before a request waits for anything.
 
-What is not let in, and a browser's question whether a page may ask, are answered on the event
-loop's thread by tiny applications, so that they are framed, logged and named as everything else.
+Refusals and CORS preflights are answered on the event loop's thread by tiny WSGI applications, so
+they are framed, logged and given an id like every other response.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ UNAUTHORIZED = (
 
 
 class Access:
-    """Lets requests in; `is_open` says by method and path which of them need no key.
+    """Decides which requests are let in; `is_open` says by method and path which need no key.
 
-    Where it `asks_nothing`, any request comes in, and no response has anything to say.
+    Where it `asks_nothing`, every request is let in and no response gets extra fields.
     """
 
     def __init__(
@@ -36,22 +36,20 @@ class Access:
         self.asks_nothing = keys is None and cors is None
 
     def fields(self, environ: Environ) -> Headers:
-        """Return what every response to a request has to say, an error's as well."""
+        """Return the fields that every response to this request has, errors included."""
         return () if self._cors is None else self._cors.fields(environ)
 
     def answerer(self, environ: Environ) -> Application | None:
-        """Return what answers a request that is not to go any further, at once; else None."""
+        """Return what answers the request at once where it must go no further, else None."""
         preflight = None if self._cors is None else self._cors.preflight(environ)
         if preflight is not None:
-            return _leave(preflight)
+            return _answer_preflight(preflight)
         if self._keys is None or self._is_open(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
             return None
         return None if self._keys.accepts(environ) else _refuse
 
 
-def _leave(fields: Headers) -> Application:
-    """Make what answers a preflight."""
-
+def _answer_preflight(fields: Headers) -> Application:
     def answer(_environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response("204 No Content", fields)
         return []

@@ -1,9 +1,9 @@
 """API keys: a request must have one of those in a file.
 
-A key is kept as a hash with a secret that is drawn anew at every load, so it is not to be found in
-memory, nor in what processes tell one another; and how long a comparison takes says nothing about
-it. The keys of a generation are read once, by the master: a file that is wrong ends the reload, and
-the workers there are, as well as those that take their places, keep the keys they had.
+Only hashes of the keys are kept, made with a secret that is drawn at every load. So no key can be
+found in memory or in messages between processes, and the time of a comparison tells nothing about
+it. The master reads the file once for each generation. A faulty file makes the reload fail; the
+current workers, and those that replace them, keep the keys they have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("obworker.http")
 
 OPTION = "--api-key-file"
 DIGEST_SIZE = 16
-# All of them are compared for each request, and they travel in one message.
+# Each request is compared with all of them, and they have to fit in one message.
 MOST_KEYS = 1000
 SHORT = 16
 
@@ -37,7 +37,7 @@ _KEY = re.compile(r"[!-~]+")
 
 
 class ApiKeys:
-    """The keys there are; `digests` are their hashes, keyed with `secret`."""
+    """The valid keys; `digests` are their hashes, keyed with `secret`."""
 
     def __init__(self, secret: bytes, digests: Sequence[bytes]) -> None:
         self._secret = secret
@@ -54,7 +54,7 @@ class ApiKeys:
 
     @classmethod
     def load(cls, path: str) -> ApiKeys:
-        """Read a file with a key in each line; empty lines and those that begin with # are none.
+        """Read a file with one key a line; empty lines and lines that begin with # are skipped.
 
         Raises:
             UsageError: it cannot be read, has no key, or has what cannot be one.
@@ -69,18 +69,18 @@ class ApiKeys:
 
     @classmethod
     def unpack(cls, packed: Sequence[str]) -> ApiKeys | None:
-        """Return what `pack` was given."""
+        """Return the keys that `pack` has packed, None where there are none."""
         if not packed:
             return None
         secret, *digests = map(bytes.fromhex, packed)
         return cls(secret, digests)
 
     def pack(self) -> list[str]:
-        """Return what another process needs to have the same keys."""
+        """Return the keys in a form that a message can carry."""
         return [part.hex() for part in (self._secret, *self._digests)]
 
     def accepts(self, environ: Environ) -> bool:
-        """Whether a request has one of the keys; it takes the same time whichever it has."""
+        """Whether a request has one of the keys; the time taken does not depend on which."""
         accepted = False
         for given in _given(environ):
             digest = _digest(given, self._secret)
@@ -90,7 +90,7 @@ class ApiKeys:
 
 
 def _given(environ: Environ) -> Iterator[str]:
-    """Return the keys that a request has, from where they may be (RFC 6750 2.1, RFC 9110 11.4)."""
+    """Yield the keys in a request, wherever they may be (RFC 6750 2.1, RFC 9110 11.4)."""
     scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "bearer":
         yield token.strip(" ")

@@ -1,23 +1,23 @@
-"""Requests that wait are answered together: one call for as many as are here, up to a size.
+"""Requests that wait are answered together, in one call for several of them.
 
 Theory of operation. A batch is *open* from its first request until an executor takes it, or until
-it is full. To the queue an open batch is a free executor, so whatever makes a request begin puts it
-there: what came with the same look at the sockets, what has waited here, and what waits in the
-exchange. When it is opened an executor is free:
+it is full. To the queue an open batch looks like a free executor. So every request that the queue
+begins goes into it: those that arrived in the same turn of the loop, those that waited in this
+worker, and those that wait in the exchange. A batch is only opened when an executor is free:
 
-    beside    The batch is given to the executor at once. While that wakes up, and while somebody
-              else holds the wheel, more may come.
-    inline    It begins when the loop has seen to all that happened.
-    waiting   With `wait`, either begins when the first request is that old. One that has waited as
-              long in the queue waits no more.
+    beside    The batch is given to the executor at once. More requests can join while the executor
+              wakes up, and while another thread holds the wheel.
+    inline    It begins when the loop has handled all events of this turn.
+    waiting   With a `wait`, either begins when the first request is that old. The time that it has
+              waited in the queue counts.
 
-So with no wait, none is ever added for a request alone: batches form of what has to wait anyway.
+So without a `wait` no request is ever delayed: a batch consists of what has to wait anyway.
 
-The application answers a batch in steps: what it calls for some requests it yields as what answers
-each of them, and they are sent. The deadlines of the others begin anew then. What answers runs in
-the cycle of its request, so framing, logs, refusals and mistakes are what they are without batches;
-but a response is made whole before it is sent, for a client that is slow to read must not hold up
-the others. For whom nobody waits any more, `obworker.is_lost` in the environ tells.
+The application answers a batch in steps. After each of its calls it yields what answers the
+requests of that call, which are sent at once; the deadlines of the others begin anew. Each response
+is made in the cycle of its request, so framing, logs and errors are the same as without batches.
+But it is made whole before it is sent, as a client that is slow to read must not delay the others.
+`obworker.is_lost` in the environ says whether the client of a request has gone.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ AnswerAll = Callable[["Sequence[Environ]"], Iterable[Answers]]
 
 
 class Batching(NamedTuple):
-    """What answers requests at once, how many, and how many seconds the first waits for others.
+    """How requests are answered together: by what, up to how many, and the longest wait.
 
-    `answer_all` yields what answers some of them, by their places, until there is one for each; it
-    may yield nothing where more time is needed.
+    `answer_all` yields the answers to some of them, with their places, until each has one; it may
+    yield an empty sequence to begin the deadlines anew. The first waits `wait` seconds for others.
     """
 
     answer_all: AnswerAll
@@ -52,18 +52,18 @@ class Batching(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A request in a batch; `done` gets the rest of its response, with the wheel in hand."""
+    """A request in a batch; `done`, called with the wheel held, takes the rest of its response."""
 
     cycle: Cycle
     done: Done
 
 
 Members = dict[int, Member]
-"""Those of a batch that are yet to be answered, by their places."""
+"""The members of a batch that are not answered yet, by their places."""
 
 
 Rests = list[tuple[Member, bytes]]
-"""Members that are answered, and what is left of their responses to be sent."""
+"""Members that are answered, each with the part of its response that is still to be sent."""
 
 
 class Batch:
@@ -103,7 +103,7 @@ class Batches:
 
     @property
     def average(self) -> float:
-        """How long a batch takes of late, in seconds."""
+        """The moving average of the time that a batch takes, in seconds."""
         return self._executors.average
 
     @property
@@ -125,7 +125,7 @@ class Batches:
             self._begin_later(batch, cycle.received + self._batching.wait - time.monotonic())
 
     def stop_waiting(self) -> None:
-        """Have no batch wait for others from now on: hardly any will come."""
+        """Let no batch wait for others from now on: hardly any will come."""
         self._batching = self._batching._replace(wait=0.0)
         if self._open is not None:
             self._reactor.post(self._begin, self._open)
@@ -153,7 +153,7 @@ class Batches:
     # on an executor's thread
 
     def _run(self, batch: Batch) -> Rests:
-        """Answer a batch; return what is yet to be sent: who takes it finds what to do next."""
+        """Answer a batch; return what is still to be sent."""
         self._executors.call(self._close, batch)
         members, batch.members = batch.members, []  # a timer may refer to the batch for longer
         present: list[Member] = []
@@ -178,24 +178,24 @@ class Batches:
 
 
 def _run(answered: Iterable[tuple[Member, Application | None]]) -> Rests:
-    """Have what answers some requests do so; return what is left to send."""
+    """Run the answers to some requests; return what is left to send."""
     return [(member, member.cycle.run(application)) for member, application in answered]
 
 
 def _enters(cycle: Cycle) -> bool:
-    """Have a cycle enter predict; say whether it could, and anybody waits for it."""
+    """Have a cycle enter predict; return False where it cannot, or its client has gone."""
     try:
         cycle.enter()
-    except (ClientGoneError, MemoryError, OSError):  # to be run alone it enters again
+    except (ClientGoneError, MemoryError, OSError):  # its own run meets the error again
         return False
     return True
 
 
 def _told(answer_all: AnswerAll, environs: Sequence[Environ], left: Members) -> Iterator[Answers]:
-    """Yield what the application does; what it raises, each cycle that is left raises."""
+    """Yield what the application yields; whatever it raises, every cycle that is left raises."""
     try:
         yield from answer_all(environs)
-    except GeneratorExit:  # nobody asks any more: Ctrl-C has ended what did
+    except GeneratorExit:  # Ctrl-C has ended the caller
         raise
     except BaseException as error:  # noqa: BLE001  # the request seam of each takes it
         yield [(place, partial(_raise, error)) for place in left]
@@ -206,10 +206,9 @@ def _raise(error: BaseException, _environ: Environ, _start_response: StartRespon
 
 
 def _let_go_on(cycles: Sequence[Cycle]) -> None:
-    """Give those that are yet to be answered their time anew; one speaks for all if it is over.
+    """Renew the deadlines of those that are not answered yet; the first reports for all of them.
 
-    The last one first: of the first a monitor knows that its deadline comes first, and looks for
-    another when that has moved.
+    Starting with the last: a monitor shows the first deadline, and searches again when that moves.
     """
     for place in reversed(range(len(cycles))):
         cycles[place].is_led = place > 0
@@ -217,7 +216,7 @@ def _let_go_on(cycles: Sequence[Cycle]) -> None:
 
 
 def _environ_of(cycle: Cycle, left: Members) -> Environ:
-    """Return the environ of one, which tells how to give all more time, and who has left."""
+    """Return an environ with what gives all of them more time, and what says who has left."""
     cycle.environ["obworker.extend_deadline"] = partial(_extend_deadlines, left)
     cycle.environ["obworker.is_lost"] = partial(_is_lost, cycle)
     return cycle.environ

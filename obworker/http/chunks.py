@@ -1,4 +1,4 @@
-"""The lines of a chunked body: how large a chunk is, what may follow the last (RFC 9112 7.1)."""
+"""The lines of a chunked body: the sizes of chunks, and the trailer fields (RFC 9112 7.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUOTED = rb"\"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*\""
 EXTENSION = rb";%s(?:=(?:%s|%s))?" % (TOKEN, TOKEN, QUOTED)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})((?:%s)*)" % (DIGITS, EXTENSION))
 PLAIN_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % DIGITS)
-# RFC 9112 7.1.1: what all extensions of a request may come to; nobody reads them.
+# RFC 9112 7.1.1: limit on the extensions of a request taken together; they are ignored.
 EXTENSIONS = 4096
 # RFC 9110 6.5.1: fields that frame, route or authenticate may not come after the body.
 FORBIDDEN_TRAILERS = SINGLETONS | {
@@ -23,10 +23,10 @@ FORBIDDEN_TRAILERS = SINGLETONS | {
 
 
 def read_chunk_size(line: bytes) -> tuple[int, int]:
-    """Return the size of the chunk that a line begins, and the length of its extensions.
+    """Return the size of the chunk that follows a line, and the length of the line's extensions.
 
     Raises:
-        BadRequest: it begins none.
+        BadRequest: the line is malformed.
     """
     match = CHUNK_SIZE.fullmatch(line)
     if match is None:
@@ -35,6 +35,6 @@ def read_chunk_size(line: bytes) -> tuple[int, int]:
 
 
 def check_trailer(name: bytes) -> None:
-    """Raise BadRequest where a field may not come after a body."""
+    """Raise BadRequest if a field may not be a trailer."""
     if name in FORBIDDEN_TRAILERS:
         raise BadRequest(f"{name.decode()!r} may not be a trailer")

@@ -1,8 +1,9 @@
 """Cross-origin resource sharing: which web pages may use the service (the Fetch standard, 3.2).
 
-A browser lets a page read a response only where the response says so; and before a request that no
-form could send, such as one with JSON, it asks for leave by a *preflight*, an OPTIONS request. So
-every response says so, errors too, or the page would not even see their status.
+A browser lets a page of another origin read a response only if the response allows it. So every
+response does, errors too: otherwise the page would not even see the status. Before a request that
+no HTML form could send, such as one with JSON, the browser asks for permission by a *preflight*, an
+OPTIONS request.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from obworker.settings import Settings
 
 METHODS = "GET, HEAD, POST"
-# Beyond what a page may read anyway: how to name a failed request, and when to try again.
+# Fields that a page may read beside the usual ones: the id of a failed request, when to try again.
 EXPOSED = "X-Request-ID, Retry-After"
 MAX_AGE = 7200
-"""Seconds for which a browser need not ask again; Chromium takes no more."""
+"""Seconds for which a browser need not ask again; Chromium allows no more."""
 
 
 class Cors:
@@ -35,9 +36,9 @@ class Cors:
         return None if settings.cors_origin is None else cls(settings.cors_origin)
 
     def fields(self, environ: Environ) -> Headers:
-        """Return what the response to a request says to a browser.
+        """Return the fields by which the response to a request tells a browser what it may do.
 
-        Where it is not the same for every origin, a cache is told (RFC 9110 12.5.5).
+        Where they differ by origin, Vary tells caches so (RFC 9110 12.5.5).
         """
         if self._allows_any:
             return [
@@ -54,9 +55,9 @@ class Cors:
         ]
 
     def preflight(self, environ: Environ) -> Headers | None:
-        """Return what is to be said beside `fields` where a request is a preflight, else None.
+        """Return the fields that answer a preflight, beside `fields`; None for another request.
 
-        It comes without credentials, so it must be answered before anybody asks for them.
+        A preflight has no credentials, so it must be answered before API keys are checked.
         """
         is_preflight = (
             environ["REQUEST_METHOD"] == "OPTIONS"

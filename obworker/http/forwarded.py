@@ -1,12 +1,12 @@
-"""What proxies in front say of the client: who it is, and how it came.
+"""X-Forwarded-*: what the proxies in front say about the client.
 
-A client can send X-Forwarded-* as well, so only what a trusted proxy has written counts. Each proxy
-appends to X-Forwarded-For the address that it was reached from. Read from the right, the first
-address that is no trusted proxy's is the client's: whatever stands left of it, the client may have
-made up.
+A client can send these fields as well, so only what a trusted proxy has written counts. Each proxy
+appends the address of its own client to X-Forwarded-For. Read from the right, the first address
+that does not belong to a trusted proxy is the client's: it may have made up whatever stands left of
+that.
 
-X-Forwarded-Host is not believed: a proxy that means it can send Host, and one that does not mean it
-passes on what a client invented.
+X-Forwarded-Host is ignored. A proxy can set Host instead; one that does not set X-Forwarded-Host
+would pass on whatever a client sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Environ = dict[str, Any]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ANY = "*"
-# Nobody has so many proxies in a row, and to parse a header full of addresses takes milliseconds.
+# Nobody has more proxies in a row, and parsing a header full of addresses takes milliseconds.
 MOST_HOPS = 32
 SCHEMES = ("http", "https")
 # An address with a port; an IPv6 address has brackets then (RFC 7239 6).
@@ -35,7 +35,7 @@ NODE = re.compile(r"\[(?P<v6>[^]]*)\](?::(?P<v6_port>\d+))?|(?P<v4>[^:]*)(?::(?P
 
 
 class Node(NamedTuple):
-    """One element of X-Forwarded-For; the port is empty where there is none."""
+    """One element of X-Forwarded-For; the port may be empty."""
 
     address: str
     port: str
@@ -43,13 +43,13 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Proxies:
-    """The proxies that are trusted; `networks` is none where any is."""
+    """The trusted proxies; `networks` None means that every peer is one."""
 
     networks: tuple[Network, ...] | None
 
     @classmethod
     def of(cls, settings: Settings) -> Proxies | None:
-        """Return the proxies of --forwarded-allow-ips; none where --proxy-headers is off."""
+        """Return the proxies of --forwarded-allow-ips; None if --proxy-headers is off."""
         if not settings.proxy_headers:
             return None
         if settings.forwarded_allow_ips == ANY:
@@ -58,16 +58,16 @@ class Proxies:
         return cls(tuple(map(_network, tokens)))
 
     def trusts(self, peer: str) -> bool:
-        """Whether a peer is a trusted proxy, by its address; that of a unix socket is empty."""
+        """Whether the peer with this address is trusted; for a unix socket the address is empty."""
         if self.networks is None or not peer:
             return True
         address = _address(peer)
         return address is not None and any(address in network for network in self.networks)
 
     def apply(self, environ: Environ) -> None:
-        """Let the environ of a request that a trusted proxy sent speak of the proxy's client.
+        """Make the environ of a request from a trusted proxy describe the proxy's client.
 
-        What cannot be understood changes nothing.
+        A field that cannot be parsed is ignored.
         """
         client = self._client(environ.get("HTTP_X_FORWARDED_FOR", ""))
         if client is not None:
@@ -80,7 +80,7 @@ class Proxies:
             environ["SERVER_PORT"] = port
 
     def _client(self, field: str) -> Node | None:
-        """Return the first node from the right that is no proxy's, else the last understood."""
+        """Return the first node from the right that is no trusted proxy, else the last parsed."""
         client = None
         for node in islice(_from_the_right(field), MOST_HOPS):
             client = node
@@ -90,14 +90,14 @@ class Proxies:
 
 
 def _network(token: str) -> Network:
-    """Parse a network; IPv4 in IPv6, as the access log may name a proxy, becomes IPv4."""
+    """Parse a network; one of IPv4-mapped IPv6 addresses becomes IPv4."""
     network = ipaddress.ip_network(token)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped else network
 
 
 def _from_the_right(field: str) -> Iterator[Node]:
-    """Take elements apart until one is no address: nobody vouches for what is left of it."""
+    """Parse elements until one is no address: what stands left of it cannot be trusted."""
     for element in reversed(field.split(",")):
         if element := element.strip():
             node = _node(element)
@@ -120,7 +120,7 @@ def _node(element: str) -> Node | None:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parse an address; IPv4 in IPv6, as a socket for both names its peers, becomes IPv4."""
+    """Parse an address; an IPv4-mapped IPv6 address, as of a dual-stack socket, becomes IPv4."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -129,5 +129,5 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _last(field: str) -> str:
-    """Return the last element of a list: the one that the proxy next to us has written."""
+    """Return the last element of a list: the one written by the proxy that is next to us."""
     return field.rpartition(",")[2].strip()

@@ -1,11 +1,11 @@
 """What a request's head means: where the body ends, what is asked for, of which host.
 
-Whatever two servers might understand differently is refused, even where RFC 9112 would let it pass:
-that is what request smuggling lives on (RFC 9112 11.2).
+Whatever two servers might understand differently is refused, even where RFC 9112 would allow it:
+request smuggling depends on such differences (RFC 9112 11.2).
 
-Clients repeat themselves, and what a head means depends on nothing but its bytes. So the heads that
-came last are remembered whole, and the lines of those that differ in one or two: a client counts
-its requests in a field, say. What a client keeps secret is not remembered.
+Clients repeat themselves, and the meaning of a head depends on its bytes alone. So recent heads are
+cached whole; for heads that differ in a field or two, such as a counter, single lines are cached as
+well. Fields with credentials are not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMEMBERED = 256
 MOST_BYTES_REMEMBERED = 2048
 SECRET = re.compile(rb"(?:\A|\n)(?:proxy-)?(?:authorization|cookie|x-api-key):", re.IGNORECASE)
 
-# Clients choose what is matched: no pattern here takes more than linear time to fail.
+# Clients choose what is matched: every pattern here fails in linear time.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # RFC 9112 3: registered methods are in upper case; a target has no control character, space,
 # non-ASCII byte or fragment (3.2).
@@ -49,17 +49,17 @@ HOST = re.compile(
     rb"|(?=[^:])%s*(?:%%[0-9A-Fa-f]{2}%s*)*)(?::[0-9]*)?" % (NAME, NAME)
 )
 ABSOLUTE_FORM = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(/[^?]*)?(\?.*)?")
-# RFC 9110 8.6: more digits than any length has would only serve to overflow somebody's integer.
+# RFC 9110 8.6: more digits could only be meant to overflow an integer somewhere.
 LENGTH = re.compile(rb"[0-9]{1,19}")
 
-# RFC 9110 5.3 and RFC 9112 6.3: a second one of these makes a request mean two things.
+# RFC 9110 5.3 and RFC 9112 6.3: with two of one of these, a request is ambiguous.
 SINGLETONS = frozenset((b"host", b"content-type", b"content-length", b"transfer-encoding"))
 
 Field = tuple[bytes, bytes]
 
 
 class RequestLine(NamedTuple):
-    """A request line; `path` is empty where the target is no path."""
+    """A request line; `path` is empty where the target does not begin with a slash."""
 
     method: str
     target: bytes
@@ -73,8 +73,8 @@ def read_request_line(line: bytes) -> RequestLine:
     """Take a request line apart (RFC 9112 3).
 
     Raises:
-        BadRequest: it is none.
-        HttpVersionNotSupported: it is one of another version (RFC 9110 15.6.6).
+        BadRequest: it is malformed.
+        HttpVersionNotSupported: it is of another version of HTTP (RFC 9110 15.6.6).
     """
     match = REQUEST_LINE.fullmatch(line)
     if match:
@@ -92,7 +92,7 @@ def read_field(line: bytes) -> Field:
     """Take a field line apart, its name in lower case (RFC 9112 5).
 
     Raises:
-        BadRequest: it is none, or Host or Content-Length are not what they have to be.
+        BadRequest: it is malformed, or a Host or a Content-Length has an invalid value.
     """
     return _read_field(line) if SECRET.match(line) else _known_field(line)
 
@@ -113,13 +113,13 @@ _known_field = lru_cache(REMEMBERED)(_read_field)
 
 
 class Head:
-    """All that a head says; requests that say the same share it, so nobody changes it.
+    """A parsed head; it is cached and shared by requests, so it must not be changed.
 
-    `length` is the body's, None for a chunked one. `line` is the request line as the logs show it,
-    and `variables` what becomes of it all in an environ.
+    `length` is the body's, None for a chunked one. `line` is the request line as logs show it,
+    `variables` is the part of a WSGI environ that the head determines.
 
     Raises:
-        RequestError: its lines are in order, but not what they say together.
+        RequestError: each line is valid, but not all of them together.
     """
 
     __slots__ = (
@@ -153,7 +153,7 @@ class Head:
         self.variables = variables(self)
 
     def as_last(self) -> Head:
-        """Return the same, but that the connection ends with it, whatever the client said."""
+        """Return a copy that ends the connection, whatever the client said."""
         last = copy(self)
         last.keep_alive = False
         return last
@@ -163,10 +163,10 @@ _known_heads: dict[bytes, Head] = {}
 
 
 def read_head(raw: bytes) -> Head:
-    """Read a whole head, up to and with the empty line.
+    """Parse a whole head, including the empty line at its end.
 
     Raises:
-        RequestError: something is wrong with it; not always with what comes first.
+        RequestError: it has an error; where it has several, not always the first one.
     """
     head = _known_heads.get(raw)
     if head is None:
@@ -183,18 +183,11 @@ def _remember(raw: bytes, head: Head) -> None:
     _known_heads[raw] = head
 
 
-def forget_all() -> None:
-    """Remember nothing."""
-    read_request_line.cache_clear()
-    _known_field.cache_clear()
-    _known_heads.clear()
-
-
 def by_name(fields: Sequence[Field]) -> dict[bytes, bytes]:
-    """Return the fields by name, those that came several times as one list (RFC 9110 5.3).
+    """Return the fields by name; one that came several times has all values (RFC 9110 5.3).
 
     Raises:
-        BadRequest: a field that there can be one of came twice.
+        BadRequest: a field came twice that may come once.
     """
     found = dict(fields)
     if len(found) < len(fields):
@@ -210,8 +203,8 @@ def body_length(fields: dict[bytes, bytes], version: str) -> int | None:
     """Return the length of the body, or None for a chunked one (RFC 9112 6.3).
 
     Raises:
-        BadRequest: there are two framings, or one that is faulty (RFC 9112 6.1).
-        NotImplementedCoding: the body has a coding that only another server would know.
+        BadRequest: the framing is ambiguous or invalid (RFC 9112 6.1).
+        NotImplementedCoding: the body has a transfer coding other than chunked.
     """
     length = fields.get(b"content-length")
     coding = fields.get(b"transfer-encoding")
@@ -253,7 +246,7 @@ def split_target(method: str, target: bytes, host: bytes | None) -> tuple[bytes,
 
 
 def persists(connection: bytes | None, version: str) -> bool:
-    """Tell whether the connection goes on after this request (RFC 9112 9.3)."""
+    """Return whether the connection persists after this request (RFC 9112 9.3)."""
     if connection is None:
         return version == "1.1"
     options = [option.strip(WHITE_SPACE) for option in connection.lower().split(b",")]
@@ -261,7 +254,7 @@ def persists(connection: bytes | None, version: str) -> bool:
 
 
 def expects_continue(expectation: bytes | None, version: str) -> bool:
-    """Tell whether the client waits for 100 Continue (RFC 9110 10.1.1).
+    """Return whether the client waits for 100 Continue (RFC 9110 10.1.1).
 
     Raises:
         ExpectationFailed: it expects something else.

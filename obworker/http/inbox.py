@@ -1,4 +1,4 @@
-"""What a client has sent: whole requests in order, the beginning of one, and what ends them."""
+"""What a client has sent and nobody has begun: whole requests, and the beginning of the next."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from obworker.http.parser import BodyFor, NeedsBody
     from obworker.http.spool import Spool
 
-# A client can send thousands at once. A head takes thirty times as much as its bytes, and 5 µs of
-# the loop's time; what comes after so many stays as it came.
+# A client can send thousands at once. A parsed head takes thirty times its size, and 5 µs of the
+# loop's time; what follows so many requests is kept unparsed.
 MOST_REQUESTS = 64
 
 
 class Inbox:
-    """Collects what a parser finds; `pace` judges how fast a body comes.
+    """Collects the requests that a parser finds; `pace` judges how fast a body arrives.
 
-    `refusal` is what is wrong with what comes after `requests`; nothing follows it.
+    `refusal` is the error in what follows `requests`; nothing is read after that.
     """
 
     def __init__(
@@ -38,26 +38,27 @@ class Inbox:
         self._continue_expected = False
 
     def feed(self, chunk: bytes) -> None:
-        """Take bytes as they came."""
+        """Parse what has arrived."""
         self._received += len(chunk)
         if self.refusal is None:
             try:
                 self._parser.feed(chunk)
             except RequestError as refusal:
-                # Its frames have all that has come, and would keep it for a garbage collection.
+                # The frames of its traceback would keep what has arrived until a garbage
+                # collection.
                 self.refusal = refusal.with_traceback(None)
                 refusal.__cause__ = refusal.__context__ = None
             except MemoryError:
                 self.refusal = ServiceUnavailable(NO_MEMORY, why=WHY)
 
     def feed_whole(self, head: bytes, body: bytes | Spool) -> None:
-        """Take a request of which all is there."""
+        """Take a whole request, as another worker has received it."""
         self.feed(head)
         if self.refusal is None and self._parser.in_body:
             self._parser.take_body(body)
 
     def take(self) -> Request:
-        """Return the first of `requests`; it is empty then only if no other has come."""
+        """Return the first of `requests`, and parse on if that was the last."""
         request = self.requests.popleft()
         if not self.requests and not self._parser.room:
             self._parser.room = MOST_REQUESTS
@@ -65,50 +66,50 @@ class Inbox:
         return request
 
     def drop_all(self) -> None:
-        """Let go of what has come, at once and not when garbage is collected; nothing follows."""
+        """Free what has arrived, before any garbage collection; nothing is fed after that."""
         self.requests.clear()
         self._parser.retire()
 
     def request_received(self, request: Request) -> None:
-        """Keep a whole request: the parser found it."""
+        """Keep a whole request; called by the parser."""
         self._continue_expected = False
         self.requests.append(request)
 
     def continue_expected(self) -> None:
-        """Remember that the client waits for leave to send the body: the parser says so."""
+        """Note that the client waits for 100 Continue; called by the parser."""
         self._continue_expected = True
 
     @property
     def has_begun(self) -> bool:
-        """Whether a request has begun and is not whole."""
+        """Whether a request has begun to arrive and is not whole."""
         return self._parser.has_begun
 
     @property
     def in_body(self) -> bool:
-        """Whether that request's body is coming."""
+        """Whether its body has begun."""
         return self._parser.in_body
 
     @property
     def head(self) -> Head | None:
-        """The head of the request whose body is coming, or of which no more is taken."""
+        """The head of the request whose body is arriving, or was refused."""
         return self._parser.head
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is here that another worker would have to know of."""
+        """Whether there is nothing that another worker would need in order to go on."""
         parser = self._parser
         is_between = not parser.has_begun and not parser.in_body
         return is_between and not self.requests and self.refusal is None
 
     def take_expectation(self) -> bool:
-        """Say once whether the client waits for leave to send the body."""
+        """Return whether the client waits for 100 Continue, and forget it."""
         expected, self._continue_expected = self._continue_expected, False
         return expected
 
     def start_body(self, now: float) -> None:
-        """Judge the body's pace from here on."""
+        """Begin to judge the pace of the body."""
         self._pace.start(now, self._received)
 
     def is_too_slow(self, now: float) -> bool:
-        """Whether the body comes too slowly."""
+        """Whether the body arrives too slowly."""
         return self._pace.is_too_slow(now, self._received)

@@ -1,4 +1,4 @@
-"""What a server tells its owner about the requests in predict, whoever that is."""
+"""What a server reports of its requests, to whoever owns it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Follows what is in predict; as it is, without a word to anybody.
+    """Follows the requests that are in predict; this base class does nothing.
 
-    It is called on every request's way, so it must be quick.
+    It is called for every request, so it must be quick.
 
-    Of a cycle it hears in order: `begun`, `extended` as often as it happens, `ended` once. Cycles
-    tell it from several threads, but one at a time. What is answered at once, on the loop's thread,
-    is not in predict.
+    For each cycle it gets `begun`, any number of `extended`, and `ended` once, in this order. Calls
+    come from several threads, but one at a time. Requests that are answered at once, on the loop's
+    thread, are not in predict.
     """
 
     def begun(self, cycle: Cycle) -> None:
-        """Learn that predict was entered; `cycle.started` and `cycle.deadline` are set."""
+        """Note that predict was entered; `cycle.started` and `cycle.deadline` are set."""
 
     def extended(self, cycle: Cycle) -> None:
-        """Learn that `cycle.deadline` has moved."""
+        """Note that `cycle.deadline` has moved."""
 
     def ended(self, cycle: Cycle) -> None:
-        """Learn that a request is over: answered, dropped, or given up at its deadline."""
+        """Note that a request is over: answered, dropped, or given up at its deadline."""
+
+    def queued(self, places: int) -> None:
+        """Note how many places in the queue only this process can give back."""
 
     def beat(self, now: float, tally: Tally) -> None:
-        """Learn that the event loop turns, and what was answered since the last time.
+        """Note that the event loop runs, and what was answered since the last call.
 
-        Called with every look at the deadlines, and when the server is closed.
+        Called several times a second, and when the server is closed.
         """
 
 

@@ -1,4 +1,4 @@
-"""Whether a client moves its bytes fast enough. Knows no clock."""
+"""Whether a client sends or reads fast enough. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 
 
 class Pace:
-    """Judges one direction of a connection by how many bytes have moved until now.
+    """Judges one direction of a connection by the number of bytes that have moved so far.
 
-    A client must move something every `patience` seconds, and in each such time `rate` bytes a
-    second on average: one byte now and then would keep a connection for ever.
+    Something must move within every `patience` seconds, and on average `rate` bytes a second in
+    each period of that length: otherwise a byte now and then would keep a connection for ever.
     """
 
     __slots__ = ("_due", "_from", "_least", "_moved", "_moved_at", "_patience")
@@ -21,13 +21,13 @@ class Pace:
         self._moved_at = self._due = math.inf
 
     def start(self, now: float, moved: int) -> None:
-        """Judge from here on."""
+        """Begin to judge."""
         self._from = self._moved = moved
         self._moved_at = now
         self._due = now + self._patience
 
     def is_too_slow(self, now: float, moved: int) -> bool:
-        """Say so, once it is."""
+        """Return whether it is too slow by now."""
         if moved != self._moved:
             self._moved, self._moved_at = moved, now
         if now - self._moved_at >= self._patience:

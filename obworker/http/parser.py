@@ -1,13 +1,13 @@
 """Bytes in, whole requests out: the message syntax of RFC 9112, strict, and our limits.
 
-Theory of operation. Almost every head comes in one piece, is in order, and mostly one that came
-before. Any other head (cut, large, faulty) is read line by line, and that alone tells what is
-wrong, so that it does not depend on how the network cuts the bytes: a line is judged when its LF is
-there, its length as soon as it is too long. Nothing is kept but the line that is not complete.
+Theory of operation. Almost every head arrives in one piece, is valid, and mostly came before, so it
+is parsed whole. Any other head (cut, large or invalid) is read line by line. Errors are found on
+this slow path only, so they do not depend on how the network cuts the bytes: a line is judged when
+its LF has arrived, its length as soon as it is too long. Only the incomplete line is kept.
 
-llhttp would not do: it takes bare LF and CR between requests, several spaces in a request line,
-``GET / RTSP/1.0`` and a page of extensions on every chunk, none of which its callbacks show; and a
-callback for each field costs more than a line that is known. The tests compare with it.
+llhttp is not strict enough: it accepts bare LF and CR between requests, several spaces in a request
+line, ``GET / RTSP/1.0`` and long extensions on every chunk, and its callbacks do not show them.
+Also, a callback for each field costs more than looking up a cached line. The tests compare both.
 
 A parser belongs to one connection, is fed from one thread and never touches a socket. After it
 raised, it is not fed again.
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 
 # RFC 9112 2.2: empty lines that may come before a request.
 EMPTY_LINES = 8
-# A body that nobody needs is dropped up to this length, so that the connection can go on.
+# A body that is not needed is read and dropped up to this length, so that the connection can go on.
 MOST_DROPPED = 64 << 10
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large the parts of a request may be, in bytes; `fields` is a count."""
+    """Limits on the parts of a request, in bytes; `fields` is a number."""
 
     line: int = 8190
     fields: int = 100
@@ -76,7 +76,7 @@ class Limits:
 
 
 class Request:
-    """One request, its body whole and plain."""
+    """One request with its whole body, which is not chunked any more."""
 
     __slots__ = ("body", "head")
 
@@ -85,20 +85,20 @@ class Request:
         self.body = body
 
     def open_body(self) -> io.BytesIO:
-        """Return the body to be read, and do not keep it."""
+        """Return a file of the body, which is not kept here."""
         body = self.body if isinstance(self.body, bytes) else self.body.read()
         self.body = b""
         return io.BytesIO(body)
 
 
 class Receiver(Protocol):
-    """What a parser tells its connection."""
+    """What a parser calls."""
 
     def request_received(self, request: Request) -> None:
         """Take a whole request."""
 
     def continue_expected(self) -> None:
-        """Learn that the client waits for 100 Continue before it sends the body."""
+        """Note that the client waits for 100 Continue before it sends the body."""
 
 
 class Line(enum.Enum):
@@ -114,14 +114,15 @@ class Line(enum.Enum):
 class RequestParser:
     """Feed it bytes; it calls `receiver` with each whole request, in order.
 
-    A body of known length that comes in parts is collected in what `body_for` returns for it. A
-    request that does not need its body, by `needs_body`, is whole with its head. What follows is
-    dropped, or, where that would be much or has no known end, is not read any more: the request
-    says that it was the last.
+    A body of known length that arrives in parts is collected in what `body_for` returns. If
+    `needs_body` is false for a head, the request is complete without its body, which is then
+    dropped. If the body is long or its length is unknown, nothing more is read instead, and the
+    head passed on says that the connection ends.
 
-    `has_begun` says whether one is being received, `in_body` whether a body is, be it to be
-    dropped; `head` is that of a request whose body is not whole. Where there is no `room` for one
-    more, the rest is kept until there is, and it is fed again, be it nothing.
+    `has_begun` says whether a request is being received, `in_body` whether its body is, even if
+    dropped; `head` is the head of a request whose body is incomplete. `room` is how many more
+    requests may be completed. At 0 the rest is kept; after raising it, call `feed` again, if only
+    with b"".
     """
 
     room: float = math.inf
@@ -145,7 +146,7 @@ class RequestParser:
         self._shortest_limit = min(limits.line, limits.field)
         self._cut_line = b""
         self._empty_lines = 0
-        # of the request being received; without a head, the body is dropped
+        # about the request being received; if `head` is None its body is dropped
         self._request_line: RequestLine | None = None
         self._fields: list[Field] = []
         self._missing = 0
@@ -159,7 +160,7 @@ class RequestParser:
         What follows the last request, after ``Connection: close``, is ignored (RFC 9112 9.6).
 
         Raises:
-            RequestError: the bytes are no acceptable request; its status is the answer.
+            RequestError: this is no acceptable request; answer it with the status of the error.
         """
         if self._cut_line:
             chunk, self._cut_line = self._cut_line + chunk, b""
@@ -178,26 +179,26 @@ class RequestParser:
                 at = self._read_line(chunk, at)
 
     def take_body(self, body: bytes | Spool) -> None:
-        """Take the whole body of the head that was fed, and nothing more."""
+        """Take the whole body of the head that was fed before."""
         self._missing = 0
         self._end_body(body)
 
     def retire(self) -> None:
-        """Let go of the receiver and of what has come of a body; the parser is not fed again."""
+        """Free the receiver and what has arrived of a body; the parser is not fed again."""
         del self._receiver
         self._body, self._cut_line = None, b""
 
-    # Each of these takes what begins at `at`, and returns where it ends.
+    # Each of these parses something at `at`, and returns where it ends.
 
     def _begin(self, data: bytes, at: int) -> int:
-        """Read a head that is whole, and its body if that is there; or begin line by line."""
+        """Parse a whole head, with its body if that is there, too; or begin line by line."""
         end = data.find(HEAD_END, at)
         if not at < end <= at + self._shortest_limit:
             return self._begin_slowly(data, at)
         start = end + len(HEAD_END)
         try:
             head = read_head(data[at:start])
-        except RequestError:  # it may not be the first thing that is wrong
+        except RequestError:  # this may not be the first error
             return self._begin_slowly(data, at)
         if len(head.fields) > self._limits.fields:
             return self._begin_slowly(data, at)
@@ -213,7 +214,7 @@ class RequestParser:
         first = data[at : at + 1]
         if first == b"\r":
             return self._skip_empty_line(data, at)
-        if not first.isupper():  # TLS, say, which may not send an LF for long
+        if not first.isupper():  # TLS, for example, which may not contain an LF for long
             raise BadRequest("a request begins with a method")
         self.has_begun = True
         self._fields = []
@@ -244,7 +245,7 @@ class RequestParser:
         return end
 
     def _read_chunks(self, data: bytes, at: int) -> int:
-        """Read plain chunks that are whole, then the line that follows them."""
+        """Read whole chunks without extensions, then the line that follows them."""
         chunks = self._body
         assert chunks is not None
         while match := PLAIN_CHUNK_SIZE.match(data, at):
@@ -258,7 +259,7 @@ class RequestParser:
         return self._read_line(data, at) if at < len(data) else at
 
     def _read_body(self, data: bytes, at: int) -> int:
-        """Read what is there of a body or of a chunk."""
+        """Read what has arrived of a body or of a chunk."""
         part = data[at : at + self._missing]
         self._missing -= len(part)
         if self._body is None and not self._missing:
@@ -277,7 +278,7 @@ class RequestParser:
             self._end_collected()
 
     def _check_length(self, length: int) -> None:
-        """Refuse a line, without its end, that is too long, whatever else it is."""
+        """Refuse a line that is too long, given its length without the line end."""
         limits = self._limits
         match self._line:
             case Line.REQUEST:
@@ -313,13 +314,13 @@ class RequestParser:
                 self._end_collected()
 
     def _take_field(self, line: bytes, before: int) -> Field:
-        """Read a field that comes after `before` others."""
+        """Parse a field that follows `before` others."""
         if before >= self._limits.fields:
             raise HeadersTooLarge(f"there are over {self._limits.fields} headers")
         return read_field(line)
 
     def _drop_trailer(self, line: bytes) -> None:
-        """Drop a trailer that is allowed; nothing in the contract would read it."""
+        """Check a trailer and drop it: no predictor can ask for it."""
         assert self.head is not None
         name, _ = self._take_field(line, len(self.head.fields) + self._trailers)
         check_trailer(name)
@@ -337,7 +338,7 @@ class RequestParser:
             raise ContentTooLarge(f"the body exceeds {self._limits.body} bytes")
 
     def _await_body(self, head: Head) -> None:
-        """Begin a body of which nothing was read yet."""
+        """Begin to read the body that follows a head."""
         self.head = head
         if head.length == 0:
             self._end_body(b"")
@@ -358,10 +359,10 @@ class RequestParser:
             self._receiver.continue_expected()
 
     def _do_without_body(self, head: Head) -> None:
-        """Hand over a request that its head answers.
+        """Pass on a request that does not need its body.
 
-        Who waits for 100 Continue may send the body all the same, or another request (RFC 9110
-        10.1.1): what comes would be anybody's guess.
+        A client that waits for 100 Continue may still send the body, or another request instead
+        (RFC 9110 10.1.1). Nobody can tell which, so nothing more is read.
         """
         self.head, self.has_begun = None, False
         if head.length is None or head.length > MOST_DROPPED or head.expects_continue:
@@ -382,7 +383,7 @@ class RequestParser:
             self._complete(head, body)
 
     def _complete(self, head: Head, body: bytes | Spool) -> None:
-        """Hand a request over."""
+        """Pass a whole request on."""
         self._empty_lines = 0
         self.room -= 1
         self._closed = not head.keep_alive

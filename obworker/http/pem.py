@@ -1,4 +1,4 @@
-"""Files in PEM form, as they were when they were read: whatever uses them later reads no file."""
+"""The contents of PEM files: read once, so that a later change of a file has no effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from obworker.errors import UsageError
 
 
 class Pem(NamedTuple):
-    """What a file held, and the option and path by which a person knows it."""
+    """The content of a file, with the option and the path that named it."""
 
     option: str
     path: str
@@ -31,10 +31,10 @@ class Pem(NamedTuple):
             raise UsageError(f"{option}: cannot read {path}: {error.strerror}") from error
 
     def require(self, label: str, *, hint: str) -> None:
-        """Say which file it is and what is wrong with it: OpenSSL does not.
+        """Check that there is a block of that kind: OpenSSL's errors do not name the file.
 
         Raises:
-            UsageError: it has nothing of that kind.
+            UsageError: there is none.
         """
         if f"{label}-----".encode() not in self.content:
             text = f"has no {label.lower()} in PEM form"
@@ -42,14 +42,14 @@ class Pem(NamedTuple):
 
     @contextlib.contextmanager
     def as_file(self) -> Iterator[str]:
-        """Lend OpenSSL, which takes keys from files only, the name of one that is in memory."""
+        """Provide a path with this content, in memory: OpenSSL reads keys from files only."""
         with memory_file(self.content) as descriptor:
             yield f"/proc/self/fd/{descriptor}"
 
 
 @contextlib.contextmanager
 def memory_file(content: bytes) -> Iterator[int]:
-    """Lend the descriptor of a file that is nowhere but in memory (memfd_create(2)).
+    """Return the descriptor of a file in memory, which is closed at the end (memfd_create(2)).
 
     Raises:
         OSError: there is no descriptor left.

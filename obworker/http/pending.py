@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from obworker.access_log import AccessRecord
+from obworker.access_lines import AccessRecord
 from obworker.errors import ServiceUnavailable
 from obworker.http import response
 from obworker.http.cycle import Cycle

@@ -1,19 +1,19 @@
 """Where a whole request goes: to an executor, to another worker, into a queue, or back with 503.
 
-Theory of operation. A request that finds an executor free is answered at once. One that does not
-takes a place in the queue, which is one queue for all workers: it moves with its connection to the
-exchange, and whichever worker is free takes it from there, the oldest first. It stays here when
-there is nobody else, when its connection cannot move, or when calls are so short that waiting costs
-less than moving. Without a place it is refused; so is one that has waited too long, wherever it
-does: any worker looks after that for those in the exchange.
+Theory of operation. A request is answered at once if an executor is free. Otherwise it takes a
+place in the queue, which is one queue for all workers: the request moves to the exchange with its
+connection, and whichever worker is free takes it from there, the oldest first. It stays in this
+worker if no other serves, if its connection cannot move, or if calls are so short that waiting
+costs less than moving. If no place is free it is refused with 503, and so is one that has waited
+too long. Every worker checks that for the requests in the exchange.
 
-The exchange is watched only while an executor is free. It wakes one worker for each request that
-comes into it, so one that is awake and busy must not be among those who wait. One that was woken
-and became busy before it could look, by another thread's doing, wakes the next.
+A worker watches the exchange only while it has a free executor. The kernel wakes one watcher for
+each request that arrives, so a busy worker must not be among the watchers. A worker that was woken,
+but became busy before it could look because of another thread, wakes the next.
 
-Whoever buries a worker that was killed gives back the places it has told of. So it tells of one
-before it takes it, and until it has given it back: at worst a place is free twice, which shows as
-soon as nothing waits, and none is lost for good, which never would.
+When a worker was killed, the master gives back the places that the worker has reported. So a worker
+reports a place before it takes it, and until after it has given it back. At worst a place is given
+back twice, which is noticed as soon as nothing waits; a place that is lost would never be.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FULL = ServiceUnavailable(
 TOO_LATE = ServiceUnavailable(
     "no worker was free in time; try again", why="no worker was free in time, see --queue-timeout"
 )
-# What is here for so long, although calls are short, waits for one that is not.
+# Calls are short on average, but a request that has waited this long waits for a long one.
 MOVED_AFTER = 0.1
 
 
@@ -51,33 +51,33 @@ class Waiter(Protocol):
         """The monotonic instant at which the request was whole."""
 
     def serve(self) -> None:
-        """Have the request answered by an executor; nothing is done with the waiter after that."""
+        """Have an executor answer the request; the queue does not use the waiter after that."""
 
     def refuse(self, error: RequestError) -> None:
-        """Answer with an error."""
+        """Answer the request with an error."""
 
     def move(self, exchange: Exchange) -> bool:
-        """Go to the exchange; return whether that was possible."""
+        """Move to the exchange; return whether that was possible."""
 
 
 class Takers(Protocol):
-    """The executors, one request or a batch at a time."""
+    """Who takes requests from the queue: the executors, or the batches in front of them."""
 
     @property
     def is_inline(self) -> bool:
-        """Whether what is served keeps the loop until it is over."""
+        """Whether a call keeps the loop until it is over."""
 
     @property
     def busy(self) -> bool:
-        """Whether a request would have to wait."""
+        """Whether a request that came now would have to wait."""
 
     @property
     def average(self) -> float:
-        """How long one of them is taken of late, in seconds."""
+        """The moving average of the time that a call takes, in seconds."""
 
 
 class OwnPlaces:
-    """The bound of the queue of one worker alone; for all workers the exchange has it."""
+    """The limit of the queue where there is no exchange, which has it for all workers otherwise."""
 
     def __init__(self, places: int) -> None:
         self._free = places
@@ -100,14 +100,14 @@ class OwnPlaces:
 
 
 class RequestQueue:
-    """The queue as one worker sees it; `accept` gets what comes from other workers.
+    """The queue as one worker sees it; `accept` is called with each parcel of another worker.
 
-    That has a place until `vacate`, which comes before it enters; `hold` counts those for which
-    that takes a while.
+    The request in a parcel keeps its place until `vacate`, which must be called before it enters;
+    `hold` says for how many that takes a while.
 
-    `has_peers` says whether there are any: to wait for oneself by way of the exchange is slower.
-    `on_waiting` is told how many places this worker alone holds, as often as that changes,
-    `on_failure` why it could not take what waits in the exchange.
+    `has_peers` says whether there are other workers: without any, the exchange would be a detour.
+    `on_waiting` gets the number of places that only this worker can give back, whenever it changes;
+    `on_failure` gets the reason when the exchange cannot be read.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class RequestQueue:
         self._refusal: RequestError | None = None
 
     def enter(self, waiter: Waiter) -> None:
-        """Let a request that has come be served, or wait for it."""
+        """Serve a request that has arrived, or have it wait."""
         if self._refusal is not None:
             self._turn_away(waiter, self._refusal)
         elif self._executors.is_inline:
-            waiter.serve()  # and nothing after it: somebody else may run the loop by then
+            waiter.serve()  # nothing may follow: another thread may run the loop by then
         elif not self._executors.busy:
             self._serve(waiter)
         elif self._is_late(waiter.arrival, time.monotonic()):
@@ -156,17 +156,17 @@ class RequestQueue:
 
     @property
     def would_move(self) -> bool:
-        """Whether a request that came now would go to another worker, if it can move."""
+        """Whether a request that came now would move to the exchange, if its connection can."""
         executors = self._executors
         return self.has_peers and not executors.is_inline and executors.busy and self._are_long
 
     def leave(self, waiter: Waiter) -> None:
-        """Forget a request that waits, which needs no place any more."""
+        """Forget a request that waits, and give back its place."""
         self._places.release()
         self._forget(waiter)
 
     def check(self, now: float) -> None:
-        """Refuse what has waited too long, here or in the exchange."""
+        """Refuse requests that have waited too long, here or in the exchange."""
         while self._waiting and self._is_late(self._waiting[0].arrival, now):
             self._pop().refuse(TOO_LATE)
         self._share(now)
@@ -176,33 +176,33 @@ class RequestQueue:
             if not self._take(self._exchange):
                 return
         if not self._executors.busy:
-            self.watch()  # it was left where there were no descriptors
+            self.watch()  # it was not watched any more if there were no descriptors
             self._take(self._exchange)
 
     def _share(self, now: float) -> None:
-        """Let those go elsewhere who wait for a long call, although most are short."""
+        """Move requests that wait for a long call, although calls are short on average."""
         for waiter in [w for w in self._waiting if w.arrival + MOVED_AFTER <= now]:
             if self._move(waiter):
                 self._forget(waiter)
 
     def _has_late(self, exchange: Exchange, now: float) -> bool:
-        """Whether the first in the exchange is to be told that nobody will serve it."""
+        """Whether the first request in the exchange must be refused."""
         oldest = exchange.oldest()
         return oldest is not None and (self.refuses or self._is_late(oldest, now))
 
     def retire(self) -> None:
-        """Take nothing more from other workers."""
+        """Take nothing from other workers any more."""
         self.leave_to_others()
         self._takes = False
 
     def rejoin(self) -> None:
-        """Take from other workers again: nobody else will."""
+        """Take from other workers again: no other worker will."""
         self._takes = self._exchange is not None
         if not self._executors.busy:
             self.watch()
 
     def refuse_all(self, error: RequestError) -> None:
-        """Begin nothing more: what waits here, and what comes, goes elsewhere or gets an error."""
+        """Begin nothing any more: requests that wait here or arrive move, or get an error."""
         self._refusal = error
         while self._waiting:
             if self._move(self._waiting[0]):
@@ -212,7 +212,7 @@ class RequestQueue:
 
     @property
     def refuses(self) -> bool:
-        """Whether nothing more is begun here."""
+        """Whether no request is begun here any more."""
         return self._refusal is not None
 
     @property
@@ -221,7 +221,7 @@ class RequestQueue:
         return not self._waiting and (self._exchange is None or self._exchange.oldest() is None)
 
     def _turn_away(self, waiter: Waiter, error: RequestError) -> None:
-        """Let a request go to other workers, where they go on when this one has ended."""
+        """Move a request to other workers if they serve on, else refuse it."""
         if self._takes or not self._reserve():
             waiter.refuse(error)
         elif self._move(waiter):
@@ -233,14 +233,14 @@ class RequestQueue:
 
     @property
     def _are_long(self) -> bool:
-        """Whether to wait for a call costs more than to move."""
+        """Whether calls are so long that moving costs less than waiting."""
         return self._executors.average >= SHORT
 
     def _is_late(self, arrival: float, now: float) -> bool:
         return arrival + self._timeout <= now
 
     def _pop(self) -> Waiter:
-        """Return the first that waits, and forget it."""
+        """Remove and return the first request that waits here."""
         waiter = self._waiting[0]
         self.leave(waiter)
         return waiter
@@ -250,7 +250,7 @@ class RequestQueue:
         self._tell()
 
     def _reserve(self) -> bool:
-        """Take a place, if one is free, and tell of it."""
+        """Take a place, if one is free, and report it."""
         self._tell(1)
         if self._places.reserve():
             return True
@@ -266,16 +266,16 @@ class RequestQueue:
             self.leave_to_others()
 
     def serve_next(self) -> None:
-        """Begin what waits, as far as executors are free; then wait for what comes."""
+        """Begin requests that wait while an executor is free; then watch the exchange."""
         while not self._executors.busy:
             if not self._begin_oldest():
                 self.watch()
                 return
 
     def _begin_oldest(self) -> bool:
-        """Begin what has waited longest, here or in the exchange; return whether anything did.
+        """Begin the oldest request, here or in the exchange; return whether there was one.
 
-        To prefer what is here would leave the rest waiting for as long as more comes here.
+        If those here came first, those in the exchange might wait for ever.
         """
         exchange = self._exchange if self._takes else None
         if not self._waiting:
@@ -285,7 +285,7 @@ class RequestQueue:
         return True
 
     def _waits_longer(self, exchange: Exchange) -> bool:
-        """Whether the first in the exchange has come before the first here."""
+        """Whether the first request in the exchange is older than the first here."""
         oldest = exchange.oldest()
         return oldest is not None and oldest < self._waiting[0].arrival
 
@@ -295,7 +295,7 @@ class RequestQueue:
         return self.has_peers and self._exchange is not None and waiter.move(self._exchange)
 
     def _take(self, exchange: Exchange) -> bool:
-        """Go on with the first parcel, if there is one; nothing may follow where it is inline."""
+        """Take the first parcel, if there is one; nothing may follow if calls are inline."""
         self._tell(1)
         try:
             parcel = exchange.take()
@@ -307,35 +307,35 @@ class RequestQueue:
         if parcel is None:
             self._tell()
             return False
-        self._reactor.call_safely(self._accept, parcel)  # else nobody would watch for the next
+        self._reactor.call_safely(self._accept, parcel)  # or an error would end the watching
         return True
 
     def hold(self, parcels: int) -> None:
-        """Count so many that were taken and are not to be let in yet."""
+        """Note how many parcels were taken whose requests may not enter yet."""
         self._held = parcels
         self._tell()
 
     def vacate(self, parcel: Parcel, held: int) -> None:
-        """Give back the place of a request that was taken, if it is one; so many are still held."""
+        """Give back the place of the request in a parcel, if it has one; `held` others remain."""
         if parcel.head:
             self._places.release()
         self.hold(held)
 
     def watch(self) -> None:
-        """Take what other workers put into the exchange, for as long as an executor is free."""
+        """Watch the exchange, for as long as an executor is free."""
         if self._exchange is not None and self._takes and not self._is_watching:
             self._is_watching = True
             self._reactor.watch(self._exchange.fileno(), READ_EXCLUSIVELY, self._parcel_waits)
 
     def leave_to_others(self) -> None:
-        """Take nothing more for now, and have another woken for what waits: maybe only we were."""
+        """Stop watching; wake another worker if something waits: maybe only this one was woken."""
         was_watching = self._is_watching
         self.ignore()
         if was_watching and self._exchange is not None and self._exchange.oldest() is not None:
             self._exchange.nudge()
 
     def ignore(self) -> None:
-        """Watch the exchange no more, for whoever has seen to what it told of."""
+        """Stop watching the exchange, without waking another worker."""
         if self._exchange is not None and self._is_watching:
             self._is_watching = False
             self._reactor.forget(self._exchange.fileno())

@@ -162,7 +162,7 @@ def head(
 ) -> bytes:
     """Write the status line and the header section, with `length` as Content-Length.
 
-    `date` is the Date field, `request_id` X-Request-ID (log.safe_id has seen it), and `fields`
+    `date` is the Date field, `request_id` X-Request-ID (log.given_id has seen it), and `fields`
     others, to send where the application sent none of that name; what a response varies by adds up
     (RFC 9110 12.5.5).
     """

@@ -1,4 +1,4 @@
-"""The head of a whole request again, for another worker to read as if it came from the client."""
+"""Writes the head of a whole request again, for another worker to parse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from obworker.http.parser import Request
 
-# The body is whole and plain by now, and the client was told to continue.
+# The body is whole and not chunked by now, and the client was told to continue.
 OF_THE_TRANSFER = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 
 
@@ -20,7 +20,7 @@ def rewrite_head(request: Request) -> bytes:
         if name in OF_THE_TRANSFER:
             framed = framed or name != b"expect"
         else:
-            lines.append(b"%s:%s" % (name, value))  # a space more may be one too many
+            lines.append(b"%s:%s" % (name, value))  # a space could exceed the limit of a field
     if framed:
         lines.append(b"content-length: %d" % len(request.body))
     return b"\r\n".join(lines) + b"\r\n\r\n"

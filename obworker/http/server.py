@@ -1,17 +1,17 @@
-"""Puts together what serves, looks at the time, and ends without losing a connection.
+"""An HTTP server: wires its parts, keeps the time, and drains without losing a connection.
 
-Theory of operation. A connection comes from the acceptor, or, by the queue, from another worker.
-Whatever is due by the clock is done by a tick: deadlines of connections, what waits too long, what
-the monitor, the log and the Date field are to say. Nothing else here has a timer, but for a doubt.
+Theory of operation. A connection comes from the acceptor, or, through the queue, from another
+worker (arrivals.py). Whatever is due by the clock is done by a tick, four times a second: deadlines
+of connections, requests that have waited too long, what the monitor, the log and the Date field are
+to say.
 
-A drain lets go of the listeners, and each connection moves or ends when it is idle next. It is over
-when there is no listener and no connection left, and nobody who is doubted; where connections end,
-because nobody else serves on, the exchange has to be empty, too.
+A drain closes the listeners; each connection moves to another worker, or is closed, the next time
+it is idle. The drain is over when no listener, no connection and no doubted client is left. Where
+connections are closed, because no other worker serves on, the exchange has to be empty as well.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -25,6 +25,7 @@ from obworker.access_log import AccessLog
 from obworker.errors import RequestError, ServiceUnavailable
 from obworker.http.acceptor import Acceptor
 from obworker.http.access import Access
+from obworker.http.arrivals import Arrivals
 from obworker.http.batches import Batches
 from obworker.http.bodies import Bodies
 from obworker.http.connection import Connection
@@ -33,11 +34,9 @@ from obworker.http.executors import Executors
 from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Limits
-from obworker.http.presence import Presence, may_be_told_to_continue, presence_of
 from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import Reactor
 from obworker.http.request_ids import RequestIds
-from obworker.http.response import CONTINUE
 from obworker.http.service import Service
 from obworker.http.spool import Spools
 from obworker.http.tally import Tally
@@ -55,10 +54,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("obworker.http")
 
 TICK = 0.25
-# To look at the deadline of a connection takes 2 microseconds, and to cut it off tens of them.
+# Checking the deadline of a connection takes 2 µs, cutting it off takes tens of µs.
 CHECKED_AT_ONCE = 64
-# A client that may have left is given the time of a way there and back to show it.
-DOUBT_TIME = 0.05
 ENDING = ServiceUnavailable(
     "this worker is about to end; try again",
     why="this worker was about to end, see --timeout and --graceful-timeout",
@@ -66,18 +63,17 @@ ENDING = ServiceUnavailable(
 
 
 def _ignore(*_told: object) -> None:
-    """Have nobody to tell."""
+    """Do nothing: the default of callbacks."""
 
 
 class Server:
     """Serves `application` on `listeners`; all methods are for the event loop's thread.
 
-    A request for which `must_queue` is false, given its method and path, is answered at once, on
-    that thread too: it must not take time, nor have more than one part of body to wait with; it is
-    for questions such as "are you there?". One for which `is_open` is true needs none of the
-    `api_keys`. With `batching`, those that queue are answered together. What waits for an executor
-    waits in `exchange`, where there is one. `slot` is for the access log. `on_waiting` is told how
-    many places in the queue this process alone holds, `on_drained` is called once.
+    `must_queue` and `is_open` get the method and path of a request. One that need not queue, such
+    as a probe, is answered at once on that thread: it must not take time, and its body must be of
+    one part. One that is open needs none of the `api_keys`. With `batching`, requests that queue
+    are answered together. With an `exchange`, requests can wait there for any worker. `slot` is for
+    the access log. `on_drained` is called once.
     """
 
     def __init__(
@@ -96,7 +92,6 @@ class Server:
         exchange: Exchange | None = None,
         tls: ssl.SSLContext | None = None,
         monitor: Monitor = UNWATCHED,
-        on_waiting: Callable[[int], object] = _ignore,
         on_overdue: Callable[[Cycle], None] = _ignore,
         on_drained: Callable[[], None] = _ignore,
     ) -> None:
@@ -120,12 +115,11 @@ class Server:
             exchange or OwnPlaces.of(settings),
             timeout=settings.queue_timeout,
             accept=self._take_in,
-            on_waiting=on_waiting,
+            on_waiting=monitor.queued,
             on_failure=troubles.not_taken.count,
         )
         self._spools = Spools() if exchange is None else exchange.spools
         self._tick_due = math.inf
-        self._doubted: set[Parcel] = set()
         self._on_drained: Callable[[], None] | None = on_drained
         self._service = Service(
             application=application,
@@ -149,6 +143,7 @@ class Server:
             on_closed=self._forget,
         )
         self._service.tell_time()
+        self._arrivals = Arrivals(self._service, self._note_drained)
         self.acceptor = Acceptor(
             self._service,
             self._takers,
@@ -158,11 +153,6 @@ class Server:
             on_left=self._note_drained,
         )
 
-    @property
-    def active(self) -> int:
-        """How many connections are open, or have a request at work whose client has left."""
-        return len(self._service.connections)
-
     def start(self) -> None:
         """Listen and accept: until the first worker does, the bound port refuses clients."""
         self.acceptor.start()
@@ -170,11 +160,11 @@ class Server:
         self._tick()
 
     def drain(self, *, empty_queue: bool, final: bool) -> None:
-        """Stop accepting, answer what has come, then call `on_drained`.
+        """Stop accepting, answer what has arrived, then call `on_drained`.
 
-        `empty_queue` says that nobody else will accept what waits in the listeners' queues. Where
-        it is `final`, nobody will take what is in the exchange either, and connections end;
-        otherwise they move there. That it is can be said later.
+        `empty_queue` says that no other process will accept what waits in the listeners' queues.
+        `final` says that no other worker will go on: then connections are closed, otherwise they
+        move to the exchange. A drain may be made final later.
         """
         service = self._service
         if service.draining and (service.is_closing or not final):
@@ -197,25 +187,25 @@ class Server:
             self.acceptor.leave()
 
     def refuse_queued(self) -> None:
-        """Begin nothing more: what waits for a thread, and what comes, moves or gets 503."""
+        """Begin nothing any more: requests that wait or arrive move, or get 503."""
         self.queue.refuse_all(ENDING)
 
     def fail_all(self, error: RequestError) -> None:
-        """Begin nothing more, and give up what is in predict: its outcome would be worth nothing.
+        """Begin nothing any more, and answer what is in predict with `error`.
 
-        For who holds the wheel, on any thread.
+        For any thread that holds the wheel.
         """
         self.queue.refuse_all(error)
         for connection in list(self._service.connections):
             connection.fail(error)
 
     def reopen_access_log(self) -> None:
-        """Go on in a new file, where there is one and it was renamed."""
+        """Open the access log again, if there is one, after its file was renamed."""
         if self._service.access_log is not None:
             self._service.access_log.reopen()
 
     def close(self) -> None:
-        """Tell what was answered, and who by the access log; called before the process ends."""
+        """Report what was answered, and close the access log; called before the process ends."""
         self._beat(time.monotonic())
         self._report(math.inf)
         if self._service.access_log is not None:
@@ -231,34 +221,7 @@ class Server:
         self.queue.leave_to_others()
 
     def _take_in(self, parcel: Parcel) -> None:
-        """Go on with a connection that was another worker's.
-
-        A client that has closed its half may wait for the answer, or have left. To tell the one
-        from the other it is sent something, which a system resets whose client has left. Once is
-        enough: each look may make it move again, and wait behind all who came later.
-        """
-        presence = presence_of(parcel.client)
-        is_doubtful = presence is Presence.HALF and not parcel.attempt
-        if is_doubtful and may_be_told_to_continue(parcel.head):
-            with contextlib.suppress(OSError):
-                parcel.client.send(CONTINUE)
-            self._doubted.add(parcel)
-            self.queue.hold(len(self._doubted))
-            self.reactor.call_later(DOUBT_TIME, self._take_in_doubted, parcel)
-        else:
-            self._attach(parcel, presence)
-
-    def _take_in_doubted(self, parcel: Parcel) -> None:
-        self._doubted.discard(parcel)
-        self._attach(parcel, presence_of(parcel.client))
-        self._note_drained()
-
-    def _attach(self, parcel: Parcel, presence: Presence) -> None:
-        self.queue.vacate(parcel, len(self._doubted))
-        if presence is Presence.NONE:
-            parcel.client.close()
-        else:
-            Connection(self._service, parcel.client).bring(parcel)
+        self._arrivals.take_in(parcel)
 
     # time
 
@@ -269,7 +232,7 @@ class Server:
         self._beat(now)
         self._service.tell_time()
         self._spools.trim(now)
-        if not is_late:  # else what came meanwhile is yet to be read: timers run before that
+        if not is_late:  # else read first what arrived meanwhile: timers run before sockets
             self._check(iter(list(self._service.connections)), now)
         self._note_drained()
         self.queue.check(now)
@@ -285,7 +248,7 @@ class Server:
             logger.warning("%s", line)
 
     def _check(self, connections: Iterator[Connection], now: float) -> None:
-        """Look at the deadlines of some, and at the others' when what came meanwhile is served."""
+        """Check the deadlines of some connections, and of the rest after other events."""
         for connection in itertools.islice(connections, CHECKED_AT_ONCE):
             connection.check(now)
         if operator.length_hint(connections):
@@ -293,14 +256,14 @@ class Server:
 
     def _forget(self, connection: Connection) -> None:
         self._service.connections.discard(connection)
-        if self._service.draining:  # not at once: who let go of it may have to note that, too
+        if self._service.draining:  # not at once: the caller may not have finished with it
             self.reactor.post(self._note_drained)
 
     def _note_drained(self) -> None:
         service = self._service
-        if not service.draining or self.acceptor.listeners or service.connections or self._doubted:
+        if not service.draining or self.acceptor.listeners or service.connections:
             return
-        if service.is_closing and not self.queue.is_empty:
+        if not self._arrivals.are_settled or (service.is_closing and not self.queue.is_empty):
             return
         on_drained, self._on_drained = self._on_drained, None
         if on_drained is not None:

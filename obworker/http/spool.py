@@ -1,12 +1,12 @@
 """Large bodies in memory files (memfd_create(2)), with which they move to other workers.
 
-Theory of operation. What makes a large body dear is not to copy it but new pages to copy it to: the
-kernel needs 1.4 µs to find and clear one, which is 0.35 ms for a MiB, and copies a MiB in 0.05. So
-a body that will probably move is written to a *spool* as it comes. The spool goes along with the
-connection, and is read once, by the thread that calls predict.
+Theory of operation. A large body is expensive not because it is copied, but because of the new
+pages that it is copied to: the kernel takes 1.4 µs to find and clear one, which is 0.35 ms for 1
+MiB, and 0.05 ms to copy 1 MiB. So a body that will probably move is written to a *spool* as it
+arrives. The spool moves with the connection, and is read once, by the thread that calls predict.
 
-A spool that nobody refers to any more is spare, for the next body; that of a request which came
-from another worker, too, so they go round. What is spare and not needed for a while is closed.
+A spool that nothing refers to any more is kept as a spare, for the next body, even if it came from
+another worker: so spools go round among workers. Spares that are not needed for a while are closed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Spool:
         self._size += len(part)
 
     def write_after(self, part: bytes) -> None:
-        """Write what follows it in the file, and is none of it.
+        """Write behind the body in the file, without making the body longer.
 
         Raises:
             ServiceUnavailable: there is no memory for that.
@@ -84,7 +84,7 @@ class Spare(NamedTuple):
 
 
 class Spools:
-    """The spools of a process; all is for the event loop's thread, but to let go of one."""
+    """The spools of a process; for the event loop's thread, except that any may free a Spool."""
 
     def __init__(self) -> None:
         self._in_use: set[int] = set()
@@ -115,18 +115,18 @@ class Spools:
         return self.adopt(spare.descriptor, 0)
 
     def adopt(self, descriptor: int, size: int) -> Spool:
-        """Return the spool that is in a memory file of somebody else's."""
+        """Return the spool in a memory file that came from another worker."""
         self._in_use.add(descriptor)
         return Spool(self, descriptor, size)
 
     def give_away(self, spool: Spool) -> None:
-        """Leave a spool to the process that it was sent to."""
+        """Close a spool here after it was sent to another process."""
         self._in_use.discard(spool.descriptor)
         os.close(spool.descriptor)
         spool.descriptor = GIVEN_AWAY
 
     def take_back(self, descriptor: int) -> None:
-        """Have a file for another body, where it was not given away; on any thread."""
+        """Keep a file for another body, unless it was given away; on any thread."""
         if descriptor == GIVEN_AWAY:
             return
         self._in_use.discard(descriptor)
@@ -138,7 +138,7 @@ class Spools:
             os.close(descriptor)
 
     def trim(self, now: float) -> None:
-        """Close what was spare all the time since it was done last; call it now and then."""
+        """Close the spares that were not needed since the last time; call it now and then."""
         if now < self._trim_due:
             return
         self._trim_due = now + SPARE_TIME
@@ -147,7 +147,7 @@ class Spools:
         self._unneeded = len(self._spare)
 
     def close(self) -> None:
-        """Close what is spare, and keep no more."""
+        """Close the spares, and keep no more."""
         self._most_spare = 0
         while self._spare:
             os.close(self._spare.pop().descriptor)

@@ -1,4 +1,4 @@
-"""The states of a connection, and whose time runs out in each."""
+"""The states of a connection, and the timeout in each."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class State(enum.Enum):
     """The client's end: our half is closed (RFC 9112 9.6); closed two seconds later at most."""
 
 
-# By these names the hot path knows them: to look one up in the class takes ten times as long.
+# For the hot path: a look-up in the class takes ten times as long.
 IDLE, HEADER, BODY, WAITING, RESPONDING, LINGERING = State

@@ -1,7 +1,7 @@
 """A client's socket: what comes from it, what is yet to be sent to it, and how it ends.
 
-Nothing here waits. What the kernel does not take at once is kept and sent when it does; who
-produces more is to look at `is_clogged` first.
+Nothing here blocks. What the kernel does not take at once is kept, and sent when it does. Whoever
+produces more must check `is_clogged` first.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ if TYPE_CHECKING:
     from obworker.http.tls import TlsSocket
 
 READ_SIZE = 64 << 10
-# Where a whole read came, more does. So much of it stays in the processor's cache on its way.
+# After a full read more will follow. This much still fits in the processor's cache.
 LARGE_READ_SIZE = 256 << 10
 # More than this unsent, and the next part has to wait.
 CLOGGED_AT = 64 << 10
 
 
 class Garbled(ConnectionError):
-    """What a client sends cannot be read, now or later; it can still be told so."""
+    """What a client sends cannot be read, now or later; an answer to it still can be sent."""
 
 
 class Owner:
-    """Who is told of what happens to a stream; as it is, nobody."""
+    """Gets the events of a stream; this base class ignores them."""
 
     def on_received(self, chunk: bytes) -> None:
-        """Take what has come."""
+        """Take what has arrived."""
 
     def on_garbled(self, why: str) -> None:
-        """Learn that what the client sends cannot be read; it was told so as far as that goes."""
+        """Note that what the client sends cannot be read; TLS has told it if it could."""
 
     def on_end(self) -> None:
-        """Learn that the client sends no more."""
+        """Note that the client has closed its half."""
 
     def on_flushed(self) -> None:
-        """Learn that what had to wait was sent."""
+        """Note that all that was kept has been sent."""
 
     def on_lost(self) -> None:
-        """Learn that the connection is no more; told once at most, and not after `close`."""
+        """Note that the connection is lost; called at most once, and not after `close`."""
 
 
-# Owns what is closed: a stream and its owner would keep each other for a garbage collection.
+# Owns closed streams: a stream and its owner would refer to each other until a garbage collection.
 _NOBODY = Owner()
 
 
 class Stream:
     """A client's socket, which it owns.
 
-    `unsent` is how many bytes wait to be sent, `kept` how many ever had to.
+    `unsent` is the number of bytes that wait to be sent, `kept` of all that ever had to wait.
     """
 
     __slots__ = (
@@ -112,19 +112,19 @@ class Stream:
 
     @property
     def is_shaking_hands(self) -> bool:
-        """Whether TLS has begun, so that the client cannot but wait with its request."""
+        """Whether a TLS handshake is under way, after which the client will send its request."""
         return self._tls is not None and self._tls.is_shaking_hands
 
     @property
     def is_clogged(self) -> bool:
-        """Whether so much waits to be sent that the next part must wait, too."""
+        """Whether so much waits to be sent that the next part has to wait for it."""
         return self.unsent > CLOGGED_AT
 
     def count_unsent(self) -> int:
-        """Return how many bytes wait for the client, or 0 once the kernel has taken them all.
+        """Return how many bytes the client has not received, or 0 once the kernel has them all.
 
-        Those in the kernel count, too (SIOCOUTQ, tcp(7)): it takes more only when a third of its
-        buffer is free, which is megabytes, and until then a slow client would seem to read nothing.
+        Those in the kernel's buffer count (SIOCOUTQ, tcp(7)): it takes more only when a third of
+        that is free, which may be megabytes. Until then a slow client would seem to read nothing.
         """
         if not self.unsent:
             return 0
@@ -133,7 +133,7 @@ class Stream:
         return self.unsent - ahead + int.from_bytes(kernels, sys.byteorder)
 
     def pause_reading(self) -> None:
-        """Read no more for now; the loss of the connection is noticed all the same."""
+        """Stop reading for now; the loss of the connection is still noticed."""
         self.is_paused = True
         self._watch(self._events & ~READ)
 
@@ -143,27 +143,27 @@ class Stream:
         self._watch(self._events | READ)
 
     def close_half(self) -> None:
-        """Send no more, once what waits is sent; reading goes on."""
+        """Close our half once what waits is sent; reading goes on."""
         self.resume_reading()
         self._half_closing = True
         if not self._unsent:
             self._shut_down()
 
     def close_when_flushed(self) -> None:
-        """Close once what waits is sent, and tell the owner."""
+        """Close once what waits is sent, and call the owner's `on_lost`."""
         self._closing = True
         if not self._unsent:
             self._lose()
 
     def close(self) -> None:
-        """Close, and drop what waits to be sent; again does nothing."""
+        """Close, and drop what waits to be sent; may be called again."""
         if not (self.is_closed or self._half_closing) and self._tls is None:
             with contextlib.suppress(OSError):  # a process that predict forked may have it, too
                 self.socket.shutdown(socket.SHUT_RDWR)
         self.let_go()
 
     def let_go(self) -> None:
-        """Close the socket, but not the connection where another process has it, too."""
+        """Close the socket, but not the connection: another process may have it, too."""
         if not self.is_closed:
             self.is_closed = True
             self._owner = _NOBODY
@@ -173,7 +173,7 @@ class Stream:
             self.socket.close()
 
     def reset(self) -> None:
-        """Close with a reset: to close in the usual way would look like an ordinary end."""
+        """Close with a reset: an ordinary close would look like the end of the response."""
         if not self.is_closed:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.let_go()
@@ -203,12 +203,12 @@ class Stream:
                 self._owner.on_end()
 
     def _is_to_be_read(self, events: int) -> bool:
-        was_paused = self.is_paused  # else it has become so just now, and there is what to read
+        was_paused = self.is_paused  # if it is paused by _flush, there may still be data
         if events & WRITE:
             self._flush()
         if self.is_closed or not events & ~WRITE:
             return False
-        if was_paused and self.is_paused:  # a hang-up or an error: nothing else is told
+        if was_paused and self.is_paused:  # a hang-up or an error: nothing else is reported then
             self._lose()
         return not self.is_paused
 
@@ -228,7 +228,7 @@ class Stream:
         """Send what waits."""
         try:
             if self._tls is not None and not self._unsent:
-                self._tls.send(b"")  # what is TLS's own: what is ours must be given again
+                self._tls.send(b"")  # sends what TLS itself has to say
             while self._unsent:
                 self._send_first()
         except (BlockingIOError, InterruptedError):
@@ -263,7 +263,7 @@ class Stream:
 
 
 class Outflow:
-    """Whether the client reads what waits for it fast enough."""
+    """Judges whether the client reads fast enough what waits for it."""
 
     __slots__ = ("_is_owed", "_pace", "_stream")
 
@@ -273,7 +273,7 @@ class Outflow:
         self._is_owed = False
 
     def is_too_slow(self, now: float) -> bool:
-        """Say so, once it is; to be asked again and again."""
+        """Return whether it is too slow; to be called several times a second."""
         unsent = self._stream.count_unsent()
         was_owed, self._is_owed = self._is_owed, unsent > 0
         moved = self._stream.kept - unsent

@@ -1,11 +1,11 @@
-"""TLS for accepted connections, by the standard library: a context, and a socket that encrypts.
+"""TLS for accepted connections, with the standard library: a context, and an encrypted socket.
 
-Theory of operation. OpenSSL never sees the socket: what arrives is fed to it from memory and what
-it writes is sent from memory (ssl.MemoryBIO). So one system call moves many records, nothing is
-ever left undecrypted where an event loop cannot see it, and how much has really left is known.
+Theory of operation. OpenSSL never sees the socket: what arrives is fed to it from memory, and what
+it writes is sent from memory (ssl.MemoryBIO). So one system call moves many records, no data stays
+inside OpenSSL where the event loop would not notice it, and it is known how much has been sent.
 
-A context is made once for each generation, before workers are forked: they share the key with which
-session tickets are sealed, so a client resumes its session with any of them.
+A context is made once for each generation, before workers are forked: so they share the key of
+session tickets, and a client can resume its session with any of them.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from obworker.http.stream import Garbled
 PROTOCOLS = ["http/1.1"]
 # Most plain text in a record (RFC 8446 5.1).
 RECORD_SIZE = 1 << 14
-# So much is encrypted at once; it has left as a whole or not at all.
+# This much is encrypted at once; it counts as sent when all of it is.
 SEND_SIZE = 4 * RECORD_SIZE
-# A client that reads nothing can ask for answers of TLS's own without end (RFC 8446 4.6.3, RFC 5246
-# 7.2.2). A handshake has less, for clients take no longer chain of certificates than 100 KiB.
+# A client that reads nothing can make TLS itself answer without end (RFC 8446 4.6.3, RFC 5246
+# 7.2.2). A handshake needs less: clients accept chains of certificates up to 100 KiB.
 MOST_UNSENT = 2 * SEND_SIZE
-# OpenSSL knows GET, HEAD, POST and PUT.
+# OpenSSL itself recognises GET, HEAD, POST and PUT only.
 PLAIN_HTTP = re.compile(rb"[A-Z]+ [/*h]")
 LINGER = struct.Struct("ii")
-# What OpenSSL says of a key that is another's, the second where it is of another kind as well.
+# OpenSSL's reasons for a key that does not fit the certificate; the second if its type differs.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 CERTIFICATE_HINT = "it begins with -----BEGIN CERTIFICATE"
 
 
 def context(certificate: Pem, key: Pem, authorities: Pem | None = None) -> ssl.SSLContext:
-    """Make the context of a server; the certificate and its key may be of the same file.
+    """Make the context of a server; the certificate and its key may be in the same file.
 
-    With `authorities` clients must have a certificate of one of these.
+    With `authorities`, clients must have a certificate that one of these has signed.
 
     Raises:
-        UsageError: a file has not what it should have, or they do not fit.
+        UsageError: a file does not contain what it should, or the key does not fit.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -100,7 +100,7 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 class TlsSocket:
-    """An accepted socket that is to be encrypted; its methods behave as those of a plain one.
+    """An accepted socket with TLS; its methods behave like those of a plain socket.
 
     The socket must not block. The handshake happens while data is received.
     """
@@ -115,33 +115,33 @@ class TlsSocket:
 
     @property
     def wants_write(self) -> bool:
-        """Whether something of TLS itself waits for the socket to be writable: then send(b"")."""
+        """Whether TLS itself has something to send; send(b"") when the socket is writable."""
         return bool(self._unsent)
 
     @property
     def is_shaking_hands(self) -> bool:
-        """Whether the client has begun its handshake and not ended it."""
+        """Whether a handshake has begun and not ended."""
         return self._has_begun and self._tls.version() is None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the client has ended its half: it may have come with the last data."""
+        """Whether the client has closed its half; that may have arrived with the last data."""
         return self._ended
 
     @property
     def ahead(self) -> int:
-        """How much has left of what is to be given again; what TLS adds to it aside."""
+        """How much was sent of the data that must be given again, about: TLS adds some bytes."""
         return max(0, self._owed - len(self._unsent))
 
     def recv(self, size: int) -> bytes:
-        """Take up to `size` bytes from the socket, and return all that they decrypt to.
+        """Receive up to `size` bytes, and return all that they decrypt to.
 
-        It is empty where the client has ended its half.
+        That is empty if the client has closed its half.
 
         Raises:
-            BlockingIOError: there is nothing, not a whole record, or what follows a Garbled.
-            Garbled: what came is not TLS, or the client is not let in.
-            ConnectionError: the client reads nothing.
+            BlockingIOError: there is no whole record, or Garbled was raised before.
+            Garbled: what arrived is not TLS, or the client's certificate is not accepted.
+            ConnectionError: the client does not read.
         """
         if self._ended:
             return b""
@@ -163,13 +163,13 @@ class TlsSocket:
         return data
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send the beginning of `data`, and return how much has left.
+        """Send the beginning of `data`, and return how much was sent.
 
-        What has not left must be given again, as with a plain socket, but unchanged: a part of it
-        may be encrypted already.
+        The rest must be given again, as with a plain socket, but unchanged: a part of it may be
+        encrypted already.
 
         Raises:
-            BlockingIOError: nothing has left.
+            BlockingIOError: nothing was sent.
             ConnectionError: the connection is broken.
         """
         view, sent = memoryview(data), 0
@@ -183,10 +183,10 @@ class TlsSocket:
         return sent
 
     def shutdown(self, how: int) -> None:
-        """End our half of the connection and, before that, of the encrypted one (RFC 8446 6.1).
+        """Close our half of the TLS connection (RFC 8446 6.1), then of the TCP connection.
 
         Raises:
-            BlockingIOError: the second has no room to be said; to be tried again when there is.
+            BlockingIOError: the first has to wait; try again when the socket is writable.
         """
         if how != socket.SHUT_RD:
             self._say_goodbye()
@@ -195,9 +195,9 @@ class TlsSocket:
         self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket: with a goodbye, unless it is set up to be reset (SO_LINGER).
+        """Close the socket; with close_notify, unless it is set to be reset (SO_LINGER).
 
-        A client takes an end without one for what it is, a response that was cut off.
+        Without close_notify, a client knows that the response was cut off (RFC 8446 6.1).
         """
         if self.fileno() != -1 and not self._is_to_be_reset:
             self._say_goodbye()
@@ -227,7 +227,7 @@ class TlsSocket:
         return LINGER.unpack(linger) == (1, 0)
 
     def _say_goodbye(self) -> None:
-        with contextlib.suppress(ssl.SSLError):  # the client's we do not wait for
+        with contextlib.suppress(ssl.SSLError):  # the client's own close_notify is not awaited
             if not self._said_goodbye:
                 self._said_goodbye = True
                 self._tls.unwrap()
@@ -235,7 +235,7 @@ class TlsSocket:
             self._flush()
 
     def _decrypt(self, arrived: bytes) -> Iterator[bytes]:
-        """Feed OpenSSL a little at a time: its buffer stays for good as large as it ever was."""
+        """Feed OpenSSL a little at a time: its buffer never shrinks."""
         for start in range(0, len(arrived), RECORD_SIZE):
             self._incoming.write(arrived[start : start + RECORD_SIZE])
             yield from self._read_records()
@@ -265,7 +265,7 @@ class TlsSocket:
         return len(part)
 
     def _flush(self) -> bool:
-        """Send what is encrypted; return whether all of it has left."""
+        """Send what is encrypted; return whether all of it was sent."""
         if self._outgoing.pending:
             self._unsent += self._outgoing.read()
         if self._unsent:
@@ -274,7 +274,7 @@ class TlsSocket:
         return not self._unsent
 
     def _give_up(self, error: ssl.SSLError, arrived: bytes) -> NoReturn:
-        """Send the client TLS's own answer, or a plain one where it speaks plain HTTP."""
+        """Send the client the alert of TLS, or a plain response if it speaks plain HTTP."""
         self._is_garbled = self._said_goodbye = True  # an alert or a plain text is the last word
         if error.reason == "HTTP_REQUEST" or PLAIN_HTTP.match(arrived):
             self._outgoing.read()

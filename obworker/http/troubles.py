@@ -1,7 +1,7 @@
-"""What may go wrong many times a second, and when the log says so. Pure.
+"""Errors that may occur many times a second, and when the log says so. Pure.
 
-Who looks at the log learns why clients are refused, and one line for each of them would bury the
-rest. So what has come first is told at the next look, and what follows is summed up.
+A line for each of them would bury the rest of the log. So the first ones are logged at the next
+tick, and those that follow are summed up.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-# Of each trouble the log has a line at most every so many seconds.
+# Each kind of trouble is logged once in so many seconds at most.
 INTERVAL = 10.0
 
 
 class Recurring:
-    """Counts how often something has happened, by the reasons."""
+    """Counts how often something happened, by reason."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -23,11 +23,11 @@ class Recurring:
         self._due = -math.inf
 
     def count(self, why: str) -> None:
-        """Note that it has happened once more."""
+        """Note that it happened once more."""
         self._counts[why] += 1
 
     def line(self, now: float) -> str:
-        """Return what the log is to say of it now, if anything."""
+        """Return the line for the log that is due now, or an empty text."""
         if not self._counts or now < self._due:
             return ""
         counts, self._counts = self._counts, Counter()
@@ -37,7 +37,7 @@ class Recurring:
 
 
 class Troubles:
-    """What a server has to tell its operator; only for who holds the wheel."""
+    """All kinds of trouble of a server; only for the thread that holds the wheel."""
 
     def __init__(self) -> None:
         self.refused = Recurring("refused a request with 503")
@@ -46,7 +46,7 @@ class Troubles:
         self.garbled = Recurring("cannot read what a client sends")
 
     def lines(self, now: float) -> Iterator[str]:
-        """Return what the log is to say now; at an infinite `now` all that is left."""
+        """Return the lines for the log that are due; with an infinite `now`, all that is left."""
         troubles = (self.refused, self.not_accepted, self.not_taken, self.garbled)
         return filter(None, [trouble.line(now) for trouble in troubles])
 

@@ -1,4 +1,4 @@
-"""Which media type a reply gets, by the client's Accept (RFC 9110 12.5.1); encodes nothing."""
+"""Chooses the media type of a reply by the client's Accept field (RFC 9110 12.5.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_PREFERENCE = frozenset({"", "*/*", JSON})
 
 
 def choose(accept: str) -> str:
-    """Return the offered media type that the client likes best; NotAcceptable if it wants none."""
+    """Return the offered media type that the client prefers; NotAcceptable if it accepts none."""
     if accept in NO_PREFERENCE or not accept.strip(", \t"):  # a list may have empty elements
         return JSON
     chosen = _best(accept)
@@ -25,7 +25,7 @@ def choose(accept: str) -> str:
 
 @functools.lru_cache(maxsize=256)  # bounded: a client chooses what is in here
 def asks_for_events(accept: str) -> bool:
-    """Say whether the client names Server-Sent Events; a wildcard does not."""
+    """Return whether the client asks for Server-Sent Events by name, not by a wildcard."""
     return _ranges(accept).get(EVENT_STREAM, 0.0) > 0
 
 
@@ -63,5 +63,5 @@ def _weight(parameters: list[str]) -> float:
                 weight = float(value)
             except ValueError:
                 weight = 0.0
-            return min(weight, 1.0) if weight > 0 else 0.0  # NaN is no more than what is no number
+            return min(weight, 1.0) if weight > 0 else 0.0  # NaN counts as malformed, which is 0
     return 1.0

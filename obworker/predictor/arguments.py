@@ -1,4 +1,4 @@
-"""What predict may ask for, each made from the WSGI environ and only when asked for."""
+"""The arguments of predict, each made from the WSGI environ when predict asks for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("obworker.predictor")
 
 
 class Call:
-    """One call of predict: its environ, its body once read, and what to let go of afterwards."""
+    """One call of predict: its environ, its body once read, and what to release afterwards."""
 
     __slots__ = ("_body", "_start", "environ", "releases")
 
@@ -41,7 +41,7 @@ class Call:
         """The whole body; stays readable for a Request made of the same environ."""
         if self._body is None:
             stream = self.environ["wsgi.input"]
-            if type(stream) is io.BytesIO:  # our own server's: it needs not be read to be known
+            if type(stream) is io.BytesIO:  # our own server's: the body is there without reading
                 self._body = stream.getvalue()
             else:
                 self._body = _read(self.environ)
@@ -54,7 +54,7 @@ class Call:
         return self.environ.get("CONTENT_TYPE", "")  # type: ignore[no-any-return]
 
     def on_start(self, start: Callable[..., Any]) -> None:
-        """Have `start` called in the place of start_response, which it gets first."""
+        """Have `start` called in place of start_response, which is its first argument."""
         self._start = start
 
     def starting(self, start_response: StartResponse) -> StartResponse:
@@ -66,19 +66,20 @@ class Call:
         self.releases.append(release)
 
     def release(self) -> None:
-        """Let go of everything, the last first; again does nothing.
+        """Call all releases, the last first; may be called again.
 
-        Whatever one release raises, which only the user's code can cause, the others follow.
+        An error in one, which only the user's code can cause, does not keep the others from being
+        called.
         """
         while self.releases:
             try:
                 self.releases.pop()()
-            except Exception:  # noqa: PERF203  # the others follow
+            except Exception:  # noqa: PERF203  # see above
                 log.exception("the end of a request failed")
 
 
 class Headers(dict[str, str]):
-    """Request headers under their usual spelling (``Content-Type``), looked up in any."""
+    """Request headers in their usual spelling (``Content-Type``), found by any spelling."""
 
     def __getitem__(self, name: str) -> str:
         return super().__getitem__(canonical(name))
@@ -93,14 +94,14 @@ class Headers(dict[str, str]):
         return isinstance(name, str) and super().__contains__(canonical(name))
 
     def get(self, name: str, default: Any = None, type: Callable[[str], Any] | None = None) -> Any:
-        """Return the value of `name`, made a `type`; `default` where there is none, or it fails."""
+        """Return the value of `name` as a `type`; `default` if missing or not convertible."""
         try:
             return self[name] if type is None else type(self[name])
         except (KeyError, ValueError):
             return default
 
     def getlist(self, name: str) -> list[str]:
-        """Return a list of the value of `name`: more than one is joined by commas in it."""
+        """Return a list with the value of `name`, in which several are joined by commas."""
         return [self[name]] if name in self else []
 
     def pop(self, name: str, /, *default: Any) -> Any:
@@ -108,11 +109,11 @@ class Headers(dict[str, str]):
         return super().pop(canonical(name), *default)
 
     def setdefault(self, name: str, default: str = "", /) -> str:
-        """Return the value of `name`, which is `default` from now on if it had none."""
+        """Return the value of `name`, after setting it to `default` if it is missing."""
         return super().setdefault(canonical(name), default)
 
     def update(self, *others: Any, **more: str) -> None:
-        """Set what a dict made of the arguments has."""
+        """Set all fields that a dict made from the arguments has."""
         super().update({canonical(name): value for name, value in dict(*others, **more).items()})
 
     def __ior__(self, other: Any) -> Headers:  # type: ignore[override,misc]  # noqa: PYI034
@@ -120,7 +121,7 @@ class Headers(dict[str, str]):
         return self
 
     def copy(self) -> Headers:
-        """Return another with the same fields."""
+        """Return a copy."""
         return Headers(self)
 
 
@@ -131,7 +132,7 @@ def canonical(name: str) -> str:
 
 
 def resolvers(make_request: Callable[[Call], object]) -> dict[str, Callable[[Call], object]]:
-    """Return for each name that predict may ask for how it is found."""
+    """Return the function that finds each argument that predict may ask for, by name."""
     return {
         "json": lambda call: payload.parse(call.content_type, call.body),
         "payload": lambda call: payload.parse_or_bytes(call.content_type, call.body),

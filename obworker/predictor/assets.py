@@ -1,12 +1,12 @@
-"""What a predictor is built from and all workers can have in common: the session, the preloaded.
+"""What workers can share of a predictor: the onnx session, and what preload() returns.
 
-Theory of operation. Memory that was filled before a fork is shared after it, until somebody writes
-to it (fork(2), copy-on-write), and weights are only read. So what can be forked is made in the
-process that forks, by `preload`; what cannot, and all of it where nothing is forked, is made by
-`complete` in the process that uses it.
+Theory of operation. Memory that was filled before a fork stays shared until somebody writes to it
+(fork(2), copy-on-write), and weights are only read. So `preload` makes what can be forked in the
+process that forks the workers. `complete` makes the rest in the worker, or everything if workers
+are not forked.
 
-What is shared is referred to from here for as long as the process runs, whatever the predictor does
-with it: the destructor of a session is not for a process that did not make it.
+Shared assets are referred to from here for as long as the process runs, whatever the predictor does
+with them: a session must only be destroyed by the process that made it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ ONNX = "onnx"
 
 @dataclass(frozen=True)
 class Assets:
-    """The assets of `predictor`, which `file` defines, by the name that __init__ has for them.
+    """The assets of `predictor`, which `file` defines.
 
-    `shared` are those that were made before the fork, once that was done.
+    `shared` are those that were made before the fork, by the names of the arguments of __init__; it
+    is None before `preload`.
     """
 
     file: Path
@@ -42,7 +43,7 @@ class Assets:
 
     @property
     def description(self) -> list[tuple[str, str]]:
-        """What they are, and whose, as labelled lines for people."""
+        """Labelled lines for people: what the assets are, and whether they are shared."""
         lines = []
         if self.session is not None:
             model = os.path.relpath(self.session.model, self.file.parent)
@@ -52,7 +53,7 @@ class Assets:
         return lines
 
     def preload(self) -> Assets:
-        """Make those that can be forked.
+        """Return this with the assets that can be forked.
 
         Raises:
             BootError: one cannot be made.
@@ -62,7 +63,7 @@ class Assets:
         )
 
     def complete(self) -> dict[str, object]:
-        """Return all of them, and make those that are not shared.
+        """Return all assets by name, making those that are not shared.
 
         Raises:
             BootError: one cannot be made.

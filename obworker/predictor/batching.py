@@ -1,14 +1,14 @@
 """Several requests become one call of predict_batch, and its list becomes their outcomes.
 
-Theory of operation. Each request is an `Item` with a context of its own, in which its arguments are
-found: what is wrong with one, such as a body that is no JSON, keeps that one out of the call and no
-other. The rest is parted by batch_key, and each part is a call, in the order of their first
-requests. A call that raises is made again for each of its items alone, once, so that one bad
-request does not fail its neighbours; a call that ends but gives no list of the right length is not,
-for it would do so again. Nothing is called for whom nobody waits any more.
+Theory of operation. Each request becomes an `Item`, whose arguments are found in a context of its
+own. An error there, such as a body that is not JSON, fails this item and no other. The rest is
+divided by batch_key; each part is one call, in the order of their first requests. If a call raises,
+it is repeated once for each of its items alone, so that one bad request does not fail the others.
+If it returns something else than a list of the right length, it is not repeated: it would do the
+same again. Requests whose clients have gone are left out of calls.
 
-predict_batch runs in a context that belongs to all of them: what a context holds for one request,
-Flask's request for example, is not there, also where there is only one.
+predict_batch runs in a context that belongs to no single request. What a request's own context
+holds, such as Flask's request, is not there, even if the batch has one item.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ TRIED_ALONE = "predict_batch for %d requests raised %s; each is tried alone"
 
 
 class BatchLimits(NamedTuple):
-    """How many requests one call may be for, and how many seconds the first waits for others."""
+    """The most requests in one call, and how many seconds the first waits for others."""
 
     size: int = DEFAULT_SIZE
     wait: float = 0.0
 
 
 class Item:
-    """One request of a batch, from its environ to what came of it.
+    """One request of a batch, from its environ to its outcome: a value or an exception.
 
-    It goes together with others of its `key`; `id` is what the log calls it.
+    Items with the same `key` may share a call. `id` is the request's id.
     """
 
     __slots__ = ("_arguments", "_error", "_resolvers", "_value", "call", "context", "id", "key")
@@ -70,13 +70,13 @@ class Item:
         self._error: BaseException | None = None
 
     def argument(self, name: str) -> object:
-        """Return what predict would get by that name; found once."""
+        """Return the argument of that name; it is made once."""
         if name not in self._arguments:
             self._arguments[name] = self._resolvers[name](self.call)
         return self._arguments[name]
 
     def settle(self, value: object) -> None:
-        """Keep what predict_batch gave for it; an exception stands for one that predict raises."""
+        """Set the outcome; an exception counts as one that predict raises."""
         if isinstance(value, BaseException):
             self._error = value
         elif reply.is_stream(value) or is_async_iterable(value):
@@ -87,17 +87,17 @@ class Item:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody waits for it any more; a server may tell."""
+        """Whether the client has gone, as far as the server tells."""
         ask = self.call.environ.get("obworker.is_lost")
         return ask is not None and ask()
 
     @property
     def has_failed(self) -> bool:
-        """Whether an exception came of it."""
+        """Whether the outcome is an exception."""
         return self._error is not None
 
     def outcome(self, _call: Call) -> object:
-        """Return what came of it, or raise it; called once."""
+        """Return the outcome, or raise it; called once."""
         if self._error is None:
             return self._value
         error, self._error = self._error, None
@@ -108,9 +108,9 @@ class Item:
 
 
 class Reader:
-    """Makes items of requests, for one predictor.
+    """Makes items from requests, for one predictor.
 
-    `introduce` puts into a request's context what belongs there, and `prepare` what Flask needs.
+    `introduce` prepares the context of a request, `prepare` does so for Flask.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class Reader:
         self._find_key = _key_finder(plan.key, batch_key, resolvers)
 
     def bind(self, predict_batch: Callable[..., object]) -> Callable[[Sequence[Item]], object]:
-        """Return what calls predict_batch with a list for each name."""
+        """Return a call of `predict_batch` with a list for each argument."""
         columns = {name: partial(_column, name) for name in self._resolvers}
         return self._plan.predict.bind(predict_batch, columns)
 
     def read(self, environ: WSGIEnvironment) -> Item:
-        """Make an item with its arguments and its key; what is raised there comes of it."""
+        """Make an item with its arguments and its key; an exception becomes its outcome."""
         item = Item(environ, self._resolvers)
         item.context.run(self._fill, item)
         return item
@@ -155,9 +155,9 @@ class Reader:
 def _key_finder(
     plan: Plan | None, batch_key: Callable[..., object] | None, names: Iterable[str]
 ) -> Callable[[Item], object]:
-    """Return what calls batch_key with the arguments of an item, where there is one."""
+    """Return what finds the key of an item: batch_key, or None for all without one."""
     if plan is None or batch_key is None:
-        return lambda _: None  # any two go together
+        return lambda _: None  # all may share a call
     return plan.bind(batch_key, {name: partial(_cell, name) for name in names})
 
 
@@ -180,8 +180,8 @@ def _hashable(key: object) -> Hashable:
 class Batcher:
     """Calls predict_batch of one predictor.
 
-    At most `most_calls` of its calls are under way at once. `surroundings` is entered for each.
-    `examine` says of an error whether the GPU is lost, after which no call is to be made.
+    At most `most_calls` are made at once, each inside the context manager that `surroundings`
+    makes. `examine` returns whether an error means that the GPU is lost; then nothing is repeated.
     """
 
     def __init__(
@@ -190,9 +190,9 @@ class Batcher:
         reader: Reader,
         loop: PredictorLoop,
         *,
-        examine: Callable[[BaseException], bool] = lambda _: False,
-        most_calls: int | None = None,
-        surroundings: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        examine: Callable[[BaseException], bool],
+        most_calls: int | None,
+        surroundings: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._predict_batch = reader.bind(predict_batch)
         self._reader = reader
@@ -206,16 +206,16 @@ class Batcher:
         return [self._reader.read(environ) for environ in environs]
 
     def settle(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Have something come of each item; yield those of which it just has.
+        """Give each item an outcome; after each call yield the items that have just got theirs.
 
-        An empty list is yielded, too: before calls are made that follow on one that failed.
+        An empty list is yielded before a failed call is repeated: that takes more time.
         """
         sound = yield from _without_failed(items)
         for part in parted(sound):
             yield from self._call_awaited(part)
 
     def _call_awaited(self, items: list[Item]) -> Iterator[list[Item]]:
-        """Make a call for those that somebody waits for."""
+        """Make a call for the items whose clients are still there."""
         for item in items:
             if item.is_lost:
                 item.settle(Abandoned())
@@ -242,7 +242,7 @@ class Batcher:
         return not isinstance(error, KeyboardInterrupt | Abandoned) and not self._examine(error)
 
     def _call_together(self, items: list[Item]) -> Sequence[object] | BaseException:
-        """Return what came of one call, be it that it raised."""
+        """Make one call; return its results, or the exception that it raised."""
         set_request_id(_name(items))
         try:
             return self._results(items)
@@ -260,7 +260,7 @@ class Batcher:
 
 
 def _without_failed(items: Sequence[Item]) -> Generator[list[Item], None, list[Item]]:
-    """Yield those of which an error came already, if any; return the others."""
+    """Yield the items that have failed already, if any; return the others."""
     failed = [item for item in items if item.has_failed]
     sound = [item for item in items if not item.has_failed]
     if failed:
@@ -269,7 +269,7 @@ def _without_failed(items: Sequence[Item]) -> Generator[list[Item], None, list[I
 
 
 def parted(items: Iterable[Item]) -> list[list[Item]]:
-    """Return items that may go together, in the order of the first of each part."""
+    """Divide items by key, in the order of the first of each part."""
     parts: dict[Hashable, list[Item]] = {}
     for item in items:
         parts.setdefault(item.key, []).append(item)
@@ -277,7 +277,7 @@ def parted(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def align(results: object, count: int) -> Sequence[object]:
-    """Return what predict_batch gave, for each of `count` requests; else the error for each."""
+    """Return the results for each of `count` requests, or an error for each if they do not fit."""
     if not isinstance(results, list | tuple):
         kind = "stream" if isinstance(results, Errand) else type(results).__name__
         problem = f"a {kind} from predict_batch; it must be a list of {count}, one for each request"
@@ -289,13 +289,13 @@ def align(results: object, count: int) -> Sequence[object]:
 
 
 def _name(items: Sequence[Item]) -> str:
-    """Return what a log calls them: the first one's id, and how many more there are."""
+    """Return the id of a call for the log: that of the first item, and how many others it has."""
     others = len(items) - 1
     return f"{items[0].id}+{others}" if others else items[0].id
 
 
 def _when_all_are_lost(items: Sequence[Item], call: Callable[[], object]) -> None:
-    """Have a call made once nobody waits for any of the items."""
+    """Have `call` called when the clients of all items have gone."""
     waited_for = list(items)
 
     def lose_one() -> None:

@@ -1,4 +1,4 @@
-"""Runs the code of the user's that a predictor is built with, and says where it failed."""
+"""Runs the user's code that builds a predictor, and reports where it failed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def building(title: str, file: Path) -> Iterator[None]:
-    """Turn whatever `title`, a function in `file` or called by it, raises into what to report.
+    """Turn whatever the user's code raises into an error to report.
+
+    `title` is what is called, `file` where it is defined.
 
     Raises:
-        BootError: it raised; or another error that a lost GPU or want of memory is told by.
+        BootError: it raised.
+        DeviceError: it raised because the GPU is lost.
     """
     try:
         yield

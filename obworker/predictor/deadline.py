@@ -1,7 +1,7 @@
 """extend_deadline: how predict asks for more time.
 
-Imported by every ``import obworker``, so it loads nothing heavy. The server gives each request what
-moves its deadline as ``obworker.extend_deadline`` in the environ; another server gives nothing.
+Imported by every ``import obworker``, so it must be light. Our server puts the function that moves
+a request's deadline into its environ, as ``obworker.extend_deadline``; other servers do not.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ extension: ContextVar[Callable[[float], object] | None] = ContextVar("extension"
 
 
 def extend_deadline(seconds: float) -> None:
-    """Give the current request until `seconds` from now, where it would have less time.
+    """Let the current request take `seconds` from now, if it would have less time.
 
-    It never has less time for a call. Without a request there is no deadline and no effect: in
-    ``__init__``, in a thread with a context of its own, under another server.
+    A call never shortens the time. Where there is no request or no deadline it has no effect: in
+    ``__init__``, in a thread with another context, under another server.
 
     Raises:
         TypeError: `seconds` is not a number.

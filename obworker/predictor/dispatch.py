@@ -1,98 +1,50 @@
-"""The WSGI callable: a request's way from the environ through predict to the reply."""
+"""The WSGI application: the way of a request from the environ through predict to the reply."""
 
 from __future__ import annotations
 
-import math
-import operator
 import threading
+import uuid
 from contextvars import Context, copy_context
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING
 
-from obworker.log import set_request_id
+from obworker.log import ID_FIELD, PLATFORM_ID_FIELD, given_id, set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
-from obworker.predictor.batching import DEFAULT_SIZE, BatchLimits
 from obworker.predictor.deadline import extension
 from obworker.predictor.events import request_id
-from obworker.predictor.failures import Failures, answer_json, identify
+from obworker.predictor.failures import Failures, answer_json
 from obworker.predictor.loop import PredictorLoop
-from obworker.predictor.streaming import Continued, Stream
+from obworker.predictor.streaming import Body, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from obworker.predictor.batching import Batcher, Item
+    from obworker.predictor.batching import Batcher, BatchLimits, Item
 
-# What a client that adds a path of / to a base URL makes of one that ends with / is the same.
+# A client that appends / to a base URL that ends with / asks for //.
 ROOT = frozenset({"", "/", "//"})
 MESSAGE = "The predictor is up; POST to / for a prediction"
 ALLOW = ("Allow", "GET, HEAD, POST")
-# Bodies that let go of what the request holds when they are closed, and not before.
-UNFINISHED = {Stream, Continued}
 
 
 def reaches_predict(method: str, path: str) -> bool:
-    """Whether a request calls predict; what does not is answered at once, however busy it is."""
+    """Whether a request calls predict; others are answered at once, however busy predict is."""
     return method == "POST" and path in ROOT
-
-
-class Config:
-    """What ``__init__`` gets as config: how this worker is to call predict.
-
-    `threads` is how many native threads this worker may use: its share of the cores.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.most_calls: int | None = None
-        self.batch_limits: BatchLimits | None = None
-
-    def batch(self, *, max_size: int = DEFAULT_SIZE, max_wait_ms: float = 0) -> None:
-        """Have predict_batch called, for `max_size` requests at most.
-
-        A batch that is smaller waits until its first request is `max_wait_ms` old. The options
-        --max-batch-size and --max-batch-wait-ms override this.
-        """
-        size = _count("config.batch takes as max_size", max_size)
-        self.batch_limits = BatchLimits(size, _milliseconds(max_wait_ms) / 1000)
-
-    def limit_concurrency(self, n: int) -> None:
-        """Let at most `n` requests of this worker be in predict at once."""
-        self.most_calls = _count("limit_concurrency takes", n)
-
-
-def _count(taking: str, n: object) -> int:
-    try:
-        count = operator.index(n)  # type: ignore[arg-type]  # to see whether it is one
-    except TypeError:
-        raise TypeError(f"{taking} a whole number, not {n!r}") from None
-    if isinstance(n, bool) or count < 1:
-        raise ValueError(f"{taking} 1 or more, not {n}")
-    return count
-
-
-def _milliseconds(number: object) -> float:
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise TypeError(f"config.batch takes as max_wait_ms a number, not {number!r}")
-    if not 0 <= float(number) < math.inf:
-        raise ValueError(f"config.batch takes as max_wait_ms 0 or more, not {number}")
-    return float(number)
 
 
 class Application:
     """Serves one predictor; a plain WSGI application (PEP 3333) for any server.
 
-    At most `most_calls` are in predict at once: a server that has no more threads than that never
-    waits in here. `prepare` is called before predict. `check_health`, where the predictor has an
-    opinion on that, raises Unhealthy; it is to be called as predict is, from one of its threads.
-    Where predict `is_async`, a thread that calls does little but wait for `loop`.
+    At most `most_calls` are in predict at once: a server with no more threads than that never waits
+    in here. `prepare` is called before predict. `check_health`, if the predictor has such a method,
+    raises Unhealthy; it must be called from one of the threads that call predict. If predict
+    `is_async`, a thread that calls it mostly waits for `loop`.
 
-    With a `batcher` it may answer many requests at once, within `batch_limits`; without `predict`
-    it answers each as a batch of its own.
+    With a `batcher` it can answer many requests at once, within `batch_limits`. Without `predict`,
+    each request is a batch of its own.
     """
 
     def __init__(
@@ -126,8 +78,8 @@ class Application:
             return _describe(path, environ, start_response)
         if self._predict is None:
             return self._answer_alone(environ, start_response)
-        # What a request sets (its id, Flask's request) lives in a context of its own: a stream
-        # goes on in it after this call has returned, and the server's thread keeps nothing.
+        # What is set for a request (its id, Flask's request) is in a context of its own: a stream
+        # is produced in it after this call has returned, and the server's thread keeps nothing.
         context = copy_context()
         call = Call(environ)
         return context.run(self._answer, context, call, self._call_predict, start_response)
@@ -135,10 +87,10 @@ class Application:
     def answer_all(
         self, environs: Sequence[WSGIEnvironment]
     ) -> Iterator[list[tuple[int, WSGIApplication]]]:
-        """Answer requests that reach predict by predict_batch, in one call or more.
+        """Answer requests by predict_batch, in one call or more.
 
-        Yield after each call what answers those that it was for, with their places in `environs`;
-        that may be nobody.
+        After each call yield the applications that answer its requests, with their places in
+        `environs`; the sequence may be empty.
         """
         assert self._batcher is not None
         items = self._batcher.items(environs)
@@ -173,7 +125,7 @@ class Application:
             answer = self._failures.answer(error, call.environ, call.starting(start_response))
             body = self._pass_on(answer, context, call)
         finally:
-            if call.releases and type(body) not in UNFINISHED:
+            if call.releases and not isinstance(body, Body):  # it releases when it is closed
                 call.release()
         return body
 
@@ -209,21 +161,21 @@ class Application:
         return _send(value, call, start_response)
 
     def _pass_on(self, body: Iterable[bytes], context: Context, call: Call) -> Iterable[bytes]:
-        """Return the body that a WSGI callable made, produced in the request's context."""
+        """Return a body that will be produced in the request's context."""
         if isinstance(body, list):
             return body
-        return Continued(body, context, self._failures.report, call.release)
+        return Body(body, body, context, self._failures.report, call.release)
 
 
 def introduce(environ: WSGIEnvironment) -> None:
-    """Put into the request's context what predict may ask it for."""
+    """Set the id and the deadline in the request's context, for functions that predict may call."""
     extend = environ.get("obworker.extend_deadline")
     if extend is None:
-        set_request_id(identify(environ))
+        set_request_id(given_id(environ) or uuid.uuid4().hex)
     else:  # our own server, which has named the request
-        set_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        set_request_id(environ.get(ID_FIELD, ""))
         extension.set(extend)
-    if id_ := environ.get("HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
+    if id_ := environ.get(PLATFORM_ID_FIELD):
         request_id.set(id_)
 
 
@@ -237,7 +189,7 @@ def _send(value: object, call: Call, start_response: StartResponse) -> list[byte
 def _describe(
     path: str, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
-    """Answer what is no prediction."""
+    """Answer a request that does not reach predict."""
     if path not in ROOT:
         return _refuse(environ, start_response, 404, "Not Found: POST to / for a prediction")
     method = environ["REQUEST_METHOD"]

@@ -1,6 +1,6 @@
-"""A Python value becomes JSON or MessagePack; decides nothing about responses.
+"""Encodes Python values as JSON or MessagePack.
 
-NaN and the infinities have no place in JSON and become null, as in JavaScript.
+JSON has no NaN and no infinities; they become null, as in JavaScript.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
-# What orjson makes of these itself is not what they say: lists of a MultiDict, and of a dataclass
-# what is no field.
+# orjson would encode these differently than they are meant: a MultiDict with lists as values, a
+# dataclass with attributes that are not fields.
 PASSED_THROUGH = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS
 JSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | PASSED_THROUGH
 ALLOWED = "dict, list, tuple, str, bytes, int, float, bool, None, numpy arrays and numbers"
@@ -65,7 +65,7 @@ def _json_default(value: object) -> object:
 def _simplify_other(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    # as orjson does, also where the class is made from theirs
+    # as orjson does, but also for subclasses
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, uuid.UUID):
@@ -74,7 +74,7 @@ def _simplify_other(value: object) -> object:
 
 
 def _msgpack_default(value: object) -> object:
-    # msgpack asks once for each object: what comes out must be its own kind at last
+    # msgpack calls this once for each object, so the result must be of a type that it knows
     simpler = _simplify(value)
     return simpler if isinstance(simpler, _MSGPACK_KINDS) else _msgpack_default(simpler)
 
@@ -90,16 +90,16 @@ def _simplify(value: object) -> object:
 
 
 def _from_numpy(value: object) -> object:
-    numpy = sys.modules.get("numpy")  # a value of numpy's exists only where it is imported
+    numpy = sys.modules.get("numpy")  # without the import there is no value of its types
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         plain = _to_list(value)
-        if not isinstance(plain, numpy.generic):  # a longdouble stays what it is
+        if not isinstance(plain, numpy.generic):  # tolist() does not convert a longdouble
             return plain
     raise ReplyError(f"a {_name(value)} cannot be sent; allowed are {ALLOWED}")
 
 
 def _to_list(value: Any) -> object:
-    if value.dtype.kind == "M":  # of nanoseconds tolist makes integers
+    if value.dtype.kind == "M":  # tolist() makes integers of nanoseconds
         value = value.astype("datetime64[us]")
     return value.tolist()
 
@@ -107,20 +107,20 @@ def _to_list(value: Any) -> object:
 def _to_json_slowly(value: object) -> bytes:
     """Encode what orjson refuses: integers over 64 bits, lone surrogates, deep nesting.
 
-    Also finds out what exactly cannot be encoded: orjson does not tell.
+    Its errors say which value cannot be encoded; orjson's do not.
     """
     try:
         text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
     except RecursionError as error:
         raise ReplyError("the value is nested too deeply, or holds itself") from error
-    except ValueError as error:  # an integer of more digits than Python turns into text
+    except ValueError as error:  # an integer with more digits than Python converts to text
         raise ReplyError(str(error)) from error
     # JSON writes a lone surrogate as Python's backslashreplace does: \ud800
     return text.encode("utf-8", "backslashreplace")
 
 
 def _plain(value: object) -> object:
-    """Return `value` made of what the standard library's json takes."""
+    """Return `value` in types that the standard library's json can encode."""
     if isinstance(value, enum.Enum):
         return _plain(value.value)
     if isinstance(value, str | int | None):

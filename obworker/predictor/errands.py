@@ -1,15 +1,15 @@
-"""Something to await is sent to an event loop by a thread that waits for what comes of it.
+"""A thread has an event loop await something, and waits for the outcome.
 
-Theory of operation. An errand is one task from its first step to its last, in a copy of the context
-of the thread that sent it. So whatever belongs to a task may span the items of a generator: a
-``timeout()``, a cancel scope of anyio's, a context variable. An item is produced when the thread
-asks for it, and not before: a slow reader pauses the generator. The errand is over when
+Theory of operation. An errand is one task, from beginning to end, in a copy of the context of the
+thread that made it. So what belongs to a task can span several items of a generator: a
+``timeout()``, a cancel scope of anyio, a context variable. Each item is produced only when the
+thread asks for it, so a slow reader pauses the generator. The errand ends when
 
-    its value, or its last item, has reached the thread;
-    the thread closes it: ``aclose()`` is awaited where the generator stands, at a ``yield``;
-    it is given up, because nobody needs it any more: the task is cancelled where it stands.
+    its value or its last item was passed to the thread;
+    the thread closes it: ``aclose()`` of the generator, which stands at a ``yield``, is awaited;
+    it is given up because nobody needs the outcome any more: the task is cancelled.
 
-The thread waits at a queue, which holds one outcome at most; the task waits for an event.
+The thread waits on a queue, which holds one outcome at most; the task waits for an event.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _END = object()
 
 
 class PredictCancelled(Exception):
-    """Something cancelled predict, or predict itself did.
+    """predict was cancelled, by itself or by something else than its server.
 
-    Stands for asyncio's CancelledError: that is no Exception, and would end a server's thread.
+    Replaces asyncio's CancelledError, which is not an Exception and would end a server's thread.
     """
 
 
 class Abandoned(RequestError):
-    """Nobody waits for the response; the status is the one that nginx logs then."""
+    """The client has gone; the status is the one that nginx logs for this."""
 
     status = 499
     reason = "Client Closed Request"
 
 
 def is_awaitable(value: object) -> TypeGuard[Awaitable[object]]:
-    """Say whether `value` is a coroutine or a future."""
+    """Return whether `value` can be awaited: a coroutine or a future."""
     return hasattr(type(value), "__await__")
 
 
 def is_async_iterable(value: object) -> TypeGuard[AsyncIterable[object]]:
-    """Say whether `value` is an asynchronous generator, or is to be iterated as one."""
+    """Return whether `value` is an asynchronous iterable, such as an asynchronous generator."""
     return hasattr(type(value), "__aiter__")
 
 
 class Errand(Iterator[object]):
-    """Awaits `value` on `loop`; made, asked and closed by one thread, in another than the loop's.
+    """Awaits `value` on `loop`; made, iterated and closed by one thread, not the loop's.
 
-    Where an asynchronous iterator comes of it, it is the iterator of the items.
+    If the outcome is an asynchronous iterator, the errand is an iterator of its items.
     """
 
     def __init__(self, loop: AbstractEventLoop, value: object) -> None:
@@ -65,15 +65,15 @@ class Errand(Iterator[object]):
         self._given_up = False
         self._ended = False
         self._task: asyncio.Task[None] | None = None
-        # What is called by this has a copy of this thread's context, and so has a task it makes.
+        # The call runs in a copy of this thread's context, and so does the task that it makes.
         loop.call_soon_threadsafe(self._begin, value)
 
     def result(self) -> object:
-        """Wait for what comes of it.
+        """Wait for the outcome, and return it.
 
         Raises:
             Abandoned: it was given up.
-            PredictCancelled: it raised CancelledError for another reason.
+            PredictCancelled: it was cancelled in another way.
             BaseException: whatever else it raised.
         """
         outcome = self._wait()
@@ -96,7 +96,7 @@ class Errand(Iterator[object]):
                 self._wait()
 
     def give_up(self) -> None:
-        """Cancel what is awaited; any thread may ask for it, and too late."""
+        """Cancel the task; any thread may call this, at any time."""
         self._loop.call_soon_threadsafe(self._give_up)
 
     def _wait(self) -> object:
@@ -108,7 +108,7 @@ class Errand(Iterator[object]):
         try:
             raise self._explain(outcome.error)
         finally:
-            del outcome  # it refers to this frame by its traceback
+            del outcome  # its traceback refers to this frame
 
     def _explain(self, error: BaseException) -> BaseException:
         if not isinstance(error, CancelledError):
@@ -117,7 +117,7 @@ class Errand(Iterator[object]):
             return Abandoned()
         return PredictCancelled(*error.args).with_traceback(error.__traceback__)
 
-    # the rest runs in the loop's thread
+    # what follows runs in the loop's thread
 
     def _begin(self, value: object) -> None:
         self._task = self._loop.create_task(self._run(value))
@@ -128,9 +128,9 @@ class Errand(Iterator[object]):
 
     def _give_up(self) -> None:
         assert self._task is not None
-        if not self._closing:  # what aclose() awaits is to be done
+        if not self._closing:  # what aclose() awaits must not be cancelled
             self._given_up = True
-            # Later: a task that is cancelled before its first step tells nobody of its end.
+            # Not at once: a task that is cancelled before its first step would give no outcome.
             self._loop.call_soon(self._task.cancel)
 
     async def _run(self, value: object) -> None:
@@ -156,8 +156,8 @@ class Errand(Iterator[object]):
         try:
             await self._until_asked()
         except CancelledError as error:
-            # Most likely by a timeout() around the yield at which the generator stands. It is to
-            # hear of it there and at once: anyio cancels again and again until that is so.
+            # Most likely from a timeout() around the yield at which the generator stands. It must
+            # be raised there at once: anyio repeats the cancellation until it is.
             item = await items.athrow(error)
             await self._until_asked()
             return item
@@ -171,7 +171,7 @@ class Errand(Iterator[object]):
 
 
 class _Raised(NamedTuple):
-    """An outcome that the thread is to raise."""
+    """An outcome that the thread must raise."""
 
     error: BaseException
 
@@ -182,7 +182,7 @@ def _as_generator(items: AsyncIterable[object]) -> AsyncGenerator[object, None]:
 
 
 async def _pass_on(iterator: AsyncIterator[object]) -> AsyncGenerator[object, None]:
-    """Do what `iterator` does; a generator can be thrown at and closed in any case."""
+    """Wrap an iterator in a generator, which always has athrow() and aclose()."""
     try:
         async for item in iterator:
             yield item

@@ -1,6 +1,6 @@
 """emit_event: what a predictor reports about the current request.
 
-Imported by every ``import obworker``, so it loads nothing heavy. Never fails or delays a request.
+Imported by every ``import obworker``, so it must be light. It never fails or delays a request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGEST_ID = 2**64 - 1  # what MessagePack holds
 
 log = logging.getLogger("obworker.events")
 
-# X-Openbayes-Serving-Request-Id of the request being served, as it was sent.
+# X-Openbayes-Serving-Request-Id of the current request, as it was sent.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -35,12 +35,12 @@ def emit_event(name: str, data: object, id: int | None = None) -> None:
 
 
 def flush(timeout: float) -> bool:
-    """Wait until every event is sent or given up; return False if `timeout` seconds were short."""
+    """Wait until every event is sent or given up; return False after `timeout` seconds."""
     return _holder.recorder.flush(timeout)
 
 
 def install(recorder: Recorder) -> Recorder:
-    """Send events to `recorder` from now on; return the one before."""
+    """Send events to `recorder` from now on; return the previous one."""
     before, _holder.recorder = _holder.recorder, recorder
     return before
 
@@ -57,11 +57,11 @@ class Recorder:
         self._url = url
         self._timeout = timeout
         self._max_waiting = max_waiting
-        # By pid: a fork takes neither the thread with it, nor a lock that is sure to be free.
+        # By pid: after a fork the thread is not there, and the lock may be held for ever.
         self._senders: dict[int, _Sender] = {}
 
     def emit(self, name: str, data: object, id_: int | None) -> None:
-        """Take the event; what cannot be sent is logged."""
+        """Send the event; log why where that cannot be done."""
         if self._url is None:
             log.info("event %s: %s", name, _shown(data))
             return
@@ -77,20 +77,20 @@ class Recorder:
         self._sender(self._url).put(name, message)
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until nothing waits to be sent; say if that is so."""
+        """Wait at most `timeout` seconds until all is sent; return whether it is."""
         sender = self._senders.get(os.getpid())
         return sender is None or sender.flush(timeout)
 
     def _sender(self, url: str) -> _Sender:
         pid = os.getpid()
         sender = self._senders.get(pid)
-        if sender is None:  # setdefault is atomic: of two threads here, one's sender is kept
+        if sender is None:  # setdefault is atomic: two threads get the same sender
             sender = self._senders.setdefault(pid, _Sender(url, self._timeout, self._max_waiting))
         return sender
 
 
 class _Sender:
-    """One process's bounded queue, and the thread that posts what is in it."""
+    """The bounded queue of one process, and the thread that posts the events in it."""
 
     def __init__(self, url: str, timeout: float, max_waiting: int) -> None:
         parts = urlsplit(url)
@@ -130,7 +130,7 @@ class _Sender:
         return True
 
     def _send_all(self) -> None:
-        import http.client  # it loads ssl, and most predictors never send an event
+        import http.client  # loads ssl, which most predictors do not need: they send no event
 
         while True:
             name, message, id_ = self._waiting.get()
@@ -156,7 +156,7 @@ class _Sender:
 
 
 class _Holder:
-    """The recorder of this process: emit_event is a plain function, it has no other way to it."""
+    """Holds the recorder of this process, which emit_event, a plain function, has to find."""
 
     def __init__(self) -> None:
         self.recorder = Recorder()

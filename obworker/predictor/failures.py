@@ -1,10 +1,9 @@
-"""What went wrong in a request becomes its answer; the log has what the client must not see."""
+"""Turns exceptions into responses; the log gets what the client must not see."""
 
 from __future__ import annotations
 
 import logging
 import sys
-import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -18,7 +17,7 @@ from obworker.errors import (
     RequestError,
     ServiceUnavailable,
 )
-from obworker.log import enable_loggers, request_id, safe_id
+from obworker.log import enable_loggers, request_id
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.faults import Diagnosis, Fault, diagnose
 from obworker.predictor.traces import trim, user_traceback
@@ -47,10 +46,10 @@ def answer_json(
     content: dict[str, str],
     headers: Iterable[tuple[str, str]] = (),
 ) -> list[bytes]:
-    """Answer with `content` as JSON, in place of what a failed reply may have started."""
+    """Answer with `content` as JSON, in place of a response that has failed after its start."""
     body = orjson.dumps(content)
     lines = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers]
-    # PEP 3333: only with exc_info may a second call replace the first one's headers
+    # PEP 3333: a second call may replace the headers of the first only with exc_info
     exc_info = sys.exc_info()
     if exc_info[0] is None:
         start_response(status_line(status), lines)
@@ -68,9 +67,9 @@ def status_line(status: int) -> str:
 
 
 class Failures:
-    """Answers what predict raises.
+    """Answers requests whose predict has raised.
 
-    `on_fatal` is called when the GPU is lost, `on_no_memory` for each time that memory was short.
+    `on_fatal` is called when the GPU is lost, `on_no_memory` each time that memory was short.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Failures:
     def answer(
         self, error: Exception, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Answer with the status that `error` has, or with 500; with 503 where the GPU is lost."""
+        """Answer with the status of `error` if it has one, else 500; 503 if the GPU is lost."""
         diagnosis = diagnose(error)
         is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
         if isinstance(error, RequestError) and not is_lost:
@@ -99,12 +98,12 @@ class Failures:
         return self._answer_internal(error, diagnosis, start_response)
 
     def report(self, error: BaseException) -> None:
-        """Log `error` with the user's part of its traceback, and have it examined."""
+        """Log `error` with the user's part of its traceback, and examine it."""
         self._log(error)
         self.examine(error)
 
     def examine(self, error: BaseException) -> bool:
-        """Pass on what `error` says of the GPU or of memory; return whether the GPU is lost."""
+        """Report an error about the GPU or memory; return whether the GPU is lost."""
         diagnosis = diagnose(error)
         if diagnosis is None:
             return False
@@ -135,21 +134,10 @@ class Failures:
         return answer_json(start_response, answer.status, content, headers)
 
     def _explain(self, error: Exception) -> str:
-        if isinstance(error, ReplyError):  # predict has returned: every frame would be ours
+        if isinstance(error, ReplyError):  # predict has returned: all frames would be ours
             return UNSENDABLE % error
         trace = user_traceback(error, self._directory)
         return trace.encode("utf-8", "backslashreplace").decode()
-
-
-def identify(environ: WSGIEnvironment) -> str:
-    """Return the id that the request has: it came with one, or the server gave it one.
-
-    Some other servers do not; then it is a new one.
-    """
-    for key in ("HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"):
-        if id_ := safe_id(environ.get(key, "")):
-            return id_
-    return uuid.uuid4().hex
 
 
 def _answer_http(
@@ -164,6 +152,6 @@ def _answer_http(
         for name, value in error.get_response(environ).headers
         if name.lower() not in {"content-type", "content-length"}
     ]
-    # whatever was given as the description, as text that UTF-8 can hold
+    # the description may be of any type, and have lone surrogates
     message = str(error.description or error.name).encode("utf-8", "backslashreplace").decode()
     return answer_json(start_response, status, {"error": message}, kept)

@@ -1,12 +1,12 @@
-"""What an exception says about the GPU, or about memory. Pure: no library is asked, or imported.
+"""What an exception says about the GPU or about memory. Pure: no library is asked or imported.
 
-Theory of operation. After some errors a CUDA context is dead: whatever the process asks of the GPU
-from then on fails, or returns what is wrong, until the process has ended (CUDA Runtime API,
-cudaError: "the process must be terminated and relaunched"). An error is told by its type or its
-code where it has one, as torch.AcceleratorError has since 2.8; else by its message, and only where
-it is of a kind that libraries raise: RuntimeError, or a type of a library's own. It is looked for
-behind the exception, too: kernels run later than they are launched, and user code wraps what it
-catches.
+Theory of operation. After some errors a CUDA context is dead: everything that the process asks of
+the GPU from then on fails or returns wrong results, until the process ends (CUDA Runtime API,
+cudaError: "the process must be terminated and relaunched"). An error is recognised by its type, or
+by its code if it has one, as torch.AcceleratorError has since 2.8. Otherwise it is recognised by
+its message, but only if libraries raise errors of that type: RuntimeError, or a type of their own.
+The chain of an exception is searched, too: kernels run later than they are launched, and the user's
+code wraps the exceptions that it catches.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class Fault(enum.Enum):
     """What is wrong."""
 
     DEVICE_LOST = "device lost"
-    """Nothing in this process can use the GPU any more."""
+    """This process cannot use the GPU any more."""
     NO_MEMORY = "no memory"
-    """There was none left; later there may be."""
+    """There was not enough free memory; later there may be."""
     TOO_LARGE = "too large"
-    """The machine or the GPU has not got as much."""
+    """The machine or the GPU does not have that much."""
 
 
 class Diagnosis(NamedTuple):
-    """What is wrong, in the words of who found it."""
+    """A fault, with the message of the exception that reported it."""
 
     fault: Fault
     text: str
 
 
 class Wording(NamedTuple):
-    """How messages without a number say it: CUDA_ERROR_ and a name, or a text."""
+    """How an error appears in messages without its number: as CUDA_ERROR_ and a name, or a text."""
 
     name: str
     text: str
@@ -69,16 +69,16 @@ FATAL = {
 }
 OUT_OF_MEMORY = 2
 
-# By the type that has it, the attribute that holds the number: torch's, CuPy's, Numba's.
+# By type of exception, the attribute with the number: of torch, CuPy and Numba.
 CODES = {
     "AcceleratorError": "error_code",
     "CUDARuntimeError": "status",
     "CUDADriverError": "status",
     "CudaAPIError": "code",
 }
-# torch's and CuPy's, cuda.core's.
+# Of torch and CuPy, and of cuda.core.
 OUT_OF_MEMORY_TYPES = {"OutOfMemoryError", "CUDAOutOfMemoryError"}
-# Packages with exceptions that are no RuntimeError. JAX's is one.
+# Packages with exceptions that are no RuntimeError. (That of JAX is one.)
 LIBRARIES = {"cuda", "onnxruntime", "pycuda", "tensorflow"}
 
 _NUMBER = re.compile(r"\b(?:CUDA|HIP) (?:failure|error) (\d+)\b")
@@ -100,7 +100,7 @@ _NO_MEMORY = re.compile(
     r"|can't allocate memory|bad.alloc",
     re.IGNORECASE,
 )
-# The driver finds none of those that the process may see: it fell off the bus, or never was there.
+# None of the devices that the process may see is there: one fell off the bus, or never existed.
 _NO_DEVICE = re.compile(
     r"\bNo (CUDA|HIP) GPUs are available|\bno (CUDA|ROCm)-capable device|\bCUDA_ERROR_NO_DEVICE\b"
 )
@@ -112,17 +112,17 @@ _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def diagnose(error: BaseException) -> Diagnosis | None:
-    """Say what is wrong, None where it is neither the GPU nor memory; the GPU where both."""
+    """Return what is wrong, None if it is neither the GPU nor memory; the GPU comes first."""
     found = [Diagnosis(fault, _say(step)) for step in _behind(error) if (fault := _judge(step))]
     lost = (diagnosis for diagnosis in found if diagnosis.fault is Fault.DEVICE_LOST)
     return next(lost, found[0] if found else None)
 
 
 def kind_of(error: BaseException, otherwise: type[ObworkerError]) -> type[ObworkerError]:
-    """Return what to raise for an error of what builds a predictor: DeviceError, if it is that.
+    """Return the type to raise for an error in building a predictor: DeviceError, or `otherwise`.
 
-    A device that is not there is that, too. Where predict finds none, it may be that the code asks
-    for one in a worker that has none, which nothing is won by replacing.
+    A missing device counts as DeviceError here, but not in predict: there the code may ask for a
+    device in a worker that has none, and replacing the worker would not help.
     """
     diagnosis = diagnose(error)
     is_lost = diagnosis is not None and diagnosis.fault is Fault.DEVICE_LOST
@@ -130,7 +130,7 @@ def kind_of(error: BaseException, otherwise: type[ObworkerError]) -> type[Obwork
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that led to it, the members of groups as well; each once."""
+    """Yield an exception and all in its chain, with the members of groups, each once."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -143,13 +143,13 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
 
 
 def _members(error: BaseException) -> Sequence[BaseException]:
-    """Return what is in a group; before Python 3.11 a library defines what that is."""
+    """Return the exceptions in a group; before Python 3.11 the type comes from a library."""
     is_group = any(kind.__name__ == "BaseExceptionGroup" for kind in type(error).__mro__)
     return error.exceptions if is_group else ()  # type: ignore[attr-defined]
 
 
 def _judge(error: BaseException) -> Fault | None:
-    types = {kind.__name__ for kind in type(error).__mro__}  # of any library that calls them so
+    types = {kind.__name__ for kind in type(error).__mro__}  # whatever library they are from
     code = _code_of(error, types)
     if code is not None:
         return _judge_code(code)
@@ -181,7 +181,7 @@ def _judge_code(code: int) -> Fault | None:
 
 
 def _judge_size(text: str) -> Fault:
-    """Tell what finds no memory now from what never will."""
+    """Return whether there is too little memory now, or always."""
     tried = _TRIED.search(text)
     if tried is None:
         return Fault.NO_MEMORY

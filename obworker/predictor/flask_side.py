@@ -1,8 +1,8 @@
 """Flask, for predictors that use it: its request, and a context in which jsonify works.
 
-Where there is a mold, both are done in it: the import, so that Flask is in memory once, and the
-search for modules that use it. A look at a module writes to its reference count, and a page that
-was written to is shared no more, so a worker looks only at what came since.
+The mold, if there is one, imports Flask, so that it is in memory once, and looks for modules that
+use it. Looking at a module writes to its reference count, after which its page is not shared any
+more. So a worker only looks at the modules that it has imported itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _IMPORTS_FLASK = re.compile(rb"^[^#\n]*\b(from|import)\b[^#\n]*\bflask", re.MULT
 
 
 class FlaskUse:
-    """Whether a model uses Flask: it asks for the request, or a module of its own imports it."""
+    """Whether a model uses Flask: it asks for the request, or one of its modules imports Flask."""
 
     def __init__(self, directory: Path, *, asks_for_request: bool) -> None:
         self._directory = directory
@@ -41,16 +41,16 @@ class FlaskUse:
         self._side = FlaskSide.make(directory) if asks_for_request else None
 
     def side(self) -> FlaskSide:
-        """Return what it finds of Flask, after a look at the modules that came since the last."""
+        """Return what it needs of Flask, after a look at the modules that are new."""
         if self._side is None and self._is_imported():
             self._side = FlaskSide.make(self._directory)
         return self._side or FlaskSide()
 
     def _is_imported(self) -> bool:
-        """Whether the text of a new module in the directory imports flask.
+        """Whether the source of a new module in the directory imports flask.
 
-        The import may stand in a function, and what was imported does not always say where it is
-        from: ``flask.request`` does not.
+        The source is searched because the import may be in a function, and because not everything
+        that is imported shows where it is from: ``flask.request`` does not.
         """
         new = list(islice(reversed(sys.modules.values()), max(0, len(sys.modules) - self._seen)))
         self._seen = len(sys.modules)
@@ -75,16 +75,16 @@ def _text(file: str) -> bytes:
 
 @dataclass(frozen=True)
 class FlaskSide:
-    """What of Flask a predictor may look for; as it is, without Flask."""
+    """What a predictor may need of Flask; the defaults are for predictors without it."""
 
     make_request: Callable[[Call], object] = plain_request
     context: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
-    """Makes what lets jsonify work where there is no one request."""
+    """Makes the context manager in which jsonify works for several requests at once."""
     is_there: bool = False
 
     @classmethod
     def make(cls, directory: Path) -> FlaskSide:
-        """Return the side of Flask itself, where it is installed."""
+        """Return what Flask provides, if it is installed."""
         try:
             from flask import Flask
         except ImportError:
@@ -93,13 +93,13 @@ class FlaskSide:
         return cls(partial(_enter_request, app), app.app_context, is_there=True)
 
     def prepare_for(self, plan: Plan | None) -> Callable[[Call], object] | None:
-        """Return what is to be called before what does not ask for the request."""
+        """Return what must be called before a method that does not ask for the request."""
         asks = plan is not None and "request" in plan.names
         return self.make_request if self.is_there and not asks else None
 
 
 def _enter_request(app: Flask, call: Call) -> object:
-    """Enter a request's context, until the call is released; return Flask's request."""
+    """Enter a request context until the call is released; return Flask's request."""
     context = app.request_context(call.environ)
     context.push()
     call.on_release(context.pop)
@@ -115,9 +115,9 @@ def _run_after_request(
     headers: list[tuple[str, str]],
     *exc_info: Any,
 ) -> Callable[[bytes], object]:
-    """Start the response with what the functions given to after_this_request make of its head.
+    """Start the response with the head that functions given to after_this_request return.
 
-    The body is made already, and as long as it was.
+    The body exists already, so Content-Length stays what it was.
     """
     functions = getattr(context, "_after_request_functions", [])
     if functions:

@@ -1,4 +1,4 @@
-"""The predictor's own word on whether it can serve: its health(), or is_ready()."""
+"""Asks the predictor whether it can serve: its health(), or is_ready()."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_health(
     directory: Path,
     on_error: Callable[[BaseException], object],
 ) -> None:
-    """Ask one method of a predictor; False or an exception is bad news, all else is good.
+    """Call the health method of a predictor: False or an exception means that it cannot serve.
 
     Raises:
         Unhealthy: the predictor cannot serve.
@@ -35,9 +35,9 @@ def check_health(
 
 
 def _is_false(answer: object) -> bool:
-    """Whether it is False, or an array's: what ``isfinite(x).all()`` gives in numpy and in torch.
+    """Whether it is False, or a false array of no dimension, as of ``isfinite(x).all()``.
 
-    To look at one may wait for a GPU, and raise what happened there.
+    The value of a tensor may have to be awaited from a GPU, and raise an error from there.
     """
     if answer is False:
         return True

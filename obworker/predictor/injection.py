@@ -1,4 +1,4 @@
-"""A signature becomes the plan that fills it; knows names, never where their values come from."""
+"""Plans how the parameters of a signature are filled, by their names."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Source = TypeVar("Source")
 class Plan:
     """Which known names a callable takes, and how each must be passed.
 
-    `positional` also holds the defaults of unknown positional-only parameters that stand before
-    a known one: those can only be skipped by passing what they would have had.
+    `positional` also has the defaults of unknown positional-only parameters that come before a
+    known one: they cannot be left out, so their defaults are passed.
     """
 
     title: str
@@ -42,13 +42,13 @@ class Plan:
     def bind(
         self, function: Callable[..., object], resolvers: Mapping[str, Callable[[Source], object]]
     ) -> Callable[[Source], object]:
-        """Return what calls `function` with every argument found, by its resolver, in a source."""
+        """Return a call of `function` that gets each argument from a source by its resolver."""
         positional = tuple(
             resolvers[name] if name in self.known else _constant(default)
             for name, default in self.positional
         )
         keywords = tuple((name, resolvers[name]) for name in self.keywords)
-        if len(keywords) == 1 and not positional:  # the usual one, and the fast one
+        if len(keywords) == 1 and not positional:  # the usual case, and faster
             ((name, resolve),) = keywords
             return lambda source: function(**{name: resolve(source)})
         return lambda source: function(
@@ -78,14 +78,14 @@ def plan_init(predictor: type) -> Plan:
     if not has_preload(predictor):
         known = tuple(name for name in INIT_NAMES if name != PRELOADED)
     if isinstance(inspect.getattr_static(predictor, "__init__"), WrapperDescriptorType):
-        return Plan(title, known=known)  # object's, or a built-in class's, which asks for no name
+        return Plan(title, known=known)  # of object, or of a built-in class: it takes none of these
     if is_async(predictor, "__init__"):
         raise InjectionError(f"{title} is async def; it must be a plain function")
     return _plan(title, _bound(predictor, "__init__"), known)
 
 
 def plan_predict(predictor: type, name: str = "predict") -> Plan:
-    """Return the plan for calling predict of an instance, or what else takes a request apart."""
+    """Return the plan for calling predict, or another method with the same parameters."""
     title = f"{predictor.__name__}.{name}"
     method = _bound(predictor, name)
     _check_self(predictor, name, title)
@@ -109,18 +109,18 @@ def plan_batches(predictor: type) -> BatchPlan | None:
 
 
 def has_method(predictor: type, *names: str) -> bool:
-    """Say whether `predictor` has something to call of one of these names."""
+    """Return whether `predictor` has a method of one of these names."""
     return any(callable(getattr(predictor, name, None)) for name in names)
 
 
 def is_async(predictor: type, name: str) -> bool:
-    """Say whether a method of `predictor` is ``async def``, with or without a yield."""
+    """Return whether a method of `predictor` is ``async def``, with or without a yield."""
     method = _bound(predictor, name)
     return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
 def has_background_run(predictor: type) -> bool:
-    """Say whether `predictor` has a ``run(self)``."""
+    """Return whether `predictor` has a ``run(self)``."""
     if not _takes_nothing(predictor, "run"):
         return False
     title = f"{predictor.__name__}.run"
@@ -130,7 +130,7 @@ def has_background_run(predictor: type) -> bool:
 
 
 def has_preload(predictor: type) -> bool:
-    """Say whether `predictor` has a ``preload(cls)``; a method of an instance is the user's own."""
+    """Return whether `predictor` has a ``preload(cls)``; an instance method does not count."""
     static = inspect.getattr_static(predictor, "preload", None)
     if not isinstance(static, classmethod | staticmethod):
         return False
@@ -144,12 +144,12 @@ def has_preload(predictor: type) -> bool:
 
 
 def health_method(predictor: type) -> str | None:
-    """Return which method of `predictor` tells its health, if any does."""
+    """Return the name of the health method of `predictor`, if it has one."""
     return next((name for name in HEALTH_NAMES if _takes_nothing(predictor, name)), None)
 
 
 def _takes_nothing(predictor: type, name: str) -> bool:
-    """Say whether a method can be called as it is; one that needs more is the user's own."""
+    """Return whether a method can be called without arguments; others are not for us."""
     if not callable(inspect.getattr_static(predictor, name, None)):
         return False
     return _needs_nothing(_bound(predictor, name), f"{predictor.__name__}.{name}")
@@ -160,7 +160,7 @@ def _needs_nothing(method: Callable[..., object], title: str) -> bool:
 
 
 def _bound(predictor: type, name: str) -> Callable[..., object]:
-    """Return the method as an instance would have it, without making an instance."""
+    """Return the method as if bound to an instance, without making one."""
     title = f"{predictor.__name__}.{name}"
     try:
         static = inspect.getattr_static(predictor, name)
@@ -179,13 +179,13 @@ def _bound(predictor: type, name: str) -> Callable[..., object]:
 
 
 class _Nobody:
-    """Stands in for an instance, of which there is none yet."""
+    """Stands in for an instance, which does not exist yet."""
 
 
 def _check_self(predictor: type, name: str, title: str) -> None:
-    """Refuse ``def predict(json)``: the instance would be taken for the JSON.
+    """Refuse ``def predict(json)``: the instance would be passed as json.
 
-    Nobody writes ``def predict(*args)``; a decorator does, and nothing would be passed on.
+    Also refuse ``*args`` in place of self: it comes from a decorator that hides the parameters.
     """
     function = inspect.getattr_static(predictor, name)
     if not inspect.isfunction(function):

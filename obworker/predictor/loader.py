@@ -1,4 +1,4 @@
-"""A model directory becomes the predictor class; constructs nothing and changes no directory."""
+"""A predictor.py becomes the class to serve; constructs nothing and changes no directory."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from obworker.errors import LoadError, ObworkerError, UsageError, did_you_mean
+from obworker.errors import LoadError, ObworkerError, did_you_mean
 from obworker.predictor.faults import kind_of
 from obworker.predictor.injection import has_method
+from obworker.predictor.model_files import SUFFIX, listed
 from obworker.predictor.traces import locate, summarise, user_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILE_NAME = "predictor.py"
-SUFFIX = ".py"
 CLASS_NAME = "Predictor"
 SHIM_NAME = "openbayes_serving"
-MOST_NAMES_SHOWN = 8
 
 _RUN = re.compile(rb"^[^#\n]*\brun\(\s*(?:predictor_cls\s*=\s*)?(\w+)\s*,?\s*\)", re.MULTILINE)
 
-# What pip calls a module whose name is another; only the ones that models are full of.
+# Packages whose modules have another name; only those that are common in models.
 PACKAGES = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
@@ -38,12 +36,12 @@ PACKAGES = {
     "yaml": "pyyaml",
 }
 
-# The classes given to run() while a predictor.py is being imported; None at any other time.
+# The classes given to run() during the import of a predictor.py; None at other times.
 _announced: ContextVar[list[type] | None] = ContextVar("announced", default=None)
 
 
 def announce(predictor: type) -> bool:
-    """Note `predictor` as the class to serve if a predictor.py is being imported; say if so."""
+    """Note `predictor` as the class to serve during an import; return False at other times."""
     announced = _announced.get()
     if announced is None:
         return False
@@ -58,16 +56,17 @@ def _check_class(predictor: object) -> None:
 
 
 class Source(NamedTuple):
-    """A file that has a class, by its absolute path, and what the class is called there."""
+    """The absolute path of a file, and the name that a class has in it."""
 
     file: Path
     name: str
 
 
 def source_of(predictor: type) -> Source:
-    """Return where to have `predictor` from: the file that defines it, beside the script or in it.
+    """Return where `predictor` can be loaded from: the script, or the file beside it that has it.
 
-    One from anywhere else, such as a package, is had from the script, whose directory is the model.
+    A class from anywhere else, such as a package, is loaded from the script that has imported it,
+    because the script's directory is the model.
     """
     _check_class(predictor)
     file, script = _file_of(predictor.__module__), _file_of("__main__")
@@ -90,63 +89,15 @@ def _name_in_script(predictor: type) -> str | None:
 
 
 def has_script_moved() -> bool:
-    """Say whether the script has changed the working directory: its name leads nowhere any more."""
+    """Return whether the script has changed directory: then its relative path leads nowhere."""
     script = sys.argv[0]
     return script.endswith(SUFFIX) and not os.path.lexists(script)
-
-
-def find(path: Path) -> Path:
-    """Return the absolute path of the predictor.py that `path`, a directory or a file, means."""
-    try:
-        file = _find_in(path) if path.is_dir() else _check_named(path)
-        file.open("rb").close()
-    except OSError as error:
-        raise unreadable(error.filename, error) from error
-    return file.absolute()
-
-
-def find_model_path(model_path: str | None, directory: Path) -> Path | None:
-    """Return the absolute path that ``--model-path`` means, from here or from `directory`.
-
-    It must be there whether or not the predictor asks for what it names.
-    """
-    if model_path is None:
-        return None
-    try:
-        for path in (Path(model_path).absolute(), directory / model_path):
-            if is_there(path):
-                return path
-    except OSError as error:
-        raise unreadable(model_path, error) from error
-    raise UsageError(f"--model-path {model_path}: no such file or directory")
-
-
-def is_there(path: Path) -> bool:
-    """Whether a path leads to something.
-
-    Raises:
-        OSError: nobody knows, where it may not be looked at for one. (Path.exists says no to that
-            since Python 3.14.)
-    """
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def unreadable(path: object, error: OSError) -> LoadError:
-    """Say of `path` why it cannot be read; where it may not be, who it was that tried."""
-    hint = f"obworker runs as uid {os.geteuid()}, which must be able to read the model"
-    return LoadError(
-        f"{path}: {error.strerror}", hint if isinstance(error, PermissionError) else None
-    )
 
 
 def load_class(file: Path, class_name: str | None) -> type:
     """Import `file`, put its directory first in sys.path, and choose the class to serve."""
     directory = file.parent
-    sys.dont_write_bytecode = True  # the directory is the user's, and may be read-only
+    sys.dont_write_bytecode = True  # the directory belongs to the user, and may be read-only
     if sys.path[:1] != [str(directory)]:
         sys.path.insert(0, str(directory))
     _bind_shim()
@@ -158,7 +109,7 @@ def load_class(file: Path, class_name: str | None) -> type:
 def choose_defined(module: types.ModuleType) -> list[type]:
     """Return the classes defined in `module` itself that have predict or predict_batch.
 
-    An abstract one is among them only where there is no other.
+    Abstract ones only if there is no other.
     """
     found = [value for value in _own(module) if has_method(value, "predict", "predict_batch")]
     return [value for value in found if not inspect.isabstract(value)] or found
@@ -169,29 +120,9 @@ def _own(module: types.ModuleType) -> list[type]:
     return [*dict.fromkeys(value for value in classes if value.__module__ == module.__name__)]
 
 
-def _check_named(file: Path) -> Path:
-    if not is_there(file):
-        raise LoadError(f"{file}: no such file or directory")
-    if file.suffix != SUFFIX:
-        raise LoadError(f"{file} is neither a directory nor a {SUFFIX} file")
-    return file
-
-
-def _find_in(directory: Path) -> Path:
-    file = directory / FILE_NAME
-    if file.is_file():
-        return file
-    if os.path.lexists(file):
-        raise LoadError(f"{file} is a directory, or a link to nothing")
-    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    scripts = [name for name in names if name.endswith(SUFFIX)]
-    hint = f"name the file itself: obworker {directory / scripts[0]}" if scripts else None
-    raise LoadError(f"{directory}: no {FILE_NAME}; there is {_listed(names)}", hint)
-
-
 def _bind_shim() -> None:
-    # An installed openbayes-serving would win over our module of that name: it is a package.
-    from obworker import emit_event, run  # the root package is complete only by now
+    # An installed openbayes-serving, being a package, would be imported instead of our module.
+    from obworker import emit_event, run  # not at the top: the root package imports this one
 
     shim = types.ModuleType(SHIM_NAME, "What obworker gives a predictor.py.")
     vars(shim).update(run=run, emit_event=emit_event)
@@ -211,7 +142,7 @@ def _announcements() -> Iterator[list[type]]:
 def _import(file: Path) -> types.ModuleType:
     name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None  # it is, for every path that ends in .py
+    assert spec is not None  # because the path ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -228,9 +159,9 @@ def _import(file: Path) -> types.ModuleType:
 
 
 def _stand_in_for_main(module: types.ModuleType) -> None:
-    """Have what `module` defines found in ``__main__``, where a pickle of a script looks for it.
+    """Make what `module` defines available in ``__main__``, where pickles of a script expect it.
 
-    Without the names that tell of a module itself: what multiprocessing spawns would run the file.
+    But not names such as __file__ and __spec__: multiprocessing would run the file in its children.
     """
 
     def find(name: str) -> object:
@@ -243,8 +174,8 @@ def _stand_in_for_main(module: types.ModuleType) -> None:
 
 def _module_name(file: Path) -> str:
     name = re.sub(r"\W", "_", file.stem)
-    # The guard must not run, and a user's json.py must not replace the real one for everybody,
-    # nor a package beside it of the same name, which an import means.
+    # The guard must not run. The module must not replace one of the standard library, nor a package
+    # of the same name beside it, which an import would mean.
     is_package = (file.parent / name / "__init__.py").is_file()
     if name == "__main__" or name in sys.stdlib_module_names or is_package:
         return f"predictor_{name}"
@@ -256,8 +187,8 @@ def _explain(error: BaseException, file: Path) -> ObworkerError:
     place = found or file.name
     if isinstance(error, SystemExit):
         return LoadError(f"{place}: called sys.exit({error.code!r}) while being imported")
-    # The line says it all where a module is missing or a file is no Python; before Python 3.12 a
-    # NUL in it is a ValueError, and no line of the file has run.
+    # No traceback is needed if a module is missing, or the file is no Python. (For a NUL in it,
+    # Python before 3.12 raises ValueError, from no line of the file.)
     says_it_all = found is None or isinstance(error, SyntaxError | ModuleNotFoundError)
     trace = "" if says_it_all else user_traceback(error, file.parent)
     kind = kind_of(error, LoadError)
@@ -295,7 +226,7 @@ def _choose(
 
 
 def _given_to_run(module: types.ModuleType, file: Path) -> list[type]:
-    """Return the classes that the text gives to run(), under a guard that did not let it."""
+    """Return the classes that the source passes to run(), in a guard that was not executed."""
     names = sorted({name.decode() for name in _RUN.findall(file.read_bytes())})
     found = [getattr(module, name, None) for name in names]
     classes = [value for value in found if isinstance(value, type)]
@@ -308,19 +239,11 @@ def _named(module: types.ModuleType, file_name: str, class_name: str) -> type:
         return chosen
     names = [candidate.__name__ for candidate in choose_defined(module)]
     guess = did_you_mean(class_name, names)
-    raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {_listed(names)}")
+    raise LoadError(f"{file_name}: no class {class_name!r}{guess}; there is {listed(names)}")
 
 
 def _seen(module: types.ModuleType) -> str:
     other = getattr(module, CLASS_NAME, None)
-    if other is not None and not isinstance(other, type):  # what a decorator made of the class
+    if other is not None and not isinstance(other, type):  # made from the class by a decorator
         return f"{CLASS_NAME} is a {type(other).__name__}"
-    return f"it defines {_listed([value.__name__ for value in _own(module)])}"
-
-
-def _listed(names: list[str]) -> str:
-    if not names:
-        return "nothing"
-    shown = ", ".join(names[:MOST_NAMES_SHOWN])
-    more = len(names) - MOST_NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"it defines {listed([value.__name__ for value in _own(module)])}"

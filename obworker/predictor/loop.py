@@ -1,10 +1,11 @@
-"""The event loop on which a predictor's coroutines run: one in a process, for all requests.
+"""The event loop that runs a predictor's coroutines: one in each process, for all requests.
 
-So what is bound to a loop can be kept between requests: a client's session, a lock. The application
-is called by threads, as in all of WSGI; they wait for the loop, which has a thread of its own.
+So objects that are bound to a loop, such as a client session or a lock, can be kept between
+requests. The application is called by threads, as always in WSGI; they wait for the loop, which has
+a thread of its own.
 
-A process that a coroutine forks has this thread and no other, and the kernel's side of the loop in
-common with us: it would take what wakes us up. So it ends where it would go on with the loop.
+A process that is forked by a coroutine has only this thread, and shares the epoll instance of the
+loop with us: it would take our events. So it is ended when it would continue with the loop.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("obworker.predictor")
 
 OnLost = Callable[[Callable[[], None]], object]
-"""A server's ``obworker.on_lost``: takes what it calls once nobody waits for the response."""
+"""The server's ``obworker.on_lost``: takes a function, to be called when the client has gone."""
 
 
 class PredictorLoop:
-    """Starts with the first coroutine: a server may fork after it has made the application."""
+    """Starts its loop for the first coroutine: a server may fork after making the application."""
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
     def settle(self, value: object, on_lost: OnLost | None = None) -> object:
-        """Return `value`, or wait for what comes of it where that is to be awaited.
+        """Return `value`; if it can be awaited, wait for its outcome and return that.
 
-        An asynchronous iterator becomes an Errand. Raises what Errand.result does.
+        An asynchronous iterator becomes an Errand. Raises what Errand.result raises.
         """
         if not (is_awaitable(value) or is_async_iterable(value)):
             return value
@@ -52,22 +53,22 @@ class PredictorLoop:
     def _started(self) -> AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                # For its life it keeps the context that it is made in: not a request's.
+                # The loop keeps the context in which it is made: that must not be a request's.
                 loop = Context().run(uvloop.new_event_loop)
                 run = partial(_run_for_ever, loop)
                 threading.Thread(target=run, name="predictor loop", daemon=True).start()
-                self._loop = loop  # not before: at the limit on threads there is none to run it
+                self._loop = loop  # only now: at the limit on threads, start() raises
             return self._loop
 
 
 EXIT_CAME_BACK = 1
 
 _here = threading.local()
-"""Has the `loop` that the thread runs."""
+"""Its attribute `loop` is the loop that the thread runs."""
 
 
 def _leave_soon() -> None:
-    """Have a process that was forked on a loop's thread end at its next turn."""
+    """End a process that was forked on the loop's thread, when the loop would go on in it."""
     loop = getattr(_here, "loop", None)
     if loop is not None:
         loop.call_soon(_leave)
@@ -90,5 +91,5 @@ def _run_for_ever(loop: AbstractEventLoop) -> None:
 def _run_until_exit(loop: AbstractEventLoop) -> None:
     try:
         loop.run_forever()
-    except SystemExit:  # asyncio lets it through where a task that predict started raises it
+    except SystemExit:  # raised by a task that predict has started: asyncio lets it through
         log.exception("a task of the predictor called sys.exit()")

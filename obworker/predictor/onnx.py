@@ -1,7 +1,6 @@
-"""An .onnx file becomes an InferenceSession; imports onnxruntime only when asked for one.
+"""Plans and makes the InferenceSession of an .onnx file; imports onnxruntime only then.
 
-What a session will be is planned when the predictor is loaded, and is the same in whatever process
-it is then made.
+A session is planned when the predictor is loaded, and is the same in whatever process it is made.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"
 # onnxruntime_session_options_config_keys.h
 SPINNING = "session.intra_op.allow_spinning"
-# Each with the variables that, where they are empty, hide its devices. Others are never taken
-# unasked: TensorRT compiles for minutes at the first request, OpenVINO has threads of its own.
+# Providers that are used by default, with the variables that hide their devices if they are empty.
+# Others have to be asked for: TensorRT compiles for minutes at the first request, OpenVINO has
+# threads of its own.
 ACCELERATORS = {
     "CUDAExecutionProvider": ("CUDA_VISIBLE_DEVICES",),
     "MIGraphXExecutionProvider": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
@@ -40,13 +40,6 @@ ACCELERATORS = {
 GPU_PACKAGES = {"cuda", "tensorrt"}
 
 log = logging.getLogger("obworker.predictor")
-
-
-def find_model(directory: Path, model_path: Path | None) -> Path:
-    """Return the one .onnx file that is meant: `model_path`, or what that or `directory` holds."""
-    if model_path is None:
-        return _only_model(directory, directory)
-    return _only_model(model_path, directory) if model_path.is_dir() else model_path
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class SessionPlan:
     def may_be_forked(self) -> bool:
         """Whether workers can use a session that was made before the fork.
 
-        It has no thread then, which would not be there, and no device.
+        That is so if it has no threads, which a fork does not copy, and no device.
         """
         options = dict(self.options)
         return (
@@ -91,13 +84,12 @@ def plan_session(
 ) -> SessionPlan:
     """Plan the session of `model` with what this machine's onnxruntime offers.
 
-    `on_device` is whether workers have a device if there is one, and `may_spin` whether there is a
-    core for every thread: else those that have nothing to do are not to take the time of others.
-    The rest are the settings of ``--onnx-threads`` and its neighbours, or what another server's
-    configuration has in their place.
+    `on_device` says whether workers have a GPU, if the machine has any. `may_spin` says whether
+    there is a core for every thread; if not, idle threads must not spin. The others are the values
+    of ``--onnx-threads``, ``--onnx-providers`` and ``--onnx-option``, or of `create`.
 
     Raises:
-        LoadError: there is no onnxruntime, or it does not offer what is asked for.
+        LoadError: there is no onnxruntime, it does not have what is asked for, or a value is wrong.
     """
     threads = _checked("--onnx-threads", onnx_options.thread_count, str(threads))
     names = _checked("--onnx-providers", onnx_options.providers, providers)
@@ -120,7 +112,7 @@ def _checked(name: str, parse: Callable[[str], Any], text: str) -> Any:
 
 
 def default_providers(offered: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Return the providers for the devices that `environ` does not hide, and the CPU."""
+    """Return the providers whose devices `environ` does not hide, and the CPU."""
     found = [
         name
         for name, variables in ACCELERATORS.items()
@@ -133,7 +125,7 @@ def find_providers(names: Sequence[str], offered: Sequence[str]) -> list[str]:
     """Return the providers with these short names, or full ones.
 
     Raises:
-        LoadError: one of them is not offered.
+        LoadError: onnxruntime does not offer one of them.
     """
     known = {short_name(provider): provider for provider in offered}
     shorts = list(map(short_name, names))
@@ -150,7 +142,8 @@ def open_session(plan: SessionPlan) -> InferenceSession:
     """Make the session that was planned.
 
     Raises:
-        BootError: the model cannot be loaded, or not where it is to run.
+        BootError: the model cannot be loaded, or not with the providers of the plan.
+        DeviceError: the GPU is lost.
     """
     onnxruntime = import_onnxruntime()
     name = plan.model.name
@@ -167,14 +160,14 @@ def open_session(plan: SessionPlan) -> InferenceSession:
 
 
 def _start(create: Callable[..., InferenceSession], plan: SessionPlan) -> InferenceSession:
-    """Make the session; without the first provider where that cannot be started, if others may.
+    """Make the session; if the first provider cannot be started, make it with the others.
 
-    A device that is lost or full is no reason to go on without it.
+    Not if its device is lost or its memory is full.
     """
     first, *others = plan.providers
     try:
         return create(providers=[first, *others])
-    except (ValueError, RuntimeError) as error:  # what creating a provider raises
+    except (ValueError, RuntimeError) as error:  # creating a provider raises these
         if not others or diagnose(error) is not None:
             raise
         log.warning("%s: %s: %s", plan.model.name, short_name(first), summarise(error))
@@ -182,17 +175,17 @@ def _start(create: Callable[..., InferenceSession], plan: SessionPlan) -> Infere
 
 
 def _without_fallback(kind: type) -> type:
-    """Return a kind of session that does not leave its device for the CPU unasked.
+    """Return a subclass of InferenceSession that does not fall back to the CPU by itself.
 
-    onnxruntime's does, whatever the error, when it is made and in a call that fails: then all that
-    follow run on the CPU, of a worker that looks well. Before 1.23 it took no argument for that.
+    onnxruntime's falls back on any error, when it is made and in a call: all later calls run on the
+    CPU then, and the worker looks well. It has an argument against that only since 1.23.
     """
     never = property(lambda _: False, lambda *_: None)
     return type(kind.__name__, (kind,), {"_enable_fallback": never})
 
 
 def options_of(plan: SessionPlan, onnxruntime: ModuleType) -> SessionOptions:
-    """Return what the plan says as onnxruntime's options.
+    """Return the SessionOptions of the plan.
 
     Raises:
         BootError: this onnxruntime is too old for one of them.
@@ -211,16 +204,16 @@ def options_of(plan: SessionPlan, onnxruntime: ModuleType) -> SessionOptions:
 
 
 def _typed(value: str, kind: Any) -> object:
-    """Return the member of an enumeration of onnxruntime, or the number or the flag."""
+    """Return the value as onnxruntime has it: a member of an enumeration, a number or a flag."""
     members = getattr(kind, "__members__", None)
     return members[f"ORT_{value.upper()}"] if members else kind(int(value))
 
 
 def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
-    """Say so where the first provider that was planned is not among those that `started`.
+    """Log a warning if the first provider of the plan has not started.
 
     Raises:
-        BootError: none of the others was planned.
+        BootError: the session runs on a provider that is not in the plan.
     """
     wanted, got, model = plan.providers[0], started[0], plan.model.name
     if wanted in started:
@@ -233,29 +226,14 @@ def check_providers(plan: SessionPlan, started: Sequence[str]) -> None:
     log.warning("%s runs on %s: onnxruntime could not start %s", model, short_name(got), wanted)
 
 
-def _only_model(searched: Path, directory: Path) -> Path:
-    # A dot hides a file from this, as from a shell: macOS puts a ._model.onnx beside a model.onnx.
-    models = sorted(searched.glob("[!.]*.onnx"))
-    if len(models) == 1:
-        return models[0]
-    if models:
-        names = ", ".join(model.name for model in models)
-        shown = models[0].relative_to(directory) if searched == directory else models[0]
-        raise LoadError(
-            f"{searched}: several .onnx files: {names}", f"choose one: --model-path {shown}"
-        )
-    names = ", ".join(sorted(entry.name for entry in searched.iterdir())[:8]) or "nothing"
-    raise LoadError(f"{searched}: no .onnx file for the parameter onnx; there is {names}")
-
-
 def import_onnxruntime() -> ModuleType:
-    """Import it as a fork allows.
+    """Import onnxruntime, such that a fork stays possible.
 
     Raises:
         LoadError: it is not installed.
     """
-    # The supervisor presets this for its processes; here it is for other servers. Telemetry
-    # starts a thread, and a fork after that is no longer safe.
+    # For other servers; the supervisor sets this for its processes. Telemetry starts a thread,
+    # after which a fork is not safe any more.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime

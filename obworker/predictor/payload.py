@@ -1,4 +1,4 @@
-"""A request body becomes a Python value, by its Content-Type; reads no stream."""
+"""Parses request bodies by their Content-Type."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ MSGPACK_TYPES = (
 )
 
 UTF8 = {"utf-8", "utf8", ""}
-# Python's names of charsets, but for those that take time quadratic in the length of the body.
+# Python's names of charsets, without those whose time is quadratic in the length of the body.
 KNOWN_CHARSETS = {*aliases, *aliases.values()} - {"idna", "punycode"}
 
 DEEPEST = 5_000
-"""How deep a value may be made on any thread's stack, at a few hundred bytes a level."""
+"""The deepest nesting that fits on any thread's stack, at a few hundred bytes a level."""
 
-# As fast as orjson, which makes floats of integers over 64 bits.
+# As fast as orjson, but orjson makes floats of integers over 64 bits.
 _decode = msgspec.json.Decoder().decode
 
 
 def parse(content_type: str, body: bytes) -> object:
-    """Return the value `body` holds; BadRequest where it holds none."""
+    """Return the value in `body`; BadRequest if there is none."""
     return _parser(content_type)(body)
 
 
 def parse_or_bytes(content_type: str, body: bytes) -> object:
-    """Return the value `body` holds, or `body` itself where it holds none."""
+    """Return the value in `body`, or `body` itself if there is none."""
     try:
         return parse(content_type, body)
     except BadRequest:
@@ -52,7 +52,7 @@ def parse_or_bytes(content_type: str, body: bytes) -> object:
 
 @functools.lru_cache(maxsize=256)  # bounded: a client chooses what is in here
 def _parser(content_type: str) -> Callable[[bytes], object]:
-    """Return what parses, or refuses, every body of a type."""
+    """Return the function that parses, or refuses, bodies of that type."""
     message = Message()
     message["Content-Type"] = content_type
     charset = str(message.get_param("charset", "")).lower()
@@ -73,11 +73,11 @@ def _refuse(content_type: str, _body: bytes) -> NoReturn:
 
 def _parse_recoded(charset: str, body: bytes) -> object:
     try:
-        # A name that is unknown must not reach codecs.lookup, which remembers every one for ever.
+        # codecs.lookup caches unknown names, too, for ever; so it must not get them.
         if charset.replace("-", "_") not in KNOWN_CHARSETS:
             raise LookupError(charset)
         recoded = body.decode(charset).encode()
-    except (LookupError, ValueError) as error:  # a codec's errors, and a null in its name
+    except (LookupError, ValueError) as error:  # errors of a codec, or a NUL in its name
         if isinstance(error, UnicodeError):
             raise BadRequest(f"the body is not {charset[:40]} text") from error
         raise BadRequest(f"unknown charset {charset[:40]!r}") from error
@@ -98,16 +98,16 @@ def _parse_json(body: bytes) -> object:
 
 
 def _check_depth(body: bytes) -> None:
-    """Raise ValueError where msgspec might overrun the stack: it nests as deep as Python may.
+    """Raise ValueError if msgspec might overrun the stack: its limit is Python's recursion limit.
 
-    Code of the user's may have raised that limit; orjson has one of its own, of 1024.
+    The user's code may have raised that; orjson has a limit of its own, of 1024.
     """
     if body.count(b"[") + body.count(b"{") > DEEPEST:
         orjson.loads(body)
 
 
 def _checked_map(pairs: list[tuple[object, object]]) -> dict[object, object]:
-    """Make a dict of a map whose keys are simple: one can choose timestamps of the same hash."""
+    """Make a dict, with keys of simple types only: timestamps with equal hashes can be chosen."""
     for key, _ in pairs:
         if not isinstance(key, str | bytes | int | float | None):
             raise TypeError(f"unhashable type: {type(key).__name__}")

@@ -1,12 +1,12 @@
-"""A model whose weights lie beside it as onnxruntime uses them: marked for the CPU they are for.
+"""Pre-packed models: marked with the kind of CPU that they are for.
 
-Theory of operation. onnxruntime brings weights into an order that suits the CPU, and keeps what
-comes of it in memory of its own: N sessions, N copies. Written to an external file instead, it is
-mapped (mmap(2)) by every session, so that all processes share its pages, whatever made them.
+Theory of operation. onnxruntime packs weights in an order that suits the CPU, and each session
+keeps its own copy of that. If they are written to an external file instead, every session maps the
+file (mmap(2)), so that all processes share its pages.
 
-Graph and weights are then for one kind of CPU: a convolution in blocks of 16 channels, which
-AVX-512 has, computes nonsense where blocks have 8, and nothing says so. Therefore the CPU is noted
-in the model's metadata, and compared when a session was made.
+The graph and the weights are then for one kind of CPU. For example, a convolution in blocks of 16
+channels, as for AVX-512, computes wrong results on a CPU where blocks have 8, without any error. So
+the CPU is noted in the model's metadata, and compared after a session was made.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENTRIES = {
     "session.save_external_prepacked_constant_initializers": "1",
 }
 NAME_ENTRY = "session.optimized_model_external_initializers_file_name"
-# What onnxruntime's kernels (MLAS) and graph optimisations look at.
+# Features that onnxruntime's kernels (MLAS) and graph optimisations depend on.
 FEATURES = (
     *("avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"),
     *("asimddp", "i8mm", "bf16", "sve"),
@@ -42,7 +42,7 @@ def this_cpu() -> str:
 
 
 def kind_of_cpu(machine: str, cpuinfo: str) -> str:
-    """Return the architecture, and those features of ``/proc/cpuinfo`` that matter."""
+    """Return the architecture, and those of FEATURES that ``/proc/cpuinfo`` has."""
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     found = set(line[1].split() if line else ())
     return " ".join([machine, *(feature for feature in FEATURES if feature in found)])
@@ -51,7 +51,7 @@ def kind_of_cpu(machine: str, cpuinfo: str) -> str:
 def mark(model: Path, cpu: str) -> None:
     """Note in a model for which kind of CPU it is.
 
-    A protobuf message that is appended to another of its kind is merged with it.
+    Protobuf merges a message with another of the same type that is appended to it.
     """
     entry = _field(1, KEY.encode()) + _field(2, cpu.encode())
     with model.open("ab") as file:
@@ -75,7 +75,7 @@ def check(session: InferenceSession, name: str) -> None:
     """Refuse a session of a model that was pre-packed for another kind of CPU.
 
     Raises:
-        BootError: it was.
+        BootError: it was pre-packed for another.
     """
     meant, here = session.get_modelmeta().custom_metadata_map.get(KEY), this_cpu()
     if meant not in (None, here):

@@ -1,4 +1,4 @@
-"""What predict returned becomes a content type and a body; calls no server."""
+"""Turns what predict returned into a content type and a body."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
-# What most predictors give; known at a glance to be no stream, no coroutine and no WSGI callable.
+# The usual types, which are known to be no stream, no coroutine and no WSGI callable.
 PLAIN = frozenset({dict, list, tuple, str, int, float, bool, type(None), *BYTES})
 SIGNATURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
 def is_stream(value: object) -> TypeGuard[Iterator[object]]:
-    """Say whether `value` is a generator or another iterator."""
+    """Return whether `value` is an iterator, such as a generator."""
     return hasattr(type(value), "__next__")
 
 
 def is_wsgi(value: object) -> TypeGuard[WSGIApplication]:
-    """Say whether `value` answers by itself, as a Response of Flask or Werkzeug does."""
+    """Return whether `value` is a WSGI application, as a Response of Flask or Werkzeug is."""
     return callable(value) and not isinstance(value, type)
 
 
@@ -43,7 +43,7 @@ def render(value: object, accept: str) -> tuple[str, bytes]:
 
 
 def recognise(body: bytes) -> str:
-    """Return the content type that the first bytes of `body` tell of."""
+    """Return the content type by the first bytes of `body`."""
     for signature, media_type in SIGNATURES:
         if body.startswith(signature):
             return media_type

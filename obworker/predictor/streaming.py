@@ -1,9 +1,10 @@
-"""An iterator that predict returned becomes a body that is sent as it is produced."""
+"""Response bodies that are sent as they are produced, such as of a generator."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from obworker.errors import BrokenOff
@@ -29,12 +30,52 @@ _END = object()
 _LINE_END = re.compile(r"\r\n|\n|\r")  # the three that the event stream format knows
 
 
-class Stream(Iterator[bytes]):
-    """The body of a streamed reply (PEP 3333: an iterable with close).
+class Body(Iterator[bytes]):
+    """A body whose parts are produced in the request's own context (PEP 3333).
+
+    `parts` may differ from `source`, which is what has to be closed. `on_error` is called with
+    whatever is raised; then the server gets BrokenOff, as after the headers it can only cut the
+    connection. `on_close` lets go of what the request held.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[bytes],
+        source: object,
+        context: Context,
+        on_error: Callable[[BaseException], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        self._parts = iter(parts)
+        self._source = source
+        self._context = context
+        self._on_error = on_error
+        self._on_close = on_close
+
+    def __next__(self) -> bytes:
+        return self._context.run(self._produce)
+
+    def _produce(self) -> bytes:
+        try:
+            return next(self._parts)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._on_error(error)
+            raise BrokenOff(f"the response raised {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Close what produces the parts, then let go of what the request held."""
+        try:
+            self._context.run(_close, self._source)
+        finally:
+            self._context.run(self._on_close)
+
+
+class Stream(Body):
+    """The body of a streamed reply: the items of an iterator, encoded one by one.
 
     Making one pulls the first item, so that what fails early fails before any header is sent.
-    Each item is produced in `context`, the request's own. `on_error` hears of what is raised
-    after the headers, then the server does: cutting the connection is all that is left.
     """
 
     def __init__(
@@ -45,108 +86,45 @@ class Stream(Iterator[bytes]):
         on_error: Callable[[BaseException], None],
         on_close: Callable[[], None],
     ) -> None:
-        self._items = items
-        self._context = context
-        self._on_error = on_error
-        self._on_close = on_close
         events = asks_for_events(accept)
-        self._encode = encode_event if events else encode_item
+        encode = encode_event if events else encode_item
         try:
             first = _first_of(items)
-            self._ready = None if first is _END else self._encode(first)
+            parts = () if first is _END else _encoded(encode(first), items, encode)
         except BaseException:
-            self._close_items()
+            _close(items)
             raise
         self.headers = list(EVENT_HEADERS) if events else [("Content-Type", _content_type(first))]
-        self._ended = first is _END
+        super().__init__(parts, items, context, on_error, on_close)
 
     def start(self, start_response: StartResponse) -> None:
         """Start the response, which may call the user's code; in the request's context."""
         try:
             start_response("200 OK", self.headers)
         except BaseException:
-            self._close_items()
+            _close(self._source)
             raise
 
-    def __next__(self) -> bytes:
-        if self._ready is not None:
-            ready, self._ready = self._ready, None
-            return ready
-        if self._ended:
-            raise StopIteration
-        return self._context.run(self._produce)
 
-    def close(self) -> None:
-        """Close the user's generator, then let go of what the request held."""
-        self._ended = True
-        try:
-            self._context.run(self._close_items)
-        finally:
-            self._context.run(self._on_close)
-
-    def _close_items(self) -> None:
-        close = getattr(self._items, "close", None)
-        if close is not None:
-            close()
-
-    def _produce(self) -> bytes:
-        try:
-            return self._encode(next(self._items))
-        except StopIteration:
-            self._ended = True
-            raise
-        except Abandoned:  # the server has told us itself, and sends nothing
-            self._ended = True
-            raise StopIteration from None
-        except Exception as error:
-            self._ended = True
-            self._on_error(error)
-            raise BrokenOff(f"the stream raised {type(error).__name__}") from error
+def _close(source: object) -> None:
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()
 
 
-class Continued(Iterator[bytes]):
-    """A body that somebody else made, produced in the request's own context as Stream's is."""
-
-    def __init__(
-        self,
-        parts: Iterable[bytes],
-        context: Context,
-        on_error: Callable[[BaseException], None],
-        on_close: Callable[[], None],
-    ) -> None:
-        self._parts = parts
-        self._iterator = iter(parts)
-        self._context = context
-        self._on_error = on_error
-        self._on_close = on_close
-
-    def __next__(self) -> bytes:
-        return self._context.run(self._produce)
-
-    def _produce(self) -> bytes:
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            raise
-        except Exception as error:
-            self._on_error(error)
-            raise BrokenOff(f"the response raised {type(error).__name__}") from error
-
-    def close(self) -> None:
-        """Close the body, then let go of what the request held."""
-        try:
-            close = getattr(self._parts, "close", None)
-            if close is not None:
-                self._context.run(close)
-        finally:
-            self._context.run(self._on_close)
+def _encoded(
+    first: bytes, rest: Iterator[object], encode: Callable[[object], bytes]
+) -> Iterator[bytes]:
+    yield first
+    with suppress(Abandoned):  # the server has told us so itself, and sends nothing
+        yield from map(encode, rest)
 
 
 def _first_of(items: Iterator[object]) -> object:
     """Return the first item, or _END.
 
     Raises:
-        ReplyError: there is none but a value, of a function that has a yield and did not come by.
+        ReplyError: there is no item, but the generator has returned a value.
     """
     try:
         return next(items)

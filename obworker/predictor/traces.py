@@ -1,4 +1,4 @@
-"""Where in the user's code an exception comes from; shows no frame of ours before the user's."""
+"""Finds the place of an exception in the user's code, and leaves out the frames before that."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def summarise(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return what str() gives, and what Python shows where that raises: the class is the user's."""
+    """Return str(error), or what Python shows if the user's class raises there."""
     try:
         return str(error)
     except BaseException:  # noqa: BLE001
@@ -46,7 +46,7 @@ def message_of(error: BaseException) -> str:
 def trim(error: BaseException, directory: Path) -> TracebackType | None:
     """Return the traceback of `error` from the first frame inside `directory` on.
 
-    All of it where no frame is inside; nothing for a syntax error, which shows its own line.
+    If no frame is inside, return all of it; but None for a syntax error, which shows its own line.
     """
     for step in _steps(error.__traceback__):
         if is_inside(step.tb_frame.f_code.co_filename, directory):
@@ -64,7 +64,7 @@ def is_inside(filename: str | None, directory: Path) -> bool:
     if not filename:
         return False
     path = Path(filename)
-    # a virtual environment is often kept inside the model directory
+    # a virtual environment may be inside the model directory
     return path.is_relative_to(directory) and "site-packages" not in path.parts
 
 

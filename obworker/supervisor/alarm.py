@@ -1,8 +1,8 @@
 """When a master's loop is to wake, and whether it then may take anybody for late. Pure.
 
-It wakes for an event, for the nearest deadline, and for a look now and then. Where it was late
-itself, because the machine slept or somebody stopped the process, a deadline that passed in that
-time proves nothing: everybody gets one round to catch up.
+It wakes for events, for the nearest deadline, and at least once a second. If the loop itself was
+late, because the machine slept or the process was stopped, a deadline that has passed meanwhile
+proves nothing: then everybody has a second to catch up first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ LATE = 5 * TICK
 
 
 def earliest(*deadlines: float | None) -> float | None:
-    """Return the first of some moments; None is never."""
+    """Return the first of some instants; None means never."""
     return min((due for due in deadlines if due is not None), default=None)
 
 
@@ -24,13 +24,13 @@ class Alarm:
         self._fair_from = 0.0
 
     def set(self, now: float, *deadlines: float | None) -> float:
-        """Wake at the first of `deadlines`, or for a look; return how long that is from now."""
+        """Return how long to sleep: until the first of `deadlines`, or for a TICK."""
         due = min(due for due in (*deadlines, now + TICK) if due is not None)
         self._due = max(now, due, self._fair_from)
         return self._due - now
 
     def woke(self, now: float) -> bool:
-        """Note that the loop woke; return whether it was in time, and may judge by deadlines."""
+        """Note that the loop woke; return whether it may act on deadlines that have passed."""
         if now >= self._due + LATE:
             self._fair_from = now + TICK
         return now >= self._fair_from

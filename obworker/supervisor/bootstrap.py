@@ -1,4 +1,4 @@
-"""How a fresh Python of ours is started, wherever the working directory is."""
+"""Starts a new Python process of ours, independent of the working directory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from obworker.supervisor import linux
 def python(statement: str) -> list[str]:
     """Return the command line of a Python that runs one statement of ours.
 
-    ``-m`` would put the working directory, where a model may keep its own queue.py, in front of
-    the standard library. So does ``-c``, but there the entry can be taken out before any import.
+    ``-m`` would put the working directory into sys.path before the standard library, and a model
+    may have a queue.py. So does ``-c``, but there the entry can be removed before any import.
     """
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{root!r}]; {statement}"
@@ -25,7 +25,7 @@ def python(statement: str) -> list[str]:
 def spawn(statement: str, environ: Mapping[str, str], descriptors: Collection[int]) -> int:
     """Run one statement of ours in a session of its own, with some descriptors; return the pid.
 
-    The signals that end a process for want of a handler wait there until they are let through.
+    The signals that would end it before it has handlers are blocked until it unblocks them.
 
     Raises:
         OSError: the process cannot be made.
@@ -42,7 +42,7 @@ def spawn(statement: str, environ: Mapping[str, str], descriptors: Collection[in
 
 
 def _flags() -> list[str]:
-    """Return what this Python was started with that changes how code runs: -O, -W and -X."""
+    """Return the flags of this Python that affect how code runs: -O, -W and -X."""
     extensions = sys._xoptions.items()  # noqa: SLF001 documented, and there is no other way
     return [
         *["-O"] * sys.flags.optimize,

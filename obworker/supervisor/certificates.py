@@ -1,9 +1,8 @@
-"""What the settings say of TLS: the files, as they were when the settings were read.
+"""The contents of the TLS files in the settings, as they were when the settings were read.
 
-Theory of operation. Only the master reads them, at the start and for a reload. Every process that
-it executes inherits what they held, in a memory file, so whatever takes the place of another shows
-the same certificate, also while somebody writes a new one. OpenSSL is imported only where there is
-TLS.
+Theory of operation. Only the master reads the files, at the start and for a reload. Every process
+that it executes inherits their contents in a memory file. So a replacement uses the same
+certificate, even while a new one is being written. OpenSSL is only imported if there is TLS.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 class Certificates:
     """The certificate, its key and the authorities of clients; none where there is to be no TLS."""
 
-    files: tuple[Pem, ...] = field(default=(), repr=False)  # a key is for nobody's log
+    files: tuple[Pem, ...] = field(default=(), repr=False)  # keys must not be logged
 
     @classmethod
     def of(cls, settings: Settings) -> Certificates:
@@ -49,10 +48,10 @@ class Certificates:
         return cls((certificate, key, *authorities))
 
     def context(self) -> ssl.SSLContext | None:
-        """Make a server's context of them; none where there is to be no TLS.
+        """Make the context of a server; None without TLS.
 
         Raises:
-            UsageError: what a file held cannot be used.
+            UsageError: the content of a file cannot be used.
         """
         if not self.files:
             return None
@@ -62,7 +61,7 @@ class Certificates:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[int]:
-        """Lend a descriptor to a process that is executed meanwhile.
+        """Provide a descriptor of the contents, for a process that is executed meanwhile.
 
         Raises:
             OSError: there is none left.
@@ -73,7 +72,7 @@ class Certificates:
 
     @classmethod
     def take(cls, descriptor: int) -> Certificates:
-        """Read what was lent to this process, and leave it to nobody."""
+        """Read the contents from an inherited descriptor, and close it."""
         with os.fdopen(descriptor, "rb") as file:
             file.seek(0)
             packed = json.load(file)

@@ -1,4 +1,4 @@
-"""What the commands that come through the control socket do to a master."""
+"""Carries out the commands of the control socket."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from obworker.supervisor.scoreboard import Scoreboard
 
 
 def nobody(_failure: str) -> None:
-    """Stand for who waits for a reload where it came by a signal."""
+    """Ignore the outcome: for a reload that was asked for by a signal."""
 
 
 class Commanded(Protocol):
     """A master, as commands see it."""
 
     def reload(self, answer: Callable[[str], None] = nobody) -> None:
-        """Load anew; `answer` learns why that failed, or gets an empty text."""
+        """Load anew; `answer` gets the reason if that fails, else an empty text."""
 
     def resize(self, size: int) -> str:
         """Want so many workers; return why that cannot be, else an empty text."""
 
     def show_stacks(self, slot: int) -> list[str]:
-        """Have the processes of a slot show their stacks, and an import under way; return who."""
+        """Have the processes of a slot, and a current import, log their stacks; return which."""
 
     def terminate(self) -> None:
         """Stop gracefully."""
@@ -62,7 +62,7 @@ class Commands:
 
         self._master.reload(answer)
         if not request.arguments["wait"]:
-            request.reply({})  # unless it has failed at once: only the first answer counts
+            request.reply({})  # no effect if it has failed already: only the first answer counts
 
     def _scale(self, request: Request) -> None:
         wanted: int = request.arguments["workers"]
@@ -75,7 +75,7 @@ class Commands:
     def _stop(self, request: Request) -> None:
         self._master.terminate()
         if not request.arguments["wait"]:
-            request.reply({})  # one that waits is answered by the end of the connection
+            request.reply({})  # with wait, the end of the connection is the answer
 
     def _stacks(self, request: Request) -> None:
         slot: int = request.arguments["slot"]

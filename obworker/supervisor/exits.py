@@ -1,4 +1,4 @@
-"""What the log says of a process that ended: what is known, and nothing guessed."""
+"""Describes how processes ended, without guessing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ UNKILLABLE = "does not die: it sleeps in the kernel"
 
 
 def describe(code: int, *, oom: bool = False) -> str:
-    """Say how a process ended, from its exit code or minus its signal.
+    """Describe how a process ended, by its exit code or its negative signal number.
 
-    `oom` is whether the kernel is known to have killed it for memory, which it does by SIGKILL; see
-    oom.py. Without that nobody knows who sent a SIGKILL.
+    `oom` says that the kernel has killed it for memory (oom.py). Otherwise it is not known who has
+    sent a SIGKILL.
     """
     if code >= 0:
         return f"exited with code {code}"
@@ -24,9 +24,9 @@ def describe(code: int, *, oom: bool = False) -> str:
 
 
 def cause(code: int, *, was_ready: bool, known: Cause | None = None, is_oom: bool = False) -> Cause:
-    """Say why a process ended, from its exit code or minus its signal, and what was `known` before.
+    """Return why a process ended, by its exit code or negative signal, and what was `known` before.
 
-    One that was leaving may have crashed on its way.
+    One that was leaving may still have crashed.
     """
     if known is Cause.DEVICE:
         return known

@@ -1,14 +1,14 @@
 """Whether this process may be forked, and what is done before every fork.
 
-A fork copies one thread. Whoever waits in the child for another one, or for a lock that another
-one held, waits for ever: a pool of onnxruntime or OpenMP, a telemetry client. And a CUDA context
-cannot be used in a child at all ("Cannot re-initialize CUDA in forked subprocess"). So the mold
-looks at what the import of the user's code has left behind, and at what was preloaded after it.
+A fork copies one thread only. Code in the child that waits for another thread, or for a lock that
+another thread held, waits for ever: a thread pool of onnxruntime or OpenMP, a telemetry client. And
+a CUDA context cannot be used in a child ("Cannot re-initialize CUDA in forked subprocess"). So the
+mold checks what the import of the user's code, and then preload(), have left behind.
 
-With threads.MOLD_PRESETS in its environment, a process that has imported numpy, scipy, torch and
-onnxruntime has one thread: any other one means something. Not all of them are harm: OpenBLAS ends
-its threads before a fork and starts new ones after it (pthread_atfork(3)). libgomp does not, but
-can be told to end its own, where they are idle.
+With threads.MOLD_PRESETS in the environment, a process that has imported numpy, scipy, torch and
+onnxruntime has one thread, so any other thread is suspicious. Some are harmless: OpenBLAS ends its
+threads before a fork and starts new ones after it (pthread_atfork(3)). libgomp does not, but can be
+told to end its threads if they are idle.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ from obworker.supervisor import linux
 CUDA_LIBRARY = "libcuda.so.1"
 # <cuda.h>: what cuDeviceGetCount returns as long as nobody has called cuInit.
 CUDA_ERROR_NOT_INITIALIZED = 3
-# Only those that a computation opens. /dev/nvidiactl and /dev/nvidia0 are NVML's, too, which is how
-# torch counts devices under PYTORCH_NVML_BASED_CUDA_CHECK, and it does not close them.
+# Files that are opened for computing. /dev/nvidiactl and /dev/nvidia0 are opened by NVML, too, with
+# which torch counts devices under PYTORCH_NVML_BASED_CUDA_CHECK, and it does not close them.
 DEVICE_FILES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/render", "/dev/davinci")
 # <omp.h>: omp_pause_soft, which keeps settings such as the number of threads.
 OMP_PAUSE_SOFT = 1
 LIBGOMP = re.compile(r"(/.*/libgomp[^/]*\.so[^/]*)$", re.MULTILINE)
 
 LOADED_ONLY = os.RTLD_NOLOAD | os.RTLD_LAZY
-# How long threads that were told to end may take for it.
+# How long threads may take to end after they were told to.
 SETTLE_TIMEOUT = 0.2
 SETTLE_INTERVAL = 0.01
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a process has that a fork may break."""
+    """What is in a process that may not survive a fork."""
 
     cuda: bool = False
     torch_cuda: bool = False
     device_files: tuple[str, ...] = ()
     python_threads: tuple[str, ...] = ()
     native_threads: tuple[str, ...] = ()
-    """The names of threads that are not Python's; those that nobody named have none."""
+    """The names of threads that are not Python's; empty for those without a name of their own."""
     openblas_threads: int = 0
-    """How many of the native threads OpenBLAS accounts for."""
+    """How many of the native threads belong to OpenBLAS."""
 
 
 def judge(facts: Facts) -> list[str]:
-    """Say in words why a process with these must not be forked; nothing means that it may."""
+    """Return the reasons why a process with these must not be forked; none if it may."""
     found = []
     if facts.cuda:
         found.append("CUDA is initialised")
@@ -83,9 +83,9 @@ def _describe_native(count: int, threads: tuple[str, ...]) -> str:
 
 
 def problems() -> list[str]:
-    """Say in words why this process must not be forked; nothing means that it may.
+    """Return the reasons why this process must not be forked; none if it may.
 
-    For the thread that would fork. Ends the thread pools that can be ended, so what is left counts.
+    For the thread that would fork. Thread pools that can be ended are ended first.
     """
     release_thread_pools()
     deadline = time.monotonic() + SETTLE_TIMEOUT
@@ -95,7 +95,7 @@ def problems() -> list[str]:
 
 
 def release_thread_pools() -> None:
-    """Leave as little as possible for a fork to copy: no idle pools, no garbage, no free memory."""
+    """Prepare for a fork: end idle thread pools, collect garbage, return free memory."""
     if threading.active_count() == 1:  # another thread may be inside one of its parallel regions
         _pause_libgomp()
     gc.collect()
@@ -103,9 +103,9 @@ def release_thread_pools() -> None:
 
 
 def _pause_libgomp() -> None:
-    """End the threads of every libgomp that is loaded: wheels bring their own.
+    """End the threads of every libgomp that is loaded: wheels contain their own copies.
 
-    Not those of libomp and libiomp5, which see to forks themselves.
+    libomp and libiomp5 handle forks themselves.
     """
     for path in sorted(set(LIBGOMP.findall(Path("/proc/self/maps").read_text()))):
         with contextlib.suppress(OSError, AttributeError):  # GCC 8 and before had no such call
@@ -128,7 +128,7 @@ def _gather() -> Facts:
 
 
 def _cuda_is_initialised() -> bool:
-    """Ask the driver's library, if it is loaded at all; whoever loaded it."""
+    """Ask the driver's library, if anything has loaded it."""
     try:
         library = ctypes.CDLL(CUDA_LIBRARY, mode=LOADED_ONLY)
     except OSError:
@@ -154,7 +154,7 @@ def _open_device_files() -> tuple[str, ...]:
 def _native_threads(python: set[int | None]) -> tuple[str, ...]:
     """Return the names of all threads but this one and those of Python; see proc(5), comm.
 
-    A thread starts with the name of the one that made it: that is no name of its own.
+    A thread inherits the name of the one that made it; such a name counts as none.
     """
     me = threading.get_native_id()
     inherited = _name_of(me)
@@ -168,7 +168,7 @@ def _name_of(thread: int) -> str:
 
 
 def _count_openblas_threads() -> int:
-    """Return how many threads its pools have beside ours; those it runs by OpenMP are not its."""
+    """Return how many threads its pools have beside ours; OpenMP's are not counted."""
     return sum(
         pool["num_threads"] - 1
         for pool in threadpoolctl.threadpool_info()

@@ -1,7 +1,7 @@
-"""Notices a process that the user's code forked, and that comes back from it.
+"""Ends a process that the user's code has forked, and that returns into our code.
 
-By an exception, sys.exit() or a return it would go on as the process that forked it, with all that
-has: tell the master of itself, answer clients, serve beside it.
+By an exception, sys.exit() or a return it would go on like its parent, with the same descriptors:
+it would send messages to the master, answer clients and serve.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ logger = logging.getLogger("obworker.worker")
 
 EXIT_CAME_BACK = 1
 
-# One entry for each fork by which this process came about. It tells a process from the one that
-# forked it, as their ids would, but to ask for those is a system call for each request.
+# One entry for each fork between the first process and this one: so a child has one more than its
+# parent. Comparing pids would cost a system call for each request.
 _forks: list[None] = []
 os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
 
 class Origin:
-    """The process in which it is made; `code` is what of the user's may fork from now on."""
+    """Remembers the process in which it is made; `code` names the user's code that may fork."""
 
     def __init__(self, code: str) -> None:
         self._code = code
         self._forks = len(_forks)
 
     def end_others(self) -> None:
-        """End this process, if it is another."""
+        """End this process if it is a fork of the one remembered."""
         if len(_forks) != self._forks:
             logger.error(
                 "a process that %s forked came back from it: it must use os._exit()", self._code
@@ -41,7 +41,7 @@ class Origin:
 
 @contextlib.contextmanager
 def one_process(code: str) -> Iterator[None]:
-    """Run `code` of the user's, and have nobody come back from it but this process."""
+    """Run the user's code that `code` names; end processes that it has forked when they return."""
     origin = Origin(code)
     try:
         yield

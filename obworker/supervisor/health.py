@@ -1,6 +1,6 @@
-"""What the scoreboard says about the service: fit for requests or not, and the whole report. Pure.
+"""Turns the scoreboard into a verdict on the service, and into the whole report. Pure.
 
-Nothing is guessed: what is not known, or is not so, is None.
+What is not known, or does not exist, is None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Report = dict[str, Any]
 
 
 class Status(enum.Enum):
-    """How things stand, in a word."""
+    """The status of the service in a word."""
 
     OK = "ok"
     DEGRADED = "degraded"  # ready, but a worker is missing
@@ -31,9 +31,9 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Standing:
-    """What a verdict rests on, read once so that its parts agree.
+    """The facts for a verdict, read once so that they are consistent.
 
-    `held` are in quarantine, and so long has the master stood `still`.
+    `held` are the devices in quarantine; `still` is for how long the master has done nothing.
     """
 
     phase: Phase
@@ -50,7 +50,7 @@ class Standing:
 
     @property
     def status(self) -> Status:
-        """How things stand."""
+        """The status in a word."""
         if self.phase is Phase.STARTING:
             return Status.STARTING
         if self.phase is Phase.STOPPING:
@@ -75,7 +75,7 @@ class Standing:
 
 
 def standing(board: Scoreboard, lapse: Lapse = NONE) -> Standing:
-    """Read how things stand."""
+    """Read the facts for a verdict."""
     header = board.header
     return Standing(
         phase=Phase(header.phase),
@@ -103,7 +103,7 @@ def summary(stands: Standing) -> Report:
 
 
 def report(board: Scoreboard, now: float, lapse: Lapse = NONE) -> Report:
-    """Return all there is to know; times are seconds until `now`."""
+    """Return the whole report; times are seconds until `now`."""
     header, stands = board.header, standing(board, lapse)
     return {
         **summary(stands),
@@ -137,7 +137,7 @@ def _queue(header: Header) -> Report | None:
 
 
 def _occupied(board: Scoreboard, slot: int) -> list[SeatRow]:
-    """Return the seats with a process, or that wait for one, the oldest first."""
+    """Return the seats that have a process or wait for one, the oldest first."""
     rows = [row for row in board.seats(slot) if row.state not in VACANT]
     return sorted(rows, key=lambda row: (row.state == State.BACKOFF, row.spawned_at))
 
@@ -164,7 +164,7 @@ def _slot(board: Scoreboard, index: int, now: float, ended: Collection[int]) -> 
 
 
 def _request_seconds(seats: Sequence[SeatRow]) -> Report:
-    """Say how many requests took how long, each in one bucket."""
+    """Return the histogram of request times; each request is in one bucket."""
     return {
         "sum": round(sum(seat.seconds for seat in seats), 3),
         "buckets": _counts(BUCKETS, [seat.buckets for seat in seats]),
@@ -172,13 +172,13 @@ def _request_seconds(seats: Sequence[SeatRow]) -> Report:
 
 
 def _counts(names: Sequence[str], columns: Iterable[Iterable[int]]) -> dict[str, int]:
-    """Add up what the seats of a slot have counted; what there was none of is left out."""
+    """Add up the counts of a slot's seats; zeros are left out."""
     totals = map(sum, zip(*columns, strict=True))
     return {name: total for name, total in zip(names, totals, strict=True) if total}
 
 
 def _quarantine(row: SlotRow, now: float) -> Report | None:
-    """Say why a slot's device is left alone, and for how long."""
+    """Return why a slot's device is in quarantine, and for how long."""
     if not row.quarantine:
         return None
     left = round(max(0.0, row.quarantined_until - now), 1)
@@ -186,7 +186,7 @@ def _quarantine(row: SlotRow, now: float) -> Report | None:
 
 
 def _process(row: SeatRow, now: float, ended: Collection[int]) -> Report:
-    """Describe what a seat holds; a row keeps the pid of a process that has gone."""
+    """Describe the process of a seat; the row still has the pid after its end."""
     state = State.REAPED if row.pid in ended else State(row.state)
     lives = state in HAS_PROCESS
     return {
@@ -201,7 +201,7 @@ def _process(row: SeatRow, now: float, ended: Collection[int]) -> Report:
 
 
 def _request(row: SeatRow, now: float) -> Report:
-    """Describe the request whose deadline comes first."""
+    """Describe the request with the first deadline."""
     return {
         "line": row.read_text("request_line") or None,
         "age": _since(row.begun_at, now),

@@ -1,11 +1,11 @@
-"""Asks the predictor for its health now and then, between requests.
+"""Calls the predictor's health method regularly, between requests.
 
 Theory of operation. A check is a job like a request: it waits for an executor thread and runs on
-it, so with one thread predict and the check never meet. Only one is under way at a time, and the
-next is due an interval after the last has ended. To wait behind a long predict is no failure: the
-time of a check counts from its start. One that fails may be bad luck, three in a row are not. One
-that takes too long is different: it keeps its thread from the requests behind it, and may keep it
-for ever, so nothing is gained by waiting for two more.
+it, so with one thread predict and a check never run at once. There is one check at a time, and the
+next is due an interval after the last has ended. The time of a check counts from its start, so
+waiting behind a long predict is no failure. One failure may be bad luck; after three in a row the
+worker is replaced. A check that takes too long counts at once: it blocks a thread, perhaps for
+ever, so nothing is gained by waiting for two more.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MOST_FAILURES = 3
 
 
 class HealthChecks:
-    """Runs `check` on `executors` until it has failed for good; `on_unhealthy` is told why, once.
+    """Runs `check` on `executors` until it has failed for good; `on_unhealthy` gets the reason.
 
-    By then `holds_thread` says whether a check goes on: its executor thread serves nobody.
-    `check` raises Unhealthy and nothing else. Without one, or with an interval of 0, nothing runs.
-    All methods are for the event loop's thread.
+    `holds_thread` says whether that check still runs, so that its executor serves nothing. `check`
+    raises Unhealthy and nothing else. Without a check, or with an interval of 0, nothing runs. All
+    methods are for the event loop's thread.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HealthChecks:
             self._timer = self._reactor.call_later(self._interval, self._submit)
 
     def stop(self) -> None:
-        """Begin no other check, and judge none."""
+        """Begin no more checks, and ignore the outcome of a current one."""
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,8 +1,8 @@
-"""What the scoreboard does not say while the master stands still: which processes have ended.
+"""What the scoreboard does not show while the master does nothing: which processes have ended.
 
-A master that is stopped, or that hangs, reaps nobody, and what it had written stays as it was. So
-whoever tells others looks by itself then whether the processes are there. Until then the master's
-word is enough: it hears of an end at once.
+A master that is stopped, or hangs, reaps no processes and does not update the scoreboard. Then
+whoever answers probes checks by itself whether the processes still exist. Otherwise the scoreboard
+is enough: the master notices ends at once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from obworker.supervisor.alarm import TICK
 from obworker.supervisor.scoreboard import Scoreboard
 from obworker.supervisor.slots import HAS_PROCESS
 
-# Its loop turns once in a tick at least.
+# The loop runs at least once in a tick.
 STANDS_STILL_AFTER = 2 * TICK
-# The longest that it has to wait is for nvidia-smi, 10 s.
+# Its longest legitimate wait is 10 s, for nvidia-smi.
 HANGS_AFTER = 60.0
 
 
@@ -32,12 +32,12 @@ NONE = Lapse()
 
 
 def silence(board: Scoreboard, now: float) -> float:
-    """Return for how long the master has done nothing; of one that has not begun, 0."""
+    """Return for how long the master has done nothing; 0 before it has begun."""
     return now - board.header.beat if board.header.beat else 0.0
 
 
 def look(board: Scoreboard, now: float) -> Lapse:
-    """Find out what the master does not say."""
+    """Check for ended processes if the master does nothing."""
     seconds = silence(board, now)
     if seconds < STANDS_STILL_AFTER:
         return NONE

@@ -1,8 +1,8 @@
-"""Listening sockets that somebody else has made and lends us.
+"""Listening sockets that were made by somebody else and passed to this process.
 
-By systemd (socket activation, sd_listen_fds(3)) or by whoever started obworker (``--bind fd:N``).
-They were there before us and go on when we have stopped, so nobody is refused in between and what
-waits in their queues is for whoever starts next.
+By systemd (socket activation, sd_listen_fds(3)) or by whoever has started obworker (``--bind
+fd:N``). They exist before obworker starts and after it has stopped. So no client is refused in
+between, and what waits in their queues is for the next instance.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 class Lent(NamedTuple):
-    """What systemd lends us: to serve on, and for the admin process."""
+    """The sockets that systemd has passed: to serve on, and for the admin process."""
 
     main: tuple[socket.socket, ...] = ()
     admin: socket.socket | None = None
 
 
 def from_systemd(environ: Mapping[str, str], first: int = SD_LISTEN_FDS_START) -> Lent:
-    """Take the sockets that systemd passed: one may be named ``admin``.
+    """Take the sockets that systemd passed; one may be named ``admin``.
 
-    Where LISTEN_PID is not this process, they were meant for another one.
+    There are none if LISTEN_PID is another process.
 
     Raises:
-        ListenError: what was passed is not that.
+        ListenError: a descriptor is no socket that can listen, or two are named ``admin``.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return Lent()
@@ -58,7 +58,7 @@ def from_starter(bind: str) -> tuple[socket.socket, ...]:
     """Take the sockets of a list of ``fd:N``, which settings has checked.
 
     Raises:
-        ListenError: there is no such descriptor, or it is nothing to listen on.
+        ListenError: there is no such descriptor, or it is no socket that can listen.
     """
     numbers = [int(token.removeprefix("fd:")) for token in bind.split(",")]
     hint = "the program that starts obworker must pass a socket that is bound or listens"
@@ -86,14 +86,14 @@ def _take(descriptor: int, label: str, hint: str) -> socket.socket:
     except OSError as error:
         raise ListenError(f"{label}: {error.strerror}", hint=hint) from error
     if not _can_listen(listener):
-        listener.detach()  # it may be where we are to complain
+        listener.detach()  # not closed: it may be standard error
         raise ListenError(f"{label}: not a socket that can listen", hint=hint)
     listener.set_inheritable(False)
     return listener
 
 
 def _can_listen(inherited: socket.socket) -> bool:
-    """Whether it is a stream socket with a name and without a peer."""
+    """Whether it is a stream socket that is bound and not connected."""
     if inherited.type != socket.SOCK_STREAM or inherited.family not in FAMILIES:
         return False
     with contextlib.suppress(OSError):

@@ -1,13 +1,13 @@
 """Whether the kernel's out-of-memory killer struck among our processes.
 
-A SIGKILL does not say who sent it. But the kernel counts the processes of a cgroup that its
-out-of-memory killer takes, whatever the limit was (``oom_kill`` in memory.events, kernel
-Documentation/admin-guide/cgroup-v2.rst; in memory.oom_control with cgroup v1, since 4.13), and
-raises the count before it sends the signal (mm/oom_kill.c, __oom_kill_process): by the time that
-the process can be reaped, its death is counted. That may be long before, for it gives its memory
-back first, at 0.2 to 0.5 s for each GiB: so a kill waits for the SIGKILL that it explains.
+A SIGKILL does not say who has sent it. But the kernel counts how many processes of a cgroup its
+out-of-memory killer has killed (``oom_kill`` in memory.events, kernel Documentation/admin-guide/
+cgroup-v2.rst; in memory.oom_control with cgroup v1, since 4.13). It counts before it sends the
+signal (mm/oom_kill.c, __oom_kill_process), so when a process is reaped its kill has been counted.
+That may be much earlier, because a process frees its memory first, at 0.2 to 0.5 s for each GiB. So
+a kill that was counted is kept until a SIGKILL that it explains.
 
-Only our own cgroup is asked. What an ancestor counts may have happened to a stranger.
+Only our own cgroup is read: the counter of an ancestor includes processes of others.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ LONGEST_DEATH = 60.0
 
 
 class OomKills:
-    """The processes of this cgroup that the kernel has killed for memory, and nobody has reaped."""
+    """Counts the processes of this cgroup that were killed for memory and not reaped yet."""
 
     def __init__(self, root: Path = Path("/")) -> None:
-        """Start to count; `root` is where proc and the cgroup file systems are."""
+        """Start to count; proc and the cgroup file systems are below `root`."""
         self._file = _find(root)
         self._seen = self._total() or 0
         self._unexplained = 0
         self._forget_at = 0.0
 
     def look(self, now: float) -> None:
-        """Count the kills since the last look; forget those that explain no end: a stranger's."""
+        """Count the kills since the last call; forget old ones that explain no end."""
         if now >= self._forget_at:
             self._unexplained = 0
         total = self._total()
@@ -42,7 +42,7 @@ class OomKills:
             self._seen, self._forget_at = total, now + LONGEST_DEATH
 
     def explains_one(self) -> bool:
-        """Whether there was a kill that explains a SIGKILL; each explains one."""
+        """Return whether a kill explains a SIGKILL; each kill explains one."""
         if self._unexplained <= 0:
             return False
         self._unexplained -= 1

@@ -1,7 +1,7 @@
-"""What everybody but the supervised processes sees of a master: probes, commands, systemd.
+"""The interface of a master to the outside: probes, commands and systemd.
 
-The same for both kinds of master, that of a predictor.py and that of a start.sh: each fills a
-scoreboard and calls `tend` after each pass of its loop.
+It is the same for both kinds of master, that of a predictor.py and that of a start.sh: each fills a
+scoreboard, and calls `tend` after each turn of its loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from obworker.supervisor.systemd import Condition, Notifier, without_systemd
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the master was started with: its environment, and the sockets that systemd lent it."""
+    """What the master was started with: its environment, and the admin socket from systemd."""
 
     environ: Mapping[str, str]
     lent_admin: socket.socket | None = None
@@ -42,7 +42,7 @@ class Outside:
         selector: selectors.BaseSelector,
         on_request: Callable[[Request], None],
     ) -> None:
-        """Take the addresses that are asked for.
+        """Bind the addresses.
 
         Raises:
             ListenError: one of them cannot be had.
@@ -67,7 +67,7 @@ class Outside:
         self._notify_due: float | None = None
 
     def start(self, label: str, address: str, now: float) -> None:
-        """Describe the service, and let it be seen."""
+        """Describe the service in the scoreboard, and start the admin process."""
         header = self._board.header
         header.master_pid, header.started_at = os.getpid(), now
         header.write_text("label", label)
@@ -101,7 +101,7 @@ class Outside:
         return earliest(self.admin.next_deadline, commands_due, self._notify_due)
 
     def close(self) -> None:
-        """Hang up; this also tells a client that waits for the end that this is it."""
+        """Close all; for clients that wait for the end, this is the answer."""
         if self._control is not None:
             self._control.close()
         self._notifier.close()

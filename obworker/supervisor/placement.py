@@ -1,8 +1,8 @@
-"""Which cores belong to which slot, where workers are pinned. Pure.
+"""Which cores belong to which slot, if workers are pinned. Pure.
 
-A slot's cores depend on the slot and on how many were planned: whatever process fills it has the
-same. Slots have no core in common, unless there are more slots than cores; then each core has as
-many as the others, give or take one.
+The cores of a slot depend only on its number and on the planned number of slots, so a replacement
+gets the same cores. Slots have no cores in common, unless there are more slots than cores; then
+they are spread evenly over the cores.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Placement:
     sets: tuple[CoreSet, ...] = ()
 
     def of(self, slot: int) -> CoreSet:
-        """Return a slot's cores; slots that are added later share those there are."""
+        """Return a slot's cores; slots that are added later share those of others."""
         return self.sets[slot % len(self.sets)] if self.sets else ()
 
     def room(self, slot: int, slots: int) -> int | None:
-        """Return how many cores there are for each of those that share a slot's, if pinned."""
+        """Return a slot's part of its cores, which others may share; None if not pinned."""
         if not self.sets:
             return None
         return max(1, len(self.of(slot)) // self._sharing(slot, slots))
@@ -44,10 +44,10 @@ class Placement:
 
 
 def place(cores: Sequence[int], near: Sequence[frozenset[int]]) -> Placement:
-    """Deal cores out to slots, neighbours together; `near[i]` is where slot i would rather be.
+    """Divide cores among slots, neighbouring cores together; `near[i]` are preferred by slot i.
 
-    Slots with the same wish share what of it there is; nobody else gets it. Where wishes overlap
-    in part, or there is nothing there for somebody, none is granted.
+    Slots with the same preference divide these cores among them, and no other slot gets any. If
+    preferences overlap in part, or cannot all be satisfied, they are ignored.
     """
     wishes = [frozenset(cores) & wish or frozenset(cores) for wish in near]
     if not _are_apart(set(wishes)):

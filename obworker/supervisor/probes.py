@@ -1,8 +1,8 @@
 """Liveness and readiness over HTTP, answered from the scoreboard at once.
 
-A worker has them `in_front` of its application, so an orchestrator can ask on the port it knows.
-There a worker answers on its event loop's thread, past the queue; but one whose predict holds the
-interpreter's lock answers nobody, which is why the admin process answers the same questions.
+Workers answer them `in_front` of the application, so that an orchestrator can use the main port:
+on the event loop's thread and without the queue. But a worker cannot answer while predict holds the
+GIL. So the admin process answers them, too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def in_json(
 
 
 def livez(board: Scoreboard) -> Answer:
-    """Say that this process answers, and whether the master still does anything."""
+    """Answer whether the service is alive: whether the master still does anything."""
     still = lapse.silence(board, time.monotonic())
     if still < lapse.HANGS_AFTER:
         return in_json(HTTPStatus.OK, {"status": "alive"})
@@ -57,13 +57,13 @@ def livez(board: Scoreboard) -> Answer:
 
 
 def readyz(board: Scoreboard) -> Answer:
-    """Say whether requests can be sent here, and why not."""
+    """Answer whether requests can be sent here, and if not, why."""
     stands = health.standing(board, lapse.look(board, time.monotonic()))
     return in_json(verdict(ready=stands.is_ready), health.summary(stands))
 
 
 def verdict(*, ready: bool) -> HTTPStatus:
-    """Return the status by which a probe understands the answer."""
+    """Return the status code of a probe."""
     return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
 
 
@@ -81,7 +81,9 @@ def in_front(application: Application, board: Scoreboard) -> Application:
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path in PROBES and answers(environ["REQUEST_METHOD"], path):  # most paths need no call
+        if path in PROBES and answers(
+            environ["REQUEST_METHOD"], path
+        ):  # spares most requests the call
             return PROBES[path](board).send(start_response)
         return application(environ, start_response)
 

@@ -39,7 +39,7 @@ def refuse_new_connections(listener: socket.socket) -> None:
 
 
 def bind_to_no_interface(listener: socket.socket) -> None:
-    """Have clients that come from now on refused: they come by an interface that is not ours.
+    """Have new clients refused: the socket only accepts from an interface that does not exist.
 
     Anybody may do that to a socket that is bound to none (socket(7), SO_BINDTODEVICE; Linux 5.7),
     and by its number an interface need not exist.
@@ -51,7 +51,7 @@ def bind_to_no_interface(listener: socket.socket) -> None:
 
 
 def drop_syn(listener: socket.socket) -> None:
-    """Have clients that come from now on wait: they are refused when they try again.
+    """Drop the packets of new clients, which are refused when they try again.
 
     For older kernels. Newer ones ask for CAP_NET_ADMIN.
 

@@ -1,8 +1,8 @@
-"""Where commands meet a running obworker: the unix socket of its master.
+"""Where the control socket of a master is, and how commands find it.
 
-The master takes the first directory it may use; a command looks in all of them, for it may run in
-another environment than the service (a shell has XDG_RUNTIME_DIR, a systemd unit has not). A
-directory that others may write to, or that is somebody else's, is used by neither.
+The master uses the first directory that it may use. Commands look in all of them, because they may
+run in another environment than the service: a shell has XDG_RUNTIME_DIR, a systemd unit has not. A
+directory that belongs to another user, or to which others may write, is not used by either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def directories(runtime_directory: str | None, user: int) -> list[Path]:
 
 
 def prepare(candidates: list[Path], user: int) -> Path | None:
-    """Return the first directory that is there or can be made, and is safe; None if there is none.
+    """Return the first directory that exists or can be made, and is safe; None if there is none.
 
     Its parent must exist: an XDG_RUNTIME_DIR outlives its session in the environment of daemons.
     """
@@ -42,7 +42,7 @@ def prepare(candidates: list[Path], user: int) -> Path | None:
 
 
 def is_safe(directory: Path, user: int) -> bool:
-    """Whether it is a directory, and no link to one, into which nobody but `user` can write."""
+    """Whether it is a directory, and no link, to which only `user` can write."""
     try:
         found = directory.lstat()
     except OSError:
@@ -60,7 +60,7 @@ def connect(path: Path, timeout: float | None) -> socket.socket:
     """Connect to a control socket.
 
     Raises:
-        OSError: nobody listens there, or not to us.
+        OSError: nobody listens there, or it is not permitted.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
@@ -73,7 +73,7 @@ def connect(path: Path, timeout: float | None) -> socket.socket:
 
 
 def listener_of(connection: socket.socket) -> int:
-    """Return the pid of who listens at the other end; 0 is one in another pid namespace."""
+    """Return the pid of the listening process; 0 if it is in another pid namespace."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     pid: int = CREDENTIALS.unpack(credentials)[0]
     return pid
@@ -85,10 +85,10 @@ def is_stopped(pid: int) -> bool:
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove the sockets that masters left behind which were killed.
+    """Remove the sockets of masters that were killed.
 
-    Nobody must answer, and the pid must be nobody's: a master that has just bound its socket does
-    not listen yet, and one in another pid namespace has a pid that means nothing here.
+    Only if nobody answers and no process has the pid: a master that has just bound its socket does
+    not listen yet, and the pid of one in another pid namespace says nothing here.
     """
     for path in directory.glob(f"*{SUFFIX}"):
         if path.stem.isdecimal() and not _runs(int(path.stem)) and _refuses(path):

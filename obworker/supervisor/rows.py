@@ -1,10 +1,10 @@
-"""A worker's side of the scoreboard: which request is in predict, and until when it may be.
+"""A worker's part of the scoreboard: which request is in predict, and its deadline.
 
-Theory of operation. The master judges a worker by the deadline in its row, also one whose event
-loop cannot run: the row must be right whenever predict runs. So it is written by the very thread
-that enters predict, before it does. With several threads the row shows the request whose deadline
-comes first. No reader ever waits; what it may see half written is in an order that is never wrong:
-a deadline is there only while its request is.
+Theory of operation. The master judges a worker by the deadline in its row, even if the worker's
+event loop cannot run. So the row must be right whenever predict runs, and is written by the thread
+that enters predict, before it does. With several threads it shows the request with the first
+deadline. There are no locks: fields are written in such an order that a reader never sees a
+deadline without its request.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class RowMonitor(Monitor):
-    """The monitor that writes a worker's row; making it clears the row's part.
+    """The monitor that writes a worker's row; making it clears this part of the row.
 
-    The id and the line of the last request stay when it is over: `begun_at` says whether it is.
+    The id and the line of the last request stay after its end; `begun_at` is 0 then.
     """
 
     def __init__(self, row: SeatRow) -> None:
@@ -43,7 +43,7 @@ class RowMonitor(Monitor):
         row.write_text("request_line", "")
 
     def begun(self, cycle: Cycle) -> None:
-        """Count a request in, and show it if it is the first to be over."""
+        """Count a request, and show it if it has the first deadline."""
         self._cycles.add(cycle)
         self._row.in_flight = len(self._cycles)
         shown = self._shown
@@ -51,19 +51,19 @@ class RowMonitor(Monitor):
             self._show(cycle)
 
     def extended(self, cycle: Cycle) -> None:
-        """Show the new deadline, or the request that is the first to be over now.
+        """Show the new deadline, or another request that has the first deadline now.
 
-        Deadlines move one way, so of another than the one that is shown it changes nothing.
+        Deadlines only move to later, so for requests that are not shown nothing changes.
         """
         if cycle is self._shown:
             self._row.deadline = cycle.deadline
             self._show_first()
 
     def ended(self, cycle: Cycle) -> None:
-        """Count a request out, before its answer is sent.
+        """Note the end of a request, before its answer is sent.
 
-        A child that predict forked may come back here, by an exception or sys.exit(): with the
-        worker's sockets and its epoll it would answer the client, too, and serve others.
+        A process that predict has forked may come here by an exception or sys.exit(). It has the
+        worker's sockets, so it would answer the client, too, and serve others.
         """
         self._origin.end_others()
         row, cycles = self._row, self._cycles
@@ -76,8 +76,12 @@ class RowMonitor(Monitor):
         elif cycle is self._shown:
             self._show_first()
 
+    def queued(self, places: int) -> None:
+        """Show how many places have to be given back if the worker is killed."""
+        self._row.waiting = places
+
     def beat(self, now: float, tally: Tally) -> None:
-        """Note that the event loop turns, and count what was answered."""
+        """Note that the event loop runs, and count what was answered."""
         row = self._row
         row.beat = now
         _add(row.responses, tally.responses)
@@ -90,9 +94,9 @@ class RowMonitor(Monitor):
             self._show(first)
 
     def _show(self, cycle: Cycle) -> None:
-        """Fill the row; the deadline last, so that it is never that of another request.
+        """Fill the row; the deadline last, so that it never belongs to another request.
 
-        The line is mostly what it was, and an id is ASCII, so that it can be cut anywhere.
+        The line is mostly the same as before. An id is ASCII, so it can be cut anywhere.
         """
         row, line = self._row, cycle.request.head.line
         row.deadline = math.inf

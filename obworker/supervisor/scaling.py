@@ -1,7 +1,7 @@
-"""How many workers there are to be, and to how many it goes back. Pure.
+"""How many workers there should be, and what that number is restored to. Pure.
 
-A pause lets all of them go until somebody scales or reloads. A reload may bring another number
-along; where it fails there are as many as before, or as somebody has asked for meanwhile.
+A pause lets all workers leave until the next scaling or reload. A reload may have another number
+in its settings; if it fails, the number before is restored, or the last one asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ class Scaling:
         self._paused = self._before_reload = 0
 
     def scale(self, size: int) -> None:
-        """Have so many, also after a reload that fails."""
+        """Have `size` workers, also after a reload that fails."""
         self._table.resize(size)
         self._before_reload = size
 
     def pause(self) -> None:
-        """Have none for a while."""
+        """Have no workers for now."""
         self._paused = self._unpaused
         self._table.resize(0)
 
     def begin_reload(self) -> None:
-        """Keep in mind how many there were."""
+        """Remember how many there are."""
         self._before_reload = self._unpaused
 
     def reload(self, size: int | None) -> None:
-        """Have as many as new settings say, or None if they say nothing new; a pause is over."""
+        """Have as many as new settings say, or as before if `size` is None; this ends a pause."""
         self._table.resize(size or self._unpaused)
 
     def undo_reload(self) -> None:
-        """Have as many as before, unless somebody has paused it since."""
+        """Have as many as before the reload, unless there was a pause since."""
         if self._table.wanted:
             self._table.resize(self._before_reload)
 

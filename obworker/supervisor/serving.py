@@ -141,7 +141,6 @@ class Serving:
             on_overdue=self._overdue,
             on_drained=self._wind_up,
             monitor=RowMonitor(self._row),
-            on_waiting=partial(setattr, self._row, "waiting"),
         )
 
     def _make_health_checks(self, application: Predictions) -> HealthChecks:

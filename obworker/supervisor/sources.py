@@ -1,4 +1,4 @@
-"""Tells the code that is running from the code that lies there now."""
+"""Fingerprints of the model's code, to notice that its files have changed since the import."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import ModuleType
 
 
 def fingerprint(modules: Iterable[ModuleType], directory: Path) -> str:
-    """Return a digest of the source of those modules that lie in `directory`.
+    """Return a digest of the files of those modules that are in `directory`.
 
-    Of what is there at the moment of the call, which is right after the import.
+    The files are read now, so call it right after the import.
     """
     digest = hashlib.sha256()
     for path in sorted(_files(modules, directory.resolve())):

@@ -1,4 +1,4 @@
-"""What people are told of a start: what was found, and where it serves."""
+"""What the log says of a start: what was found, and where it serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("obworker.master")
 
 
 class StartReport:
-    """The lines of the log; `is_over` is whether the last one, where it serves, was told."""
+    """Logs the report; `is_over` says whether the last part, where it serves, was logged."""
 
     is_over = False
 
@@ -23,7 +23,7 @@ class StartReport:
         self._body_kind = "none"
 
     def found(self, loaded: Loaded, plan: Plan, workers: int) -> None:
-        """Say what was imported; all of it once, for a later mold mostly finds the same."""
+        """Log what was imported; the whole report once, as later imports mostly find the same."""
         if not self.is_over:
             for label, text in loaded.description:
                 logger.info("%-10s %s", label, text)
@@ -34,12 +34,12 @@ class StartReport:
         self._body_kind = loaded.body_kind
 
     def shares(self, plan: Plan, workers: int) -> None:
-        """Say what workers that are made from now on have of the processors."""
+        """Log the share of the cores that workers made from now on have."""
         for label, text in plan.shares(max(1, workers)):
             logger.info("%-10s %s", label, text)
 
     def serves(self) -> None:
-        """Say where it serves, once."""
+        """Log where it serves, once."""
         if self.is_over:
             return
         self.is_over = True

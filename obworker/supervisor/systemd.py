@@ -1,13 +1,13 @@
-"""What systemd is told: when the service is ready, reloads, stops, and that its loop still turns.
+"""Notifies systemd: when the service is ready, reloads or stops, and that its loop still runs.
 
 Theory of operation. The protocol is sd_notify(3): lines of NAME=value in a datagram to the socket
-that NOTIFY_SOCKET names. After each pass of its loop the master describes its condition; what is
-due is the difference to what systemd was told last. A datagram that could not be sent was not told,
-so the next pass says it again: a READY=1 that got lost would have a good service killed.
+in NOTIFY_SOCKET. After each turn of its loop the master passes its condition, and systemd is sent
+the difference to what it was sent last. If a datagram could not be sent, the next turn sends it
+again: if READY=1 was lost, systemd would kill a service that works.
 
-WATCHDOG=1 comes from the loop and not from a thread, which would vouch for a loop that hangs. While
-the service starts, reloads or stops, systemd's patience is extended little by little: the master
-has deadlines of its own for all three, so systemd's are for a master that does not run any more.
+WATCHDOG=1 is sent by the loop itself: a separate thread would also send it for a loop that hangs.
+While the service starts, reloads or stops, systemd's timeout is extended in small steps. The master
+has timeouts of its own for all three, so systemd's is only for a master that hangs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 from obworker.supervisor.scoreboard import Phase
 
-# Instructions to this process alone: a child that obeyed them would speak for the whole service, or
-# take descriptors for sockets that are none.
+# Meant for this process only: a child that used them would notify in the name of the service, or
+# take other descriptors for sockets.
 VARIABLES = (
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
     *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
@@ -32,7 +32,7 @@ RETRY_TIME = 1.0
 
 
 def without_systemd(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` as children may see it."""
+    """Return `environ` without the variables that are not for children."""
     return {name: value for name, value in environ.items() if name not in VARIABLES}
 
 
@@ -52,7 +52,7 @@ class Condition:
 
     @property
     def is_ready(self) -> bool:
-        """Whether enough workers serve; to ask for more than there can be asks for all."""
+        """Whether enough workers serve; `min_ready` above the number of slots means all."""
         return self.ready >= max(1, min(self.min_ready, self.slots))
 
     @property
@@ -68,7 +68,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Told:
-    """What systemd has been told, and when it has to hear more."""
+    """What systemd was told, and when it must be told more."""
 
     watchdog_interval: float | None = None
     phase: Phase = Phase.STARTING
@@ -77,7 +77,7 @@ class Told:
     extension_due: float = 0.0
 
     def due(self, condition: Condition, now: float) -> tuple[str, Told]:
-        """Return the datagram that is due, empty for none, and what will then have been told."""
+        """Return the datagram that is due, or "", and what systemd was told after that."""
         told = replace(self, phase=self._next_phase(condition), status=condition.status)
         lines = list(_announcement(self.phase, told.phase, now))
         if told.status != self.status:
@@ -94,7 +94,7 @@ class Told:
 
     @property
     def next_due(self) -> float | None:
-        """The instant at which something is due though nothing has changed."""
+        """The instant at which something is due even if nothing changes."""
         dues = [] if self.phase is Phase.SERVING else [self.extension_due]
         if self.watchdog_interval is not None:
             dues.append(self.watchdog_due)
@@ -126,10 +126,10 @@ def _microseconds(seconds: float) -> int:
 
 
 class Notifier:
-    """The line to systemd; without systemd it is silent. It never raises and never blocks."""
+    """Sends notifications to systemd, if there is one. It never raises and never blocks."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Take the line that the variables name, where they are meant for this process."""
+        """Read the variables, if they are meant for this process."""
         self._address = _address(environ)
         self.watchdog_interval = _watchdog_interval(environ) if self._address else None
         self._told = Told(self.watchdog_interval)
@@ -139,7 +139,7 @@ class Notifier:
     def tell(self, condition: Condition, now: float) -> float | None:
         """Tell systemd what is due; return the instant by which to call again.
 
-        To be called after each pass of the loop; None: nothing is due until something changes.
+        To be called after each turn of the loop; None means when something changes.
         """
         if self._address is None:
             return None

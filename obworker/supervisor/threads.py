@@ -1,9 +1,8 @@
 """How many native threads each worker may use, and how libraries are told.
 
-The cores are shared among the workers, however many of them each has: a library that is left alone
-starts a thread for every core of the machine in every worker. One that is loaded later reads its
-environment variable; one that was loaded before the fork does not look there any more, and is told
-by a call.
+The cores are divided among the workers. By default, a native library starts a thread for every core
+of the machine in every worker. A library that is loaded in the worker reads its environment
+variable; one that was loaded before the fork does not read it any more, and is set by a call.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ VARIABLES = {
     "blis": "BLIS_NUM_THREADS",
 }
 
-# A thread pool or a telemetry thread that exists at the fork hangs the workers. With these set
-# before the import, numpy, torch and onnxruntime start none, and torch does not initialise CUDA
-# when it is asked whether there is any.
+# Thread pools and telemetry threads that exist at a fork make workers hang. With these set before
+# the import, numpy, torch and onnxruntime start no threads, and torch can be asked whether there is
+# a GPU without initialising CUDA.
 MOLD_PRESETS = {
     **dict.fromkeys(VARIABLES.values(), "1"),
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 
-# A thread that has nothing to do spins for a while, in the hope of more. Where there are more
-# threads than cores it spins in the time of one that has: libgomp and libomp read the first,
-# OpenBLAS the second, as the binary logarithm of processor cycles, 4 being the least it takes.
+# Idle threads spin for a while, waiting for more work. If there are more threads than cores, that
+# takes time from threads that work. libgomp and libomp read the first variable, OpenBLAS the
+# second: the binary logarithm of a number of processor cycles, at least 4.
 SLEEPY = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The cores, and what the user's environment has decided: `chosen` by library.
+    """How the cores are divided; `chosen` are numbers of threads that the user's environment sets.
 
-    `named` are the variables that it sets, and `callers` the threads of all workers that may be in
-    a library at once, as far as is planned.
+    `named` are all our variables that it sets. `callers` is the planned number of threads, of all
+    workers, that may call a library at once.
     """
 
     cores: Cores

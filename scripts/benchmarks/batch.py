@@ -115,11 +115,9 @@ def _measure(server: Server, options: argparse.Namespace, found: Measured) -> No
 def _load(
     target: Running, exchange: Exchange, connections: int, seconds: float
 ) -> tuple[float, int]:
-    came = Load(target.port, exchange, MOST_REQUESTS, seconds).run(connections)
-    if came.failures:
-        (failure, count), *_ = came.failures.most_common()
-        raise BenchError(f"{target.name}: {count} x {failure}")
-    return came.wall, came.answered
+    load = Load(target.port, exchange, MOST_REQUESTS, seconds).run(connections)
+    load.without_failures(target.name)
+    return load.wall, load.answered
 
 
 def _calls(target: Running) -> int:

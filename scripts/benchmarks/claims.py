@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Sequence
 
 
@@ -24,6 +25,11 @@ def at_most(text: str, value: float, limit: float) -> Claim:
 def at_least(text: str, value: float, limit: float) -> Claim:
     """Claim that a value reaches a limit."""
     return Claim(text, f"{value:.2f}, at least {limit:.2f}", value >= limit)
+
+
+def counted(counter: Counter[str], most: int | None = None) -> str:
+    """Say how often each of what was counted came, the most frequent first."""
+    return ", ".join(f"{count} x {what}" for what, count in counter.most_common(most)) or "0"
 
 
 def verdict(claims: Sequence[Claim]) -> int:

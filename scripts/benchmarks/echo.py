@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import options as types
-from benchmarks.echo_servers import SERVERS
+from benchmarks.echo_servers import BODY, SERVERS
 from benchmarks.load import Exchange, Load
 from benchmarks.processes import cpu_seconds
 from benchmarks.servers import BenchError, Running, Server, installed, running, take_core
@@ -21,7 +21,6 @@ from benchmarks.servers import BenchError, Running, Server, installed, running, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-BODY = {"x": [1, 2, 3], "name": "obworker"}
 ROUND_SECONDS = 30.0
 LIBRARIES = ("flask", "fastapi", "orjson")
 BASE = "obworker"
@@ -110,9 +109,7 @@ def _round(target: Running, exchange: Exchange, options: argparse.Namespace) -> 
     processes = target.processes()
     before = _cpu_seconds(processes)
     load = Load(target.port, exchange, options.requests, ROUND_SECONDS).run(options.connections)
-    if load.failures:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in load.failures.most_common(3))
-        raise BenchError(f"{target.name}: {load.failures.total()} requests failed: {reasons}")
+    load.without_failures(target.name)
     if target.processes() != processes:
         raise BenchError(f"{target.name}: its processes changed during a round, CPU time is lost")
     cpu = _cpu_seconds(processes) - before

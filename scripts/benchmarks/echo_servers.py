@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from benchmarks.servers import Server, obworker
 
+BODY = {"x": [1, 2, 3], "name": "obworker"}
+
 PREDICTOR = """\
 class Predictor:
     def predict(self, json):

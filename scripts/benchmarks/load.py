@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from benchmarks.claims import counted
 from benchmarks.servers import BenchError
 
 LONGEST_SECONDS = 1800.0
@@ -31,14 +32,15 @@ class Exchange:
 
     def request(self) -> bytes:
         """Return the request's bytes."""
-        head = (
-            f"POST {self.path} HTTP/1.1\r\n"
-            "Host: 127.0.0.1\r\n"
-            "Accept: */*\r\n"
-            "Content-Type: application/json\r\n"
-            f"Content-Length: {len(self.body)}\r\n\r\n"
-        )
-        return head.encode() + self.body
+        return json_head(len(self.body), self.path) + self.body
+
+
+def json_head(length: int, path: str = "/") -> bytes:
+    """Return the head of a request with so many bytes of JSON."""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
 
 
 @dataclass
@@ -48,6 +50,13 @@ class Round:
     answered: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     wall: float = 0.0
+
+    def without_failures(self, name: str) -> Round:
+        """Return it, or raise BenchError where a request to that server failed."""
+        if self.failures:
+            reasons = counted(self.failures, most=3)
+            raise BenchError(f"{name}: {self.failures.total()} requests failed: {reasons}")
+        return self
 
 
 @dataclass
@@ -162,7 +171,8 @@ def send_all(port: int, exchange: Exchange, requests: int, connections: int) -> 
     """Have all requests answered as expected; return how many seconds that took."""
     load = Load(port, exchange, requests, LONGEST_SECONDS).run(connections)
     if load.answered < requests:
-        raise BenchError(f"{load.answered} of {requests} answered; failed: {dict(load.failures)}")
+        failed = counted(load.failures)
+        raise BenchError(f"{load.answered} of {requests} answered; failed: {failed}")
     return load.wall
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import options as types
 from benchmarks import work
-from benchmarks.claims import Claim, at_least, at_most, verdict
+from benchmarks.claims import Claim, at_least, at_most, counted, verdict
 from benchmarks.openloop import OpenLoop, connected
 from benchmarks.outcomes import Outcome, failures, lag_ms, latency_ms
 from benchmarks.processes import MIB, Memory, watched
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     measured = _measure(plan)
     for phase in ("before", "overload", "after"):
         kinds = Counter(str(outcome) for outcome in getattr(measured, phase))
-        print(f"{phase}: " + ", ".join(f"{n} x {what}" for what, n in kinds.most_common()))
+        print(f"{phase}: {counted(kinds)}")
     return verdict(list(_claims(plan, measured)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import queue
 import tempfile
 import threading
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from benchmarks import options as types
-from benchmarks.echo_servers import PREDICTOR
+from benchmarks.echo_servers import BODY, PREDICTOR
+from benchmarks.load import Exchange
 from obworker.http import response
 from obworker.http.environ import base_environ, make_environ
 from obworker.http.parser import Limits, Request, RequestParser
@@ -25,10 +27,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-RAW = (
-    b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAccept: */*\r\nContent-Type: application/json\r\n"
-    b'Content-Length: 31\r\n\r\n{"x":[1,2,3],"name":"obworker"}'
-)
+RAW = Exchange(json.dumps(BODY).encode(), BODY).request()
 REPEATS = 5
 
 
@@ -61,6 +60,15 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the least of a few repetitions for each part."""
+    print("us/request")
+    for part, work in _parts().items():
+        least = min(timeit.repeat(work, number=options.requests, repeat=REPEATS))
+        print(f"{least / options.requests * 1e6:10.1f}  {part}")
+    least = min(uvloop.run(hand_over(options.requests)) for _ in range(REPEATS))
+    print(f"{least / options.requests * 1e6:10.1f}  hand over to an executor thread and back (CPU)")
+
+
+def _parts() -> dict[str, Callable[[], object]]:
     collector = Collector()
     parser = RequestParser(Limits(), collector)
     parser.feed(RAW)
@@ -69,32 +77,24 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         Path(name, "predictor.py").write_text(PREDICTOR)
         application = create(name)
-    environ = make_environ(base, collector.request)
+    # What our own server adds: without it, the application would name the request itself.
+    ours = {"HTTP_X_REQUEST_ID": "0", "obworker.extend_deadline": ignore}
+    environ = make_environ(base, collector.request) | ours
     body = collector.request.body
     assert isinstance(body, bytes)
-    # What our own server adds: without it, the application would name the request itself.
-    environ |= {"HTTP_X_REQUEST_ID": "0", "obworker.extend_deadline": ignore}
-
-    def call() -> object:
-        fresh = environ | {"wsgi.input": io.BytesIO(body)}
-        return application(fresh, ignore)
 
     def head() -> object:
         opening, length = response.opening("200 OK", headers)
         return response.head(opening, length=length, keep_alive=True, version="1.1", date=b"now")
 
-    parts: dict[str, Callable[[], object]] = {
+    return {
         "parse the request": lambda: parser.feed(RAW),
         "make the environ": lambda: make_environ(base, collector.request),
-        "call the application": call,
+        "call the application": lambda: application(
+            environ | {"wsgi.input": io.BytesIO(body)}, ignore
+        ),
         "write the head": head,
     }
-    print("us/request")
-    for part, work in parts.items():
-        least = min(timeit.repeat(work, number=options.requests, repeat=REPEATS))
-        print(f"{least / options.requests * 1e6:10.1f}  {part}")
-    least = min(uvloop.run(hand_over(options.requests)) for _ in range(REPEATS))
-    print(f"{least / options.requests * 1e6:10.1f}  hand over to an executor thread and back (CPU)")
 
 
 async def hand_over(count: int) -> float:

@@ -7,14 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from benchmarks import options as types
 from benchmarks import queueing, work
-from benchmarks.claims import Claim, verdict
+from benchmarks.claims import Claim, counted, verdict
 from benchmarks.openloop import connected
 from benchmarks.outcomes import Arrival, failures, latency_ms
 from benchmarks.servers import obworker, running
@@ -97,11 +96,7 @@ def run(options: argparse.Namespace) -> int:
     return verdict(
         [
             Claim("all reloads succeeded", reloads.error, not reloads.error),
-            Claim("no request failed", _counted(failed), not failed),
-            Claim("no connection closed by the server", _counted(closed), not closed),
+            Claim("no request failed", counted(failed), not failed),
+            Claim("no connection closed by the server", counted(closed), not closed),
         ]
     )
-
-
-def _counted(counter: Counter[str]) -> str:
-    return ", ".join(f"{count} x {what}" for what, count in counter.most_common()) or "0"

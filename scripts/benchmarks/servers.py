@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import processes
 from benchmarks.processes import Held
+from obworker.supervisor.listeners import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -119,7 +120,7 @@ def running(
             (directory / file).write_bytes(
                 content.encode() if isinstance(content, str) else content
             )
-        port = _free_port()
+        port = free_port()
         process = _start(server, directory, cores or os.sched_getaffinity(0), port)
         try:
             _wait_ready(server, process, port, request, directory / LOG_NAME)
@@ -135,12 +136,6 @@ def take_core() -> int:
         raise BenchError("two cores are needed: one for the server, one for the load")
     os.sched_setaffinity(0, {cores[0]})
     return cores[1]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _start(

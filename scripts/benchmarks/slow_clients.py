@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from benchmarks.load import json_head
 from benchmarks.servers import BenchError
 
 if TYPE_CHECKING:
@@ -36,11 +37,10 @@ KINDS = (HEADER, BODY, READER)
 RECEIVE_BYTES = 4096
 
 _ASKING = b'{"large":true}'
-_JSON = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
 FIRST = {
     HEADER: b"P",
-    BODY: _JSON + b"1000000\r\n\r\n",
-    READER: _JSON + str(len(_ASKING)).encode() + b"\r\n\r\n" + _ASKING,
+    BODY: json_head(1_000_000),
+    READER: json_head(len(_ASKING)) + _ASKING,
 }
 HEADER_TEXT = b"OST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"x" * 4000
 BODY_STEP = b" " * 10

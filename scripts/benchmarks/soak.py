@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import options as types
 from benchmarks.claims import Claim, at_most, verdict
-from benchmarks.echo_servers import PREDICTOR
+from benchmarks.echo_servers import BODY, PREDICTOR
 from benchmarks.load import Exchange, send_all
 from benchmarks.processes import MIB, open_files, resident_bytes
 from benchmarks.servers import BenchError, obworker, running
@@ -17,7 +17,6 @@ from benchmarks.servers import BenchError, obworker, running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-BODY = {"x": [1, 2, 3], "name": "obworker"}
 CONNECTIONS = 16
 WARM_UP = 0.05
 SETTLE_SECONDS = 1.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import options as types
 from benchmarks import queueing, work
+from benchmarks.claims import counted
 from benchmarks.openloop import connected
 from benchmarks.outcomes import Outcome, failures, lag_ms, latency_ms
 from benchmarks.queueing import ideal_latencies, percentile
@@ -110,8 +111,7 @@ def _measure(
     _print_table(load, table)
     for name, found in outcomes.items():
         if any(not outcome.ok for outcome in found):
-            reasons = failures(found).most_common(3)
-            print(f"  {name}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons))
+            print(f"  {name}: {counted(failures(found), most=3)}")
     return table
 
 

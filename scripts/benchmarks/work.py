@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from benchmarks import queueing
+from benchmarks.load import json_head
 from benchmarks.outcomes import Arrival
 
 if TYPE_CHECKING:
@@ -27,11 +28,8 @@ def message(seconds: float, path: str = "/", padding: bytes = b"") -> tuple[byte
     """Return a request for that much sleep, its body padded; `padding` is not copied."""
     start, end = f'{{"seconds":{seconds:.6f},"pad":"'.encode(), b'"}'
     length = len(start) + len(padding) + len(end)
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-    return (head + start, padding, end) if padding else (head + start + end,)
+    start = json_head(length, path) + start
+    return (start, padding, end) if padding else (start + end,)
 
 
 def steady(rate: float, seconds: float, service: float, seed: int) -> Iterator[Arrival]:

@@ -127,7 +127,7 @@ def test_only_where_something_is_wanting_idle_ones_make_room(
     used(server)
     listener = cast("socket.socket", Failing(number))
     server.call(lambda: server.server.acceptor._accept(listener))
-    assert server.server.active == kept
+    assert server.active == kept
 
 
 class TestMostConnections:
@@ -152,7 +152,7 @@ class TestMostConnections:
         late = server.connect()
         late.get()
         assert is_calm(server)
-        assert server.server.active == 2
+        assert server.active == 2
         app.release.set()
         assert [client.read_reply().status for client in clients] == [200, 200]
         assert late.read_reply().status == 200
@@ -199,7 +199,7 @@ class TestMostConnections:
         app = Blocking()
         server = start(app, max_connections=2)
         idle, busy = server.connect(), server.connect()
-        eventually(lambda: server.server.active == 2)
+        eventually(lambda: server.active == 2)
         busy.get()
         app.wait_until_begun()
         server.call(lambda: server.server.acceptor.on_waiting(server.listener, 0))
@@ -253,7 +253,7 @@ class TestClientsThatLeaveAtOnce:
 
         server.call(come_and_go)
         used(server)
-        eventually(lambda: server.server.active == 1)
+        eventually(lambda: server.active == 1)
 
     def test_by_a_reset_after_a_request(self, start: StartServer) -> None:
         server = start(echo)
@@ -266,7 +266,7 @@ class TestClientsThatLeaveAtOnce:
 
         server.call(come_and_go)
         used(server)
-        eventually(lambda: server.server.active == 1)
+        eventually(lambda: server.active == 1)
 
     def test_on_a_unix_socket(self, start: StartServer, tmp_path: Path) -> None:
         listener = socket.socket(socket.AF_UNIX)
@@ -282,7 +282,7 @@ class TestClientsThatLeaveAtOnce:
 
         server.call(come_and_go)
         used(server)
-        eventually(lambda: server.server.active == 1)
+        eventually(lambda: server.active == 1)
 
 
 def test_a_server_with_idle_connections_hardly_runs(start: StartServer) -> None:

@@ -314,7 +314,7 @@ class TestWithClients:
         eventually(lambda: accepting._yielding is not None)
         server.call(accepting.on_free)
         eventually(partial(_holds, server, 5))
-        assert server.server.active == 1 + 5
+        assert server.active == 1 + 5
         app.release.set()
         assert {client.read_reply().status for client in (first, *others)} == {200}
         assert [len(bodies) for bodies in app.bodies[:2]] == [1, 5]

@@ -35,7 +35,7 @@ def bodies(spools: Spools, *, would_move: bool) -> Bodies:
 def test_a_body_needs_no_memory_for_the_lesson(
     spools: Spools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("obworker.http.bodies.MOST_LESSON_BYTES", 1 << 62)
+    monkeypatch.setattr("obworker.http.bodies.MOST_THRESHOLD", 1 << 62)
     bodies(spools, would_move=False).open_for(1 << 60)
 
 

@@ -508,7 +508,7 @@ class TestTimeouts:
         assert client.at_end
         assert only(server).state is State.LINGERING
         let_pass(server, connections.LINGER_TIMEOUT + 0.1)
-        eventually(lambda: not server.server.active)
+        eventually(lambda: not server.active)
 
 
 class TestSharedWithAProcess:
@@ -565,7 +565,7 @@ class TestSlowReaders:
         server = start(app, body_timeout=0.1, timeout=5.0)
         server.connect(receive_buffer=4096).get()
         assert app.closed.wait(TIMEOUT)
-        eventually(lambda: not server.server.active)
+        eventually(lambda: not server.active)
         assert not server.overdue
 
     def test_that_read_on_are_not(self, start: StartServer) -> None:
@@ -603,7 +603,7 @@ class TestSlowReaders:
         client = server.connect(receive_buffer=4096)
         client.get("/", "Connection: close")
         client.read_head()
-        eventually(lambda: not server.server.active)
+        eventually(lambda: not server.active)
 
     def test_whose_idle_time_is_over_get_the_rest(self, start: StartServer) -> None:
         server = start(large, keep_alive=5.0)
@@ -843,7 +843,7 @@ class TestClientsThatLeave:
         client.reset()
         eventually(lambda: only(server).is_lost)
         app.release.set()
-        eventually(lambda: not server.server.active)
+        eventually(lambda: not server.active)
         assert not server.server.executors.busy
 
     def test_while_they_wait_for_a_thread_cost_no_call(self, start: StartServer) -> None:
@@ -855,10 +855,10 @@ class TestClientsThatLeave:
         second.get("/2")
         eventually(lambda: server.pending == 2)
         second.reset()
-        eventually(lambda: server.server.active == 1)
+        eventually(lambda: server.active == 1)
         app.release.set()
         assert first.read_reply().body == b"GET /1 "
-        eventually(lambda: server.server.active == 1)
+        eventually(lambda: server.active == 1)
         assert app.calls == 1
 
     @pytest.mark.parametrize("leave", [Client.reset, Client.close])

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 from corpus import CORPUS, Entry, Found
-from wire import Client, Collector, StartServer, echo
+from wire import Client, Collector, StartServer, echo, forget_heads
 
 from obworker.errors import RequestError
-from obworker.http.head import forget_all
 from obworker.http.parser import Limits, RequestParser
 
 Outcome = tuple[tuple[Found, ...], int | None]
@@ -65,7 +64,7 @@ def test_whole(entry: Entry) -> None:
 @EVERY_ENTRY
 def test_again(entry: Entry) -> None:
     """What is remembered of the first time changes nothing."""
-    forget_all()
+    forget_heads()
     assert outcome([entry.raw]) == outcome([entry.raw]) == expected(entry)
 
 

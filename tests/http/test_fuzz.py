@@ -14,10 +14,10 @@ from corpus import CORPUS
 from corpus.mutation import cut, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import Collector
+from wire import Collector, forget_heads
 
 from obworker.errors import RequestError
-from obworker.http.head import Head, forget_all
+from obworker.http.head import Head
 from obworker.http.parser import Limits, Request, RequestParser
 
 RANDOMS = st.randoms(use_true_random=False)
@@ -142,7 +142,7 @@ def feed_for_long(raw: bytes) -> None:
 def test_memory_is_bounded_by_the_limits() -> None:
     """A body, a line that is not complete, and what is remembered."""
     random = Random(4)
-    forget_all()
+    forget_heads()
     tracemalloc.start()
     try:
         for _ in range(200):

@@ -103,7 +103,7 @@ def test_a_client_that_leaves(start: StartServer, state: str, leave: Way) -> Non
     app.go.set()
     if leave is half_close:
         client.read_to_end()
-    eventually(lambda: not server.server.active, TIMEOUT, "the end of the connection")
+    eventually(lambda: not server.active, TIMEOUT, "the end of the connection")
     other = server.connect()
     other.get()
     assert other.read_reply().status == 200
@@ -128,7 +128,7 @@ def test_a_client_that_leaves_while_it_waits(
     assert busy.read_reply().status == 200
     if leave is half_close:
         assert client.read_to_end().count(b"HTTP/1.1 200 OK") == pipelined
-    eventually(lambda: server.server.active == 1, TIMEOUT, "the end of the connection")
+    eventually(lambda: server.active == 1, TIMEOUT, "the end of the connection")
     assert server.server.queue._places._free == 1  # type: ignore[union-attr]
 
 
@@ -151,4 +151,4 @@ def test_a_client_of_a_unix_socket_that_leaves(
     app.go.set()
     if leave is half_close:
         client.read_to_end()
-    eventually(lambda: not server.server.active, TIMEOUT, "the end of the connection")
+    eventually(lambda: not server.active, TIMEOUT, "the end of the connection")

@@ -105,7 +105,7 @@ def test_a_client_that_reads_a_little_now_and_then_is_cut_off(start: StartServer
     def read_on() -> bool:
         with suppress(OSError):
             client.socket.recv(500)
-        return not server.server.active
+        return not server.active
 
     eventually(read_on, TIMEOUT, "the end of the connection")
 
@@ -123,7 +123,7 @@ def test_a_client_that_reads_nothing_of_an_answer_of_some_size_is_cut_off(
     client = server.connect(receive_buffer=4096)
     client.get()
     client.read_head()
-    eventually(lambda: not server.server.active, TIMEOUT, "the end of the connection")
+    eventually(lambda: not server.active, TIMEOUT, "the end of the connection")
     assert was_reset(client)
 
 
@@ -151,4 +151,4 @@ def test_a_unix_socket_is_judged_too(start: StartServer, tmp_path: Path) -> None
     client = server.connect()
     client.get()
     client.read_head()
-    eventually(lambda: not server.server.active, TIMEOUT, "the end of the connection")
+    eventually(lambda: not server.active, TIMEOUT, "the end of the connection")

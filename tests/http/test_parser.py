@@ -7,10 +7,10 @@ import tracemalloc
 from collections.abc import Iterable, Iterator
 
 import pytest
+from wire import forget_heads
 
 from obworker.errors import RequestError
 from obworker.http.environ import base_environ, make_environ
-from obworker.http.head import forget_all
 from obworker.http.parser import Limits, Request, RequestParser
 
 CONTINUE = "100"
@@ -351,7 +351,7 @@ def test_trailers_appear_nowhere() -> None:
 
 def kept_of(*fields: bytes) -> int:
     """Return how many bytes are held when 1000 heads, each with a number in a field, are done."""
-    forget_all()
+    forget_heads()
     tracemalloc.start()
     try:
         for number in range(1000):

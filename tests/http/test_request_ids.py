@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from obworker.http.request_ids import RequestIds
-from obworker.log import safe_id
+from obworker.log import given_id
 
 GIVEN, PLATFORM = "HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"
 
@@ -35,7 +35,7 @@ def test_what_cannot_stand_in_a_line_is_not_used(given: str | None) -> None:
     environ: dict[str, Any] = {} if given is None else {GIVEN: given}
     made = RequestIds().assign(environ)
     assert made
-    assert safe_id(made) == made
+    assert given_id({GIVEN: made}) == made
     assert environ[GIVEN] == made, "predict sees what the log has"
 
 

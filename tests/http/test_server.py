@@ -20,8 +20,8 @@ from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 from obworker.errors import ServiceUnavailable
 from obworker.http import acceptor
 from obworker.http import server as servers
+from obworker.http.arrivals import Presence
 from obworker.http.exchange import Exchange, Parcel
-from obworker.http.presence import Presence
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACED = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -129,7 +129,7 @@ class TestDrain:
         used, fresh = server.connect(), server.connect()
         used.get()
         used.read_reply()
-        eventually(lambda: server.server.active == 2)
+        eventually(lambda: server.active == 2)
         server.drain()
         assert used.at_end
         assert fresh.at_end
@@ -189,7 +189,7 @@ class TestDrain:
         server = start(echo)
         client = server.connect()
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
-        eventually(lambda: server.server.active)
+        eventually(lambda: server.active)
         server.drain()
         client.send(b"bc")
         assert client.read_reply().body == b"POST / abc"
@@ -301,7 +301,7 @@ class TestMovedWhileItDrains:
         client.half_close()
         request = b"GET /moved HTTP/1.1\r\nHost: a\r\n\r\n"
         parcel = Parcel(ours, request, b"", time.monotonic(), 0)
-        draining.call(lambda: draining.server._attach(parcel, Presence.HALF))
+        draining.call(lambda: draining.server._arrivals._attach(parcel, Presence.HALF))
         assert client.read_reply().body == b"GET /moved "
         client.close()
 
@@ -437,7 +437,7 @@ class TestAccepting:
         first.get()
         app.wait_until_begun()
         others = [server.connect() for _ in range(5)]
-        eventually(lambda: server.server.active == 6)
+        eventually(lambda: server.active == 6)
         for client in others:
             client.send(b"nonsense\r\n\r\n")
             assert client.read_reply().status == 400
@@ -471,7 +471,7 @@ class TestAccepting:
         app.wait_until_begun()
         for _ in range(64):
             server.connect()
-        eventually(lambda: server.server.active == 65, 4)
+        eventually(lambda: server.active == 65, 4)
         app.release.set()
         assert first.read_reply().status == 200
 
@@ -753,5 +753,5 @@ def test_the_deadlines_of_many_are_kept(start: StartServer) -> None:
     server = start(echo, header_timeout=0.5, keep_alive=0.5)
     for _ in range(3 * servers.CHECKED_AT_ONCE):
         server.connect()
-    eventually(lambda: server.server.active == 3 * servers.CHECKED_AT_ONCE)
-    eventually(lambda: server.server.active == 0)
+    eventually(lambda: server.active == 3 * servers.CHECKED_AT_ONCE)
+    eventually(lambda: server.active == 0)

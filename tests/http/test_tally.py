@@ -8,7 +8,7 @@ import pytest
 from harness import eventually
 from wire import AT_ONCE, Blocking, StartServer, echo
 
-from obworker.http.cycle import Cycle
+from obworker.http.monitor import Monitor
 from obworker.http.tally import BOUNDS, BUCKETS, Tally
 
 # statuses of requests that were in predict, of others, and how many are 2xx, 3xx, 4xx and 5xx
@@ -59,22 +59,13 @@ def test_bounds_ascend() -> None:
     assert list(BOUNDS) == sorted(set(BOUNDS))
 
 
-class Told:
+class Told(Monitor):
     """A monitor that adds up what it is told."""
 
     def __init__(self) -> None:
         self.responses = [0, 0, 0, 0]
         self.timed = 0
         self.seconds = 0.0
-
-    def begun(self, cycle: Cycle) -> None:
-        pass
-
-    def extended(self, cycle: Cycle) -> None:
-        pass
-
-    def ended(self, cycle: Cycle) -> None:
-        pass
 
     def beat(self, now: float, tally: Tally) -> None:
         self.timed += sum(tally.buckets)

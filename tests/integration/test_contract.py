@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 from contract import CASES, Case, Model, Refusal
 from fleet import Fleet
 from harness import Reply, Serve, eventually, request, run_to_end
+
+from obworker.supervisor.listeners import free_port
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +168,3 @@ def test_start_sh_wins_over_predictor_py(serve: Serve, model: Path, tmp_path: Pa
     assert eventually(answer) == b"start.sh"
     server.stop()
     assert "predictor.py" not in server.log().replace(str(model), "")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

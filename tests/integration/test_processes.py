@@ -19,6 +19,7 @@ from clients import Client, Load, Outcome, Result, in_parallel
 from harness import ROOT, Serve, Server, eventually, run_to_end
 
 from obworker.control import ask
+from obworker.supervisor.listeners import free_port
 
 DIGITS = ROOT / "examples" / "digits"
 IMAGES = sorted((ROOT / "tests" / "models" / "digits_images").glob("?.png"))
@@ -136,12 +137,6 @@ def stick(server: Server, notes: Path, path: str = STUCK) -> socket.socket:
     connection.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
     eventually(lambda: len(noted(notes, "predict")) > before, what="start of the request")
     return connection
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # what there is

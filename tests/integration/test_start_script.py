@@ -18,6 +18,7 @@ import pytest
 from harness import QUIET, Serve, Server, eventually, request
 
 from obworker.supervisor import listeners
+from obworker.supervisor.listeners import free_port
 
 SERVER = """
 import http.server, os, signal, sys, threading, time
@@ -50,12 +51,6 @@ print("finished", flush=True)
 PREDICTOR = "class Predictor:\n    def predict(self): return 'inner'\n"
 
 StartScript = Callable[..., Server]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from harness import eventually
 from obworker.errors import BootError, DeviceError, InjectionError
 from obworker.predictor import application
 from obworker.predictor.batching import BatchLimits, Item, align, parted
+from obworker.predictor.dispatch import Application
 from obworker.predictor.encoding import ReplyError
 
 Model = Callable[..., Path]
@@ -64,7 +65,7 @@ def environ(body: object = None, **more: Any) -> dict[str, Any]:
 class Batches:
     """Answers requests by one predictor, several at once; `steps` has the places as they came."""
 
-    def __init__(self, app: application.Application) -> None:
+    def __init__(self, app: Application) -> None:
         self.app = app
         self.steps: list[list[int]] = []
 

@@ -11,6 +11,7 @@ import pytest
 
 from obworker.errors import BootError, BrokenOff, DeviceError, ObworkerError, RunError, Unhealthy
 from obworker.predictor import application
+from obworker.predictor.dispatch import Application
 
 ASSERT = "CUDA error: device-side assert triggered"
 SOURCE = """
@@ -65,7 +66,7 @@ class Told:
 
 def boot(
     model: Model, told: Told, environment: str = "production", way: str = "def", **bodies: str
-) -> application.Application:
+) -> Application:
     parts = {"init": "pass", "predict": "pass", "health": "pass", "run": "pass", **bodies}
     path = str(model(SOURCE.format(way=way, **parts)))
     return application.load(path, environment=environment).boot(1, told.fatal.append, told.count)

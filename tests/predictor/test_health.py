@@ -7,6 +7,7 @@ import pytest
 
 from obworker.errors import Unhealthy
 from obworker.predictor import application
+from obworker.predictor.dispatch import Application
 
 Model = Callable[..., Path]
 
@@ -29,9 +30,7 @@ SOURCE = """
 """
 
 
-def load(
-    model: Model, body: str, method: str = "health", more: str = ""
-) -> application.Application:
+def load(model: Model, body: str, method: str = "health", more: str = "") -> Application:
     source = SOURCE.format(method=method, more=more, body=body)
     return application.load(str(model(source))).boot(1, lambda _: None)
 

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from obworker.errors import LoadError, UsageError
+from obworker.errors import LoadError
 from obworker.predictor import loader
+from obworker.predictor.model_files import find_predictor
 from obworker.predictor.traces import user_traceback
 
 Model = Callable[..., Path]
@@ -23,79 +23,7 @@ GUARD = "if __name__ == '__main__':\n import openbayes_serving as s\n"
 
 
 def load(directory: Path, class_name: str | None = None) -> type:
-    return loader.load_class(loader.find(directory), class_name)
-
-
-def test_a_directory_means_its_predictor_py(model: Model) -> None:
-    directory = model("")
-    assert loader.find(directory) == directory / "predictor.py"
-
-
-def test_a_python_file_means_itself(model: Model) -> None:
-    file = model(None, serve__py="") / "serve.py"
-    assert loader.find(file) == file
-
-
-def test_a_relative_path_becomes_absolute(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = model("")
-    monkeypatch.chdir(directory)
-    assert loader.find(Path()) == directory / "predictor.py"
-
-
-def test_a_model_path_is_meant_from_here_or_else_from_the_directory(
-    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    directory = model("", net__onnx="", only__onnx="")
-    (tmp_path / "net.onnx").touch()
-    monkeypatch.chdir(tmp_path)
-    assert loader.find_model_path("net.onnx", directory) == tmp_path / "net.onnx"
-    assert loader.find_model_path("only.onnx", directory) == directory / "only.onnx"
-    assert loader.find_model_path(str(directory), tmp_path) == directory
-    assert loader.find_model_path(None, directory) is None
-
-
-def test_a_model_path_that_is_not_there_is_refused(model: Model) -> None:
-    with pytest.raises(UsageError, match="--model-path x: no such file or directory"):
-        loader.find_model_path("x", model(""))
-
-
-def test_a_directory_without_predictor_says_what_is_there(model: Model) -> None:
-    with pytest.raises(LoadError, match=r"no predictor\.py; there is main\.py, notes\.txt") as got:
-        loader.find(model(None, main__py="", notes__txt=""))
-    assert got.value.hint is not None
-    assert got.value.hint.endswith("main.py")
-
-
-def test_many_names_are_cut_short(model: Model) -> None:
-    with pytest.raises(LoadError, match="and 4 more"):
-        loader.find(model(None, **{f"f{i:02}": "" for i in range(12)}))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("absent", "no such file"), ("notes.txt", r"neither a directory nor a \.py file")],
-)
-def test_other_paths_are_refused(model: Model, name: str, message: str) -> None:
-    with pytest.raises(LoadError, match=message):
-        loader.find(model(None, notes__txt="") / name)
-
-
-def test_a_predictor_py_that_is_no_file_is_not_advised(model: Model) -> None:
-    directory = model(None)
-    (directory / "predictor.py").symlink_to("nowhere")
-    with pytest.raises(LoadError, match=r"predictor\.py is a directory, or a link to nothing"):
-        loader.find(directory)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_directory_is_named(model: Model) -> None:
-    directory = model(None)
-    directory.chmod(0)
-    try:
-        with pytest.raises(LoadError, match="Permission denied"):
-            loader.find(directory)
-    finally:
-        directory.chmod(0o700)
+    return loader.load_class(find_predictor(directory), class_name)
 
 
 @pytest.mark.parametrize(

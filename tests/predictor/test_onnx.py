@@ -20,7 +20,6 @@ from obworker.predictor.onnx import (
     SessionPlan,
     check_providers,
     default_providers,
-    find_model,
     find_providers,
     open_session,
     plan_session,
@@ -50,36 +49,6 @@ def identity_model() -> bytes:
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "digits.onnx").write_bytes(identity_model())
     return tmp_path
-
-
-def test_the_one_model_beside_the_predictor_is_found(directory: Path) -> None:
-    assert find_model(directory, None) == directory / "digits.onnx"
-
-
-def test_a_hidden_file_is_not_meant(directory: Path) -> None:
-    (directory / "._digits.onnx").touch()
-    assert find_model(directory, None) == directory / "digits.onnx"
-
-
-def test_none_found_says_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "weights.pt").touch()
-    with pytest.raises(LoadError, match=r"no \.onnx file .* there is weights\.pt"):
-        find_model(tmp_path, None)
-
-
-def test_several_are_named_and_one_must_be_chosen(directory: Path) -> None:
-    (directory / "b.onnx").touch()
-    with pytest.raises(LoadError, match=r"several \.onnx files: b\.onnx, digits\.onnx") as got:
-        find_model(directory, None)
-    assert got.value.hint == "choose one: --model-path b.onnx"
-    assert find_model(directory, directory / "digits.onnx") == directory / "digits.onnx"
-
-
-def test_model_path_may_be_a_directory(directory: Path) -> None:
-    exported = directory / "exported"
-    exported.mkdir()
-    (exported / "net.onnx").touch()
-    assert find_model(directory, exported) == exported / "net.onnx"
 
 
 def test_a_session_runs_with_the_threads_given(directory: Path) -> None:

@@ -21,6 +21,7 @@ from obworker.supervisor.listeners import (
     bind_all,
     claim,
     close,
+    free_port,
     is_served,
 )
 
@@ -144,11 +145,6 @@ def test_an_ipv6_wildcard_takes_ipv4_too() -> None:
         listener.listen()
         assert accepts(socket.AF_INET, "127.0.0.1", address.port)
         assert accepts(socket.AF_INET6, "::1", address.port)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.mark.parametrize("hosts", [("0.0.0.0", "::"), ("::", "0.0.0.0"), ("127.0.0.1", "::")])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from harness import eventually
 
-from obworker.http.presence import Presence, may_be_told_to_continue, presence_of
+from obworker.http.arrivals import Presence, knows_interim_responses, presence_of
 
 Connected = tuple[socket.socket, socket.socket]
 
@@ -67,4 +67,4 @@ def test_to_look_takes_nothing(connected: Connected) -> None:
     ],
 )
 def test_http_1_0_knows_no_interim_response(request_: bytes, *, may: bool) -> None:
-    assert may_be_told_to_continue(request_) is may
+    assert knows_interim_responses(request_) is may
