@@ -187,8 +187,8 @@ class Connection(Owner):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request, and all answers have been sent."""
-        return self.state is IDLE and not self._stream.unsent
+        """Whether it waits for a request of which nothing has come, and all answers were sent."""
+        return self.state is IDLE and self._stream.is_at_rest
 
     def check(self, now: float) -> None:
         """Act on a deadline that has passed."""

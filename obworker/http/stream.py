@@ -116,6 +116,13 @@ class Stream:
         return self._tls is not None and self._tls.is_shaking_hands
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is on its way, as far as can be known here."""
+        if self.unsent or self.is_shaking_hands:
+            return False
+        return fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, bytes(4)) == bytes(4)
+
+    @property
     def is_clogged(self) -> bool:
         """Whether so much waits to be sent that the next part has to wait for it."""
         return self.unsent > CLOGGED_AT

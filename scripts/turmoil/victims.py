@@ -11,6 +11,7 @@ import psutil
 
 from turmoil.scene import Scene
 from turmoil.spells import Spell
+from turmoil.verdict import UNWRITTEN_SECONDS
 
 LONGEST_FREEZE = 3.0
 
@@ -63,9 +64,10 @@ class Victims:
     def _thaw(self, worker: psutil.Process) -> None:
         with suppress(psutil.NoSuchProcess):
             worker.send_signal(signal.SIGCONT)
+        time.sleep(UNWRITTEN_SECONDS)
         del self._frozen[worker]
 
     def _any_worker(self) -> psutil.Process | None:
-        """Return one that is not stopped: one that is may still owe the access log its lines."""
+        """Return one that is not, nor just was, stopped: it may owe the access log its lines."""
         awake = [one for one in self._server.processes("worker") if one not in self._frozen]
         return self._scene.random.choice(awake) if awake else None

@@ -142,6 +142,19 @@ class TestMostConnections:
             client.get()
             assert client.read_reply().status == 200
 
+    def test_one_whose_request_is_yet_to_be_read_is_not_idle(self, start: StartServer) -> None:
+        """Of a crowd each made room for the next, and most were never answered."""
+        server = start(echo, max_connections=2)
+        crowd: list[Client] = []
+
+        def come() -> None:
+            for _ in range(6):
+                crowd.append(server.connect())
+                crowd[-1].get()
+
+        server.call(come)
+        assert [client.read_reply().status for client in crowd] == [200] * 6
+
     def test_where_none_is_idle_the_next_waits_and_nothing_spins(self, start: StartServer) -> None:
         app = Blocking()
         server = start(app, max_connections=2, threads=2)

@@ -244,29 +244,58 @@ def test_who_says_goodbye_with_its_request_is_answered_and_let_go(
     assert b" 200 OK" in tls.read(1 << 16)
 
 
+class Handshake:
+    """A client's handshake, which the server has answered and the client not ended."""
+
+    def __init__(self, server: Talking, authority: Authority) -> None:
+        context = ssl.create_default_context(cafile=str(authority.own.cert))
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=HOST)
+        self.plain = socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self.plain.sendall(self._outgoing.read())
+        self._incoming.write(self.plain.recv(1 << 16))
+
+    def end_and_ask(self) -> bytes:
+        """Return what comes of a request after it."""
+        self._tls.do_handshake()
+        self._tls.write(REQUEST)
+        self.plain.sendall(self._outgoing.read())
+        while part := self.plain.recv(1 << 16):
+            self._incoming.write(part)
+        return self._tls.read(1 << 16)
+
+    def close(self) -> None:
+        self.plain.close()
+
+
 def test_a_handshake_that_has_begun_when_its_worker_is_replaced_goes_on(
     authority: Authority, tmp_path: Path
 ) -> None:
-    context = ssl.create_default_context(cafile=str(authority.own.cert))
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
     with (
         closing(serve(tmp_path, authority.issue("replaced"))) as server,
-        socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain,
+        closing(Handshake(server, authority)) as handshake,
     ):
-        with suppress(ssl.SSLWantReadError):
-            tls.do_handshake()
-        plain.sendall(outgoing.read())
-        incoming.write(plain.recv(1 << 16))
         server.signal(signal.SIGHUP)
         server.wait_until_ready(3)
-        assert not select.select([plain], [], [], 2.5)[0]  # longer than one that is idle may stay
-        tls.do_handshake()
-        tls.write(REQUEST)
-        plain.sendall(outgoing.read())
-        while part := plain.recv(1 << 16):
-            incoming.write(part)
-    assert b" 200 OK" in tls.read(1 << 16)
+        # longer than one that is idle may stay
+        assert not select.select([handshake.plain], [], [], 2.5)[0]
+        assert b" 200 OK" in handshake.end_and_ask()
+
+
+def test_a_handshake_that_has_begun_makes_no_room_for_the_next_client(
+    authority: Authority, tmp_path: Path
+) -> None:
+    with (
+        closing(serve(tmp_path, authority.issue("full"), "--max-connections", "1")) as server,
+        closing(Handshake(server, authority)) as one,
+        closing(Handshake(server, authority)) as other,
+        closing(connect(server)),
+    ):
+        server.wait_for_log("none is idle", within=10)
+        assert b" 200 OK" in one.end_and_ask()
+        assert b" 200 OK" in other.end_and_ask()
 
 
 def test_a_handshake_that_stalls_does_not_hold_up_a_stop(
