@@ -1,1 +1,1 @@
-"""The process that tells operators and orchestrators how things stand, from shared memory only."""
+"""The admin process: answers probes and /metrics, and ends what a killed master leaves behind."""

@@ -1,4 +1,4 @@
-"""What the admin process serves: probes, /healthz and /metrics, and a list of them at /."""
+"""The pages of the admin process: probes, /healthz, /metrics, and a list of them at /."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MEANINGS: health.Report = {
 
 
 def takes_time(_method: str, path: str) -> bool:
-    """Whether others must not wait for the answer: to measure memory takes a while."""
+    """Whether a page is made on the executor's thread: measuring memory takes a while."""
     return path == "/metrics"
 
 
 class Admin:
-    """The WSGI application of the admin process; it has one thread for what takes time."""
+    """The WSGI application of the admin process; one thread makes the pages that take time."""
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
@@ -58,12 +58,12 @@ class Admin:
         return page()
 
     def _healthz(self) -> Answer:
-        """Tell everything."""
+        """Return the whole report."""
         report = self._report()
         return in_json(verdict(ready=bool(report["ready"])), report)
 
     def _scrape(self) -> Answer:
-        """Tell everything in numbers, the memory of all processes with it."""
+        """Return the report as metrics, with the memory of all processes."""
         measured = self._memories.recent()
         body = metrics.text(self._report(), measured, self._others)
         return Answer(HTTPStatus.OK, body, metrics.CONTENT_TYPE)
@@ -74,7 +74,7 @@ class Admin:
 
     @property
     def _others(self) -> dict[int, str]:
-        """The processes that are no worker, and what they are called."""
+        """The names of the processes that are not workers, by pid."""
         header = self._board.header
         molds = dict.fromkeys(header.mold_pids, "mold")
         named = {header.master_pid: "master", **molds, os.getpid(): "admin"}

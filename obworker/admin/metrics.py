@@ -1,7 +1,7 @@
 """/metrics: the report of health.py in Prometheus' text format 0.0.4. Pure.
 
-Nothing is counted here: a scrape reads what the scoreboard says, so that it is right whoever
-answers, and also after this process has been started again.
+Nothing is counted here: all numbers come from the scoreboard, so they stay right when this process
+is replaced.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Buckets = Iterator[tuple[tuple[str, ...], list[tuple[str, float]], float]]
 
 
 class Kind(NamedTuple):
-    """A metric: what it is called, what it means, its labels, and where its values are.
+    """A metric: its name, its help text, its labels, and the function that finds its values.
 
-    `type` is how Prometheus reads it, by the name that its client gives the class of such metrics.
+    `type` is its type, as in the names of prometheus_client's classes.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
 
 def _one(*path: str) -> Callable[[Report], Values]:
-    """Return what finds one number of the service's; there is no value where it is not known."""
+    """Return a function that yields one number of the service, and nothing if it is not known."""
 
     def values(report: Report) -> Values:
         found: Any = report
@@ -94,7 +94,7 @@ def _responses(report: Report) -> Values:
 
 
 def _request_seconds(report: Report) -> Buckets:
-    """Each bucket of Prometheus' has those below it, too."""
+    """Yield cumulative buckets, as Prometheus wants them."""
     for slot in report["slots"]:
         told = slot["request_seconds"]
         counts = accumulate(told["buckets"].get(bucket, 0) for bucket in BUCKETS)
@@ -126,8 +126,8 @@ def _serves(slot: Report) -> float:
     return float(any(process["state"] in SERVING_STATES for process in _processes(slot)))
 
 
-def _both(key: str) -> Callable[[Report], float]:
-    """Return what adds up a number of the processes of a slot."""
+def _sum(key: str) -> Callable[[Report], float]:
+    """Return a function that adds up a number over the processes of a slot."""
     return lambda slot: float(sum(process[key] for process in _processes(slot)))
 
 
@@ -170,9 +170,9 @@ METRICS = (
     Kind("obworker_request_seconds", "Time of requests that entered predict, from when they were"
          " whole until the response was ready, waiting included; refusals are not in it.",
          SLOT, _request_seconds, HISTOGRAM),
-    Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_both("in_flight"))),
+    Kind("obworker_requests_in_flight", "Requests in predict.", SLOT, _by_slot(_sum("in_flight"))),
     Kind("obworker_requests_waiting", "Requests in the queue that only this slot can answer.",
-         SLOT, _by_slot(_both("waiting"))),
+         SLOT, _by_slot(_sum("waiting"))),
     Kind("obworker_request_age_seconds", "How long a request is in predict: the one of which the"
          " deadline comes first.", SLOT, _by_slot(_age)),
     Kind("obworker_restarts_total", "Ends of workers that nobody asked for.",
@@ -199,8 +199,8 @@ METRICS = (
 
 
 def text(report: Report, measured: Measurement, others: Mapping[int, str]) -> bytes:
-    """Write a report, and the memory of its processes; `others` are those that are no worker."""
-    # Takes 50 ms, and not everybody is scraped.
+    """Format a report, and the memory of processes; `others` names those that are not workers."""
+    # The import takes 50 ms, and not every service is scraped.
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
@@ -212,13 +212,13 @@ def text(report: Report, measured: Measurement, others: Mapping[int, str]) -> by
 
 
 class _Collected:
-    """What a registry asks for the metrics."""
+    """A collector for a registry, of metrics that exist already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)
 
     def collect(self) -> Iterable[Metric]:
-        """Return them."""
+        """Return the metrics."""
         return self._families
 
 
@@ -236,7 +236,7 @@ def _families(report: Report) -> Iterator[Metric]:
 def _by_process(
     report: Report, measured: Mapping[int, Memory], others: Mapping[int, str]
 ) -> dict[tuple[str, str], Memory]:
-    """Return the memory of each slot's workers, of the others by name, and of all the rest."""
+    """Add up memory: of the workers of each slot, of the `others` by name, and of all the rest."""
     workers = {
         process["pid"]: ("worker", str(slot["slot"]))
         for slot in report["slots"]

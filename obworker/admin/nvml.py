@@ -1,9 +1,9 @@
-"""Asks NVML how the GPUs are, and writes what it says into shared memory.
+"""Reads the sensors of the GPUs through NVML, and writes the readings into shared memory.
 
-Theory of operation. NVML leaves threads and open devices behind, so it enters only this process,
-which forks nothing and serves no model. A call may take as long as a driver that hangs, so a thread
-makes them, and the probes are answered meanwhile; what it had read before grows old and is not
-shown any more. Without nvidia-ml-py or a driver the thread ends, and nothing is shown.
+Theory of operation. NVML leaves threads and open devices behind, so only this process loads it: it
+never forks and serves no model. A driver that hangs blocks a call, so the calls are made on a
+thread, and probes are answered meanwhile; readings that grow too old are no longer shown. Without
+nvidia-ml-py or a driver the thread ends, and nothing is shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INTERVAL = 2.0
 
 
 def watch(board: Scoreboard) -> None:
-    """Read for as long as this process lives, where there is something to read."""
+    """Read the sensors again and again; return at once if NVML cannot be used."""
     pynvml = _start()
     while pynvml is not None:
         write(board, read(pynvml), time.monotonic())
@@ -32,7 +32,7 @@ def watch(board: Scoreboard) -> None:
 
 
 def read(pynvml: ModuleType) -> list[Sensed]:
-    """Return a reading of each GPU, or of its instances where it is in MIG mode."""
+    """Return a reading of each GPU, or of its MIG instances if it has any; at most MAX_GPUS."""
     count = _ask(pynvml, "nvmlDeviceGetCount") or 0
     found = (one for index in range(count) for one in _read_gpu(pynvml, index))
     return [one for one, _ in zip(found, range(MAX_GPUS), strict=False)]
@@ -42,7 +42,7 @@ def _start() -> ModuleType | None:
     try:
         pynvml = importlib.import_module("pynvml")
         pynvml.nvmlInit()
-    except Exception as error:  # noqa: BLE001  # a driver that is not right is not our business
+    except Exception as error:  # noqa: BLE001  # sensors are optional, whatever a driver raises
         logger.debug("no GPU is read: %s", error)
         return None
     return pynvml
@@ -69,7 +69,7 @@ def _read_gpu(pynvml: ModuleType, index: int) -> Iterator[Sensed]:
 
 
 def _instances(pynvml: ModuleType, handle: Any) -> Iterator[Any]:
-    """Yield the MIG instances of a GPU; there are none where it is not in that mode."""
+    """Yield the MIG instances of a GPU; none if it is not in MIG mode."""
     mode = _ask(pynvml, "nvmlDeviceGetMigMode", handle)
     if mode and mode[0]:
         most = _ask(pynvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0
@@ -79,10 +79,10 @@ def _instances(pynvml: ModuleType, handle: Any) -> Iterator[Any]:
 
 
 def _ask(pynvml: ModuleType, question: str, *about: Any) -> Any:
-    """Return the answer, None where there is none.
+    """Return the answer of an NVML function, None if there is none.
 
-    Not every GPU knows everything, nor does every version of nvidia-ml-py; and one that makes texts
-    of bytes raises where a driver's are no UTF-8.
+    Not every GPU has every sensor, nor every version of nvidia-ml-py every function; and versions
+    that decode texts raise if those of the driver are not UTF-8.
     """
     try:
         return getattr(pynvml, question)(*about)
@@ -91,5 +91,5 @@ def _ask(pynvml: ModuleType, question: str, *about: Any) -> Any:
 
 
 def _text(answer: str | bytes | None) -> str:
-    """Return a text, which old versions of nvidia-ml-py give as bytes."""
+    """Return a text as str: old versions of nvidia-ml-py return bytes."""
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer or ""

@@ -1,8 +1,8 @@
-"""What has to be done when the master was killed: let nothing that it kept alive outlive it.
+"""Ends what a killed master leaves behind.
 
-Workers die with the master by themselves (prctl(2), PR_SET_PDEATHSIG), but not what they started,
-and a start.sh knows nothing of that. Each leads a session, and the scoreboard still says which, for
-its pages are there as long as somebody has them mapped.
+Workers and molds die with the master (prctl(2), PR_SET_PDEATHSIG), but not the processes that they
+have started, nor a start.sh. Each worker, mold and script leads a session, and the scoreboard still
+has their pids: its pages exist while any process has them mapped.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ INTERVAL = 0.02
 
 
 def groups(board: Scoreboard) -> set[int]:
-    """Return the process groups of the sessions that live, as far as the master had written."""
+    """Return the process groups of all sessions that the master has noted in the scoreboard."""
     pids = {row.pid for row in board.rows if row.state in HAS_PROCESS}
     leaders = {pid for pid in (*pids, *board.header.mold_pids) if pid}
     return leaders | linux.groups_of(leaders)
 
 
 def bury(board: Scoreboard) -> None:
-    """Kill every group until none is left.
+    """Kill every group until none is left, for at most TIMEOUT seconds.
 
-    More than once, for a process that is just being forked gets no signal. Not for ever: a member
-    may sleep in the kernel, or have ended and nobody reaps it.
+    Once is not enough, as a process that is just being forked gets no signal. Some may never go:
+    those that sleep in the kernel, and zombies that nobody reaps.
     """
     left = {group for group in groups(board) if linux.group_exists(group)}
     logger.error("the master is gone; killing the %d process groups it left", len(left))

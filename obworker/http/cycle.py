@@ -1,16 +1,16 @@
-"""One request on its executor: its time in predict, and how its answer gets to its connection.
+"""One request on its executor: its time in predict, and how its response gets to its connection.
 
-Theory of operation. A cycle runs on an executor thread. It calls the application, whose answer is
-framed by answer.py, and hands finished bytes to its connection, which lives in the event loop's
-thread: by `Outlet.write` for a part, and as what `run` returns for the rest. It waits only for
-room: a part is handed over when the one before it has left for the socket, so a slow reader holds
-back the generator instead of filling memory. One that is answered together with others waits for
-nobody: its response is made whole. When the client has gone the next part raises, and the body's
-`close` runs, as PEP 3333 asks, before `run` returns.
+Theory of operation. A cycle runs on an executor thread. It calls the application, whose response is
+framed by answer.py, and passes framed bytes to its connection, which lives in the event loop's
+thread: parts by `Outlet.write`, and the rest as the result of `run`. A part is passed on when the
+previous one has left for the socket, so a slow reader holds back the generator instead of filling
+memory. A request of a batch never waits for its client: its response is made whole. When the client
+has gone the next part raises, and the body's `close` is called, as PEP 3333 asks, before `run`
+returns.
 
-The deadline is an instant, which predict may move (`obworker.extend_deadline` in the environ), and
-each part of a stream does. It moves one way only: what predict was once given it keeps. The cycle
-does not act on it; its connection does, and ends the cycle's time in predict by `leave_predict`.
+The deadline is an instant, which predict may move (`obworker.extend_deadline` in the environ), as
+does each part of a stream. It only moves to later: predict keeps the time that it was given. The
+cycle does not act on the deadline; its connection does, and then calls `leave_predict`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 class Outlet(Protocol):
-    """The connection as its cycle sees it; every method may be called from any thread."""
+    """The connection as seen by its cycle; all methods may be called from any thread."""
 
     @property
     def may_persist(self) -> bool:
@@ -51,15 +51,15 @@ class Outlet(Protocol):
         """The Date field for a response that starts now."""
 
     def write(self, cycle: Cycle, part: bytes) -> None:
-        """Send a part of the response; calls `cycle.make_room` when the next one may come."""
+        """Send a part of the response, and call `cycle.make_room` when the next one may come."""
 
 
 class Cycle(Answer):
     """Runs the application for one request, which was whole at `received`.
 
-    `timeout` counts from when predict is entered. One that `is_led` shares its call of predict with
-    another, who tells of it when it is overdue. Once its response `is_under_way` the connection has
-    taken a part of it; before that an error may still take its place.
+    `timeout` counts from entering predict. If it `is_led` its call of predict is that of another
+    cycle, which reports the call if it is overdue. `is_under_way` says that the connection has
+    taken a part of the response; before that an error may still replace it.
     """
 
     started: float | None = None
@@ -73,8 +73,8 @@ class Cycle(Answer):
     _held_up_since: float | None = None
     _room: threading.Event | None = None
     _on_lost: Callable[[], object] | None = None
-    # A monitor is to hear one thing at a time, in order, while predict moves the deadline and the
-    # loop acts on it. All cycles share the lock: it is held for moments.
+    # Calls of a monitor come one at a time and in order, though predict moves the deadline while
+    # the loop acts on it. All cycles share the lock: it is only held briefly.
     _lock = threading.Lock()
 
     def __init__(
@@ -102,8 +102,8 @@ class Cycle(Answer):
     def run(self, application: Application | None = None) -> bytes:
         """Serve the request; return the rest of the response. This is the request seam.
 
-        `application` is what answers one that has entered predict, with others that may wait for
-        it. Raises nothing but Ctrl-C.
+        `application` answers a request of a batch, which has entered predict already; others may
+        wait for it. Raises nothing but Ctrl-C.
         """
         try:
             if application is not None:
@@ -125,11 +125,11 @@ class Cycle(Answer):
             self.leave_predict()
             self.is_over, self._on_lost = True, None
 
-    # A cycle is a job of an executor's: this spares a bound method for each.
+    # A cycle is itself the job of an executor: this saves a bound method for each.
     __call__ = run
 
     def enter(self) -> None:
-        """Read the body, let the deadline begin, and let the environ know how to move it.
+        """Open the body, start the timeout, and put the calls for predict into the environ.
 
         Raises:
             ClientGoneError: nobody waits for the response.
@@ -147,44 +147,44 @@ class Cycle(Answer):
         self.environ["obworker.on_lost"] = self.on_lost
 
     def make_room(self) -> None:
-        """Let the next part come; called when the one before it is on its way."""
+        """Let the next part come; called when the previous one is on its way."""
         if self._room is not None:
             self._room.set()
 
     def extend_deadline(self, seconds: float) -> None:
-        """Let predict take `seconds` from now, where it has less time; any thread may ask."""
+        """Give predict `seconds` from now on, if it has less; from any thread."""
         with self._lock:
             self._move_deadline(max(self.deadline, time.monotonic() + seconds))
 
     def renew_deadline(self) -> None:
-        """Let predict take as long as it might at first: what it does now is something new."""
+        """Give predict its whole timeout again, as it begins something new."""
         self.extend_deadline(self._timeout)
 
     @property
     def is_held_up(self) -> bool:
-        """Whether the next part waits for the client, which is slow to read."""
+        """Whether the next part waits for a client that is slow to read."""
         return self._held_up_since is not None
 
     def hold_up(self) -> None:
-        """Let the next part wait; from now on the time is the client's."""
+        """Let the next part wait; from now on the time does not count as predict's."""
         if self._held_up_since is None:
             self._held_up_since = time.monotonic()
 
     def excuse(self, now: float) -> None:
-        """Do not count the time since it was held up, or since the last look at it."""
+        """Add the time since `hold_up`, or since the last call of this, to the deadline."""
         assert self._held_up_since is not None
         seconds, self._held_up_since = now - self._held_up_since, now
         with self._lock:
             self._move_deadline(self.deadline + seconds)
 
     def let_go_on(self) -> None:
-        """Let the next part come after it was held up."""
+        """Let the next part come, after `hold_up`."""
         self.excuse(time.monotonic())
         self._held_up_since = None
         self.make_room()
 
     def leave_predict(self) -> None:
-        """Count the request as over; what happens to its deadline later is of no interest."""
+        """Count the request as over; its deadline does not move any more."""
         with self._lock:
             if self._in_predict:
                 self._in_predict = False
@@ -192,7 +192,7 @@ class Cycle(Answer):
                 self._monitor.ended(self)
 
     def lose_client(self) -> None:
-        """Make the next part raise; called when nobody will read it."""
+        """Make the next part raise; called when nobody will read the response."""
         with self._lock:
             self.client_gone = True
             on_lost, self._on_lost = self._on_lost, None
@@ -201,9 +201,9 @@ class Cycle(Answer):
             on_lost()
 
     def on_lost(self, call: Callable[[], object]) -> None:
-        """Have a call made once nobody will read the response, at once if nobody will already.
+        """Make a call when nobody will read the response any more, at once if that is so already.
 
-        It must not wait. The application finds this as obworker.on_lost in the environ.
+        The call must not block. Applications find this method in the environ: obworker.on_lost.
         """
         with self._lock:
             is_lost, self._on_lost = self.client_gone, call
@@ -224,7 +224,7 @@ class Cycle(Answer):
             self._room.clear()
         if self.client_gone:
             raise ClientGoneError
-        self.renew_deadline()  # it is about the next part from now on
+        self.renew_deadline()  # the time of the next part begins
 
     def _hand_over(self, framed: bytes) -> None:
         self._outlet.write(self, framed)

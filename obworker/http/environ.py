@@ -1,4 +1,4 @@
-"""A request as WSGI wants it (PEP 3333)."""
+"""The WSGI environ of a request (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 Environ = dict[str, Any]
 
-# As RFC 7239 6.2 calls it. Not empty, as the name of a client on a unix socket is, for that is
-# trusted to be a proxy.
+# The name is from RFC 7239 6.2. It is not empty, as a client on a unix socket has an empty address
+# and is trusted as a proxy.
 UNKNOWN = ("unknown", "")
 
 
 def base_environ(
     server: Sequence[Any] | str, client: Sequence[Any] | str, *, is_encrypted: bool = False
 ) -> Environ:
-    """Make what all requests of a connection share; addresses as sockets give them."""
+    """Return what all requests of a connection share; addresses are those that sockets return."""
     server_name, server_port = _host_and_port(server)
     client_name, client_port = _host_and_port(client)
     return {
@@ -45,7 +45,7 @@ def base_environ(
 
 
 def base_of(client: socket.socket | TlsSocket) -> Environ:
-    """Make what all requests of an accepted connection share."""
+    """Return what all requests of an accepted connection share."""
     is_encrypted = not isinstance(client, socket.socket)
     return base_environ(*_ends_of(client), is_encrypted=is_encrypted)
 
@@ -53,7 +53,7 @@ def base_of(client: socket.socket | TlsSocket) -> Environ:
 def _ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
     """Return the addresses of both sides; UNKNOWN for a client that has reset the connection.
 
-    It is not known who that was; what has come from it can be read all the same.
+    Its address is lost, but what it has sent can still be read.
     """
     ours = client.getsockname()
     try:
@@ -63,26 +63,26 @@ def _ends_of(client: socket.socket | TlsSocket) -> tuple[Any, Any]:
 
 
 def _host_and_port(address: Sequence[Any] | str) -> tuple[str, str]:
-    """Take apart a socket's address; that of a unix socket is a path or nothing."""
+    """Split the address of a socket; both parts are empty for a unix socket."""
     if isinstance(address, str | bytes) or len(address) < 2:
         return "", ""
     return str(address[0]), str(address[1])
 
 
 def make_environ(base: Environ, request: Request) -> Environ:
-    """Make the environ of one request from what its connection shares, without wsgi.input."""
+    """Return the environ of one request, without wsgi.input; `base` is that of its connection."""
     head = request.head
     environ = base | head.variables
-    if head.length is None:  # it was chunked, and is whole and plain by now
+    if head.length is None:  # it was chunked, and has been decoded
         environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ
 
 
 def variables(head: Head) -> Environ:
-    """Return what an environ has from the head of a request.
+    """Return the part of an environ that comes from the head of a request.
 
     Header fields with an underscore are left out: ``X_A`` and ``X-A`` would be the same variable,
-    which lets a client pass for the proxy in front (the reason nginx drops them, too).
+    so a client could forge fields of the proxy in front (nginx drops them for the same reason).
     """
     path, target = head.path, head.target.decode("latin-1")
     if b"%" in path:
@@ -104,7 +104,7 @@ def variables(head: Head) -> Environ:
 def _add_header(environ: Environ, name: bytes, value: str) -> None:
     variable = _variable(name)
     if variable in environ:
-        # RFC 9110 5.3, and RFC 6265 5.4 for what a Cookie is joined by
+        # RFC 9110 5.3, and RFC 6265 5.4 for the separator of cookies
         separator = "; " if variable == "HTTP_COOKIE" else ","
         value = f"{environ[variable]}{separator}{value}"
     environ[variable] = value

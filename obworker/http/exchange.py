@@ -1,20 +1,21 @@
-"""Where a connection moves, with the request it holds, to whichever worker is free.
+"""Moves connections, with the requests that they hold, to whichever worker is free.
 
 Theory of operation. One pair of SOCK_SEQPACKET sockets is made before the first fork, and every
-process has both ends: any of them puts, any of them takes, and the kernel keeps the order. A
-message is a *parcel*: a header, the connection (SCM_RIGHTS, unix(7)) and the request as it came,
-inline where it is small and else in a spool, the head after the body: a large body was collected in
-one, which is just sent. A parcel says all there is to say, so whoever takes it can put it back.
+process has both ends: each can put and take, and the kernel keeps the order. A message is a
+*parcel*: a header, the connection (SCM_RIGHTS, unix(7)) and the request as it came. A small request
+is inline. Otherwise it is in a spool, the head after the body, as a large body was collected in a
+spool, which is just sent. A parcel is complete, so whoever takes it can put it back.
 
-What waits is charged to the send buffer of the one end that all put into, with what the kernel
-needs beside it: 768 bytes for a parcel with a spool, 1280 for a request of 110 to 670 bytes, 36 KB
-for one of 32. So the buffer that was granted decides what goes inline: without CAP_NET_ADMIN it is
-mostly 416 KiB. Descriptors in flight count against RLIMIT_NOFILE of the user who put them
-(getrlimit(2)), unless that is root. For either reason there may be no room, and the request stays
+Parcels that wait are charged to the send buffer of the one end that all processes write to, with
+the kernel's overhead: 768 bytes for a parcel with a spool, 1280 for a request of 110 to 670 bytes,
+36 KB for one of 32. So the size of the buffer decides what goes inline: without CAP_NET_ADMIN it is
+mostly 416 KiB. Descriptors in flight count against RLIMIT_NOFILE of the user who sent them
+(getrlimit(2)), unless that is root. For either reason there may be no room; then the request stays
 where it is.
 
-The bound of the queue is a semaphore beside it, an eventfd(2), whose value is the free places: who
-queues a request takes one, here or within the worker, and gives it back when the request is begun.
+The length of the queue is limited by a semaphore, an eventfd(2) whose value is the number of free
+places. A process that queues a request, here or within itself, takes a place, which is given back
+when the request is begun.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ CONTROL_BYTES = socket.CMSG_SPACE(2 * LENT.size)
 CUT = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
 PLACES_PER_WORKER = 100
-"""How many requests may wait for each worker, where nobody says otherwise."""
+"""How many requests may wait for each worker by default."""
 
 SO_SNDBUFFORCE = getattr(socket, "SO_SNDBUFFORCE", 32)  # <asm-generic/socket.h>
-# The kernel doubles it (socket(7)), and uses it only while parcels wait.
+# The kernel doubles it (socket(7)), and takes the memory only while parcels wait.
 SEND_BUFFER_BYTES = 16 << 20
 MOST_INLINE_BYTES = 32 << 10
-# The part of the send buffer that one request may take.
+# An inline request takes at most one part in this many of the send buffer.
 INLINE_SHARE = 1024
 
 NO_ROOM = frozenset(
@@ -59,10 +60,10 @@ NO_ROOM = frozenset(
 
 @dataclass(eq=False)
 class Parcel:
-    """A connection that moves; it does not block, and belongs to whoever took the parcel.
+    """A connection that moves; it is non-blocking, and belongs to whoever has taken the parcel.
 
-    `head` and `body` are a whole request as it came, or nothing for a connection that is idle,
-    `arrival` the monotonic instant at which it was whole, `attempt` how often it has moved before.
+    `head` and `body` are a whole request as it came, empty for an idle connection. `arrival` is the
+    monotonic time at which the request was whole, `attempt` how often it has moved before.
     """
 
     client: socket.socket
@@ -73,7 +74,7 @@ class Parcel:
 
 
 class Exchange:
-    """The queue of all workers; no method waits. `spools` are this process's own."""
+    """The queue of all workers; no method blocks. `spools` are those of this process."""
 
     def __init__(self, reader: int, writer: int, room: int) -> None:
         self._reader = socket.socket(fileno=reader)
@@ -88,7 +89,7 @@ class Exchange:
 
     @classmethod
     def create(cls, places: int) -> Exchange:
-        """Make an exchange for requests in so many places."""
+        """Make an exchange with so many places."""
         reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _enlarge(writer)
         room = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
@@ -98,7 +99,7 @@ class Exchange:
 
     @property
     def descriptors(self) -> tuple[int, int, int]:
-        """What another process makes an Exchange from, once it has inherited them."""
+        """What a process that has inherited them needs to make an Exchange of its own."""
         return self._reader.fileno(), self._writer.fileno(), self._room
 
     def fileno(self) -> int:
@@ -106,7 +107,7 @@ class Exchange:
         return self._reader.fileno()
 
     def close(self) -> None:
-        """Close what this process has of it; what waits is lost with the last process."""
+        """Close this process's descriptors; what waits is lost when the last process does."""
         self._reader.close()
         self._writer.close()
         os.close(self._room)
@@ -117,8 +118,8 @@ class Exchange:
     def put(self, parcel: Parcel) -> bool:
         """Send a parcel, if there is room; then the caller closes its own copy of the connection.
 
-        Not before it has taken it out of its epoll instance: closing does not, for the connection
-        lives on (epoll(7)). A spool is given away.
+        First it removes that from its epoll instance: closing does not, as the connection stays
+        open elsewhere (epoll(7)). A spool is given away.
         """
         head, body = parcel.head, parcel.body
         header = HEADER.pack(MAGIC, parcel.attempt, parcel.arrival, len(head), len(body))
@@ -149,7 +150,7 @@ class Exchange:
         self.spools.give_away(spool)
 
     def take(self) -> Parcel | None:
-        """Receive the first parcel that waits, if there is one; skip what is none.
+        """Receive the first parcel that waits, if there is one; skip other messages.
 
         Raises:
             OSError: this process has no free descriptors (EMFILE); nothing was taken.
@@ -175,7 +176,7 @@ class Exchange:
                 logger.warning("dropped what is no connection from another worker: %s", error)
 
     def _unpack(self, message: bytes, descriptors: list[int], *, is_cut: bool) -> Parcel:
-        """Return a parcel that owns the descriptors; where this raises, nobody does.
+        """Return a parcel that owns the descriptors; if this raises, the caller still does.
 
         Raises:
             ValueError: the message is not ours, or not whole.
@@ -197,7 +198,7 @@ class Exchange:
         return Parcel(client, head, body, arrival, attempt)
 
     def _find_room(self) -> None:
-        """Raise OSError where a parcel's two descriptors cannot be installed.
+        """Raise OSError if this process has no room for the two descriptors of a parcel.
 
         The kernel would drop them, and with them the connection (cmsg(3), MSG_CTRUNC).
         """
@@ -208,8 +209,8 @@ class Exchange:
             os.close(first)
 
     def nudge(self) -> None:
-        """Wake one more of those who watch, for what waits already; `take` skips what that puts."""
-        with contextlib.suppress(OSError):  # without room: all that waits has woken somebody
+        """Wake one more process for what waits already, by a message that `take` skips."""
+        with contextlib.suppress(OSError):  # no room: the parcels that wait have woken others
             self._writer.send(b"")
 
     def oldest(self) -> float | None:
@@ -238,10 +239,10 @@ class Exchange:
         os.eventfd_write(self._room, 1)
 
     def taken(self) -> int | None:
-        """Return how many places are taken; for the process that created it.
+        """Return how many places are taken; for the process that created the exchange.
 
-        None where the kernel does not tell (proc(5), /proc/PID/fdinfo). Where more are free than
-        there are, some were given back twice; these are taken out.
+        None if the kernel does not tell (proc(5), /proc/PID/fdinfo). If more are free than exist,
+        some were given back twice; this corrects it.
         """
         try:
             said = Path(f"/proc/self/fdinfo/{self._room}").read_text()
@@ -254,9 +255,9 @@ class Exchange:
         return taken
 
     def resize(self, places: int) -> None:
-        """Have so many places in all; for the process that created it.
+        """Set the number of places; for the process that created the exchange.
 
-        Those that are too many and taken stay until it is called again.
+        Surplus places that are taken remain until this is called again.
         """
         while self._places > places and self.reserve():
             self._places -= 1
@@ -266,7 +267,7 @@ class Exchange:
 
 
 def _enlarge(writer: socket.socket) -> None:
-    """Get the largest send buffer: what we ask for, or what net.core.wmem_max allows."""
+    """Set the size of the send buffer to what we want, or to what net.core.wmem_max allows."""
     try:
         writer.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
     except PermissionError:
@@ -274,7 +275,7 @@ def _enlarge(writer: socket.socket) -> None:
 
 
 def _has_place(message: bytes) -> bool:
-    """Whether a message is of a request that waits, be it that its descriptors were lost."""
+    """Whether a message is a request, which has a place, even if its descriptors were lost."""
     if len(message) < HEADER.size:
         return False
     magic, _, _, head_size, _ = HEADER.unpack_from(message)
@@ -282,7 +283,7 @@ def _has_place(message: bytes) -> bool:
 
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
-    """Return what was installed."""
+    """Return the descriptors that were received."""
     return [
         descriptor
         for level, kind, lent in control
@@ -299,12 +300,12 @@ def _split(inline: bytes, head_size: int, body_size: int) -> tuple[bytes, bytes]
 
 def _read_head(memfd: int, head_size: int, body_size: int) -> bytes:
     size = os.fstat(memfd).st_size
-    if size < head_size + body_size:  # it may be longer, by what it held before
+    if size < head_size + body_size:  # it may be larger, if it was used before
         raise ValueError(f"it has {size} bytes of {head_size + body_size}")
     return os.pread(memfd, head_size, body_size)
 
 
 def _socket(descriptor: int) -> socket.socket:
-    # With the type given, Python asks the kernel for less and does not set what is set already.
+    # Given the type, Python makes fewer system calls: it neither asks for it nor sets O_NONBLOCK.
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     return socket.socket(type=kind, proto=0, fileno=descriptor)

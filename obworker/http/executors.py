@@ -1,24 +1,22 @@
-"""The threads that call predict, and who runs the event loop meanwhile.
+"""The threads that call predict, and the one that runs the event loop meanwhile.
 
-Theory of operation. To wake another thread costs more than all the rest of a short request, and on
-a virtual machine a part of a millisecond. So as few as possible are woken. With one executor there
-are two ways, which change by themselves:
+Theory of operation. Waking another thread costs more than all the rest of a short request; on a
+virtual machine, a part of a millisecond. So as few threads as possible are woken. With one executor
+there are two modes, which alternate by themselves:
 
     inline    The executor's own thread runs the loop, and calls predict between two events. Another
-              thread, the *relief*, looks at it every few milliseconds. When predict takes longer
-              than that, the relief runs the loop from then on: clients are read, deadlines kept and
-              probes answered as if nothing had happened.
-    beside    The relief runs the loop and queues what is to be run. The executor sends its answers
-              itself, and finds itself what to run next; when calls have become short, it takes the
-              loop back.
+              thread, the *relief*, checks on it every few milliseconds. If predict takes longer,
+              the relief takes over the loop: clients are read, deadlines kept and probes answered
+              as usual.
+    beside    The relief runs the loop and queues jobs. The executor sends its responses itself, and
+              fetches its next job itself; when calls have become short, it takes the loop back.
 
-What is done in the loop's thread is done by whoever holds the *wheel*, a lock. Who runs the loop
-holds it while it sees to events, but not while it waits for them, nor for the time of a call that
-is inline. So an executor that has ended a call gets the wheel at once, and answers. predict
-itself is always called on the same thread: libraries keep state by thread (OpenMP a pool of threads
-for each).
+The state of the loop is guarded by a lock, the *wheel*. The thread that runs the loop holds it
+while it handles events, but not while it waits for them, nor during an inline call. So an executor
+that has finished a call gets the wheel at once, and sends the response. predict itself is always
+called on the same thread: libraries keep state by thread (OpenMP a pool of threads for each).
 
-With several executors, or `inline=False`, it is always beside.
+With several executors, or `inline=False`, the mode is always beside.
 """
 
 from __future__ import annotations
@@ -34,24 +32,24 @@ from obworker.http.reactor import Reactor, Turn
 Job = Callable[[], Any]
 Done = Callable[[Any], object]
 
-# A call that is inline may keep the loop this long before the relief takes over.
+# An inline call may occupy the loop for this long before the relief takes over.
 PATIENCE = 0.002
-# Calls shorter than this on average are inline: to wake an executor for one costs a third of it.
+# Calls that are shorter on average are inline: waking an executor costs a third of this.
 SHORT = 0.0003
-# One long call is not to count for ever.
+# A single call counts for no more than this, or a long one would weigh for ever.
 MOST_COUNTED = 20 * SHORT
-# The relief sleeps when it has seen nothing to relieve so many times in a row.
+# The relief sleeps after it has found the executor idle so many times in a row.
 IDLE_LOOKS = 50
 
 
 class Executors:
-    """Threads that run jobs; `done` of a job gets its result, with the wheel in hand.
+    """Threads that run jobs; `done` of a job gets its result, and holds the wheel.
 
-    A job never raises: what it runs is the request seam, which catches. `on_free` is called when
-    one has ended and the next would not have to wait (inline, none ever waits), `on_relieved` when
-    the loop goes on although a call is under way that was inline. While it `is_inline`, a job that
-    is submitted keeps the loop until it is over. `average` is how long a call takes of late, in
-    seconds. Methods are for who holds the wheel, unless they say otherwise.
+    A job never raises: it is the request seam, which catches everything. `on_free` is called when a
+    job has ended and the next would not have to wait (inline, none ever waits), `on_relieved` when
+    the relief takes over the loop during an inline call. While it `is_inline`, a job that is
+    submitted runs at once, and occupies the loop. `average` is the recent average of the time of a
+    call, in seconds. Methods are for the holder of the wheel, unless they say otherwise.
     """
 
     def __init__(
@@ -81,7 +79,7 @@ class Executors:
     # what threads run
 
     def start(self) -> None:
-        """Start all threads but the first executor, which is the caller of `run_here`."""
+        """Start all threads except the first executor, which is the caller of `run_here`."""
         for _ in range(self.threads - 1):
             threading.Thread(target=self.run_here, name="executor", daemon=True).start()
         threading.Thread(target=self._relieve, name="event loop", daemon=True).start()
@@ -91,19 +89,19 @@ class Executors:
         self._reactor.run(turn, self._wheel)
 
     def run_here(self) -> None:
-        """Be an executor, on the calling thread, until `stop`."""
+        """Run jobs on the calling thread, as an executor, until `stop`."""
         self._steer_if_short()
         while (item := self._jobs.get()) is not None:
             self._run_beside(*item)
-            del item  # or the last answer would be kept until the next is made
+            del item  # or the last request would stay in memory until the next one
             self._steer_if_short()
 
     def wake(self) -> None:
-        """Let an executor that waits for a job run its pending signals; from any thread."""
+        """Wake an executor, so that Python handles pending signals there; from any thread."""
         self._reactor.post(self.submit, lambda: None, lambda _: None)
 
     def stop(self) -> None:
-        """End the threads: each as soon as it has no job, the loop's at once."""
+        """End the threads: executors as soon as they have no job, the loop's at once."""
         self._stopping = True
         self.is_inline = False
         self._home.end()
@@ -122,7 +120,7 @@ class Executors:
         return self._unfinished >= self.threads
 
     def submit(self, job: Job, done: Done) -> None:
-        """Run a job on an executor's thread; this very one, where it is inline."""
+        """Run a job on an executor's thread, which is the calling one if it is inline."""
         self._unfinished += 1
         if self.is_inline:
             self._run_inline(job, done)
@@ -130,7 +128,7 @@ class Executors:
             self._jobs.put((job, done))
 
     def run_now(self, job: Job, done: Done) -> None:
-        """Run a job on the loop's thread, past the queue; one that takes no time."""
+        """Run a job that takes no time, on the loop's thread and past the queue."""
         self._unfinished += 1
         try:
             done(job())
@@ -145,12 +143,12 @@ class Executors:
     # for the thread of a job
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Make a call with the wheel in hand."""
+        """Make a call while holding the wheel."""
         with self._wheel:
             function(*arguments)
 
     def relieve(self) -> None:
-        """Have the loop run, although this call is inline: it waits for something that comes."""
+        """Have the relief run the loop if this call is inline, as the call waits for an event."""
         if self.is_inline:
             self._need.set()
             self._alarm.set()
@@ -183,7 +181,7 @@ class Executors:
             self._wheel.acquire()
         try:
             done(result)
-        finally:  # whatever is wrong with one answer, the next call finds the executor free
+        finally:  # whatever goes wrong here, the executor is free for the next call
             self._finished()
 
     def _run_beside(self, job: Job, done: Done) -> None:
@@ -201,7 +199,7 @@ class Executors:
     # the relief's side
 
     def _relieve(self) -> None:
-        """Be the relief, for the life of the process."""
+        """Be the relief, until `stop`."""
         while not self._stopping:
             self._reactor.run(self._relief, self._wheel)
             self._alarm.wait()
@@ -209,7 +207,7 @@ class Executors:
             self._watch_home()
 
     def _watch_home(self) -> None:
-        """Look at the executor until it has been idle for a while, or take over."""
+        """Watch the executor until it has been idle for a while, or until taking over."""
         looks = 0
         while looks < IDLE_LOOKS and not self._stopping:
             is_needed = self._need.wait(PATIENCE)
@@ -221,15 +219,15 @@ class Executors:
             looks = 0 if entered else looks + 1
 
     def _took_over(self) -> bool:
-        """Run the loop from now on, unless the executor does again."""
+        """Take the loop, unless the executor runs it again; return whether the relief has it."""
         if not self._wheel.acquire(blocking=False):
             return False
         try:
-            # Without a call under way the executor waits for events, and would not hear of jobs.
+            # Without a call under way the executor waits for events, and would not see any jobs.
             if self._home.steers and self._entered:
                 self.is_inline = self._home.steers = False
                 self._relief.steers = True
-                self.average = max(self.average, SHORT)  # the call under way counts already
+                self.average = max(self.average, SHORT)  # the call under way is not short
                 self._on_relieved()
             return self._relief.steers
         finally:

@@ -1,17 +1,16 @@
 """The event loop: epoll, timers, and calls that other threads post.
 
-Theory of operation. One thread at a time runs the loop, but not always the same: whoever runs it
-passes its own `Turn`, and goes on for as long as that turn `steers`. A turn may end in the middle
-of a batch of events. The rest of the batch is then dropped, and nothing is lost by it: epoll is
-level-triggered and tells whoever runs the loop next; posted calls and timers stay where they are
-until they are called.
+Theory of operation. One thread at a time runs the loop, but not always the same one. Each passes
+its own `Turn`, and runs the loop while that turn `steers`. A turn may end in the middle of a batch
+of events. The rest of the batch is then dropped, which loses nothing: epoll is level-triggered, and
+reports them to the next thread; posted calls and timers stay queued until they are called.
 
-Whoever runs the loop may leave its state to others while it waits: it passes the lock that guards
-it. A descriptor that somebody else watches or forgets meanwhile, the kernel sees to (epoll_ctl(2));
-a timer wakes it.
+The thread that runs the loop also passes the lock that guards its state, which others may hold
+while it waits. The kernel sees descriptors that they watch or forget meanwhile (epoll_ctl(2)); a
+new timer wakes the loop.
 
-Everything but `post` and `ring` is for the thread that runs the loop, for who holds its lock, or
-for before anybody does.
+Everything but `post` and `ring` is for the thread that runs the loop, for the holder of its lock,
+or for the time before it runs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-# Of those who wait for a descriptor that processes share, one is woken (epoll_ctl(2)).
+# Of the processes that wait for a shared descriptor, not all are woken (epoll_ctl(2)).
 READ_EXCLUSIVELY = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 logger = logging.getLogger("obworker.http")
@@ -38,7 +37,7 @@ OnEvent = Callable[[int], object]
 
 
 class Turn:
-    """One thread's time at the loop."""
+    """The time in which one thread runs the loop."""
 
     __slots__ = ("steers",)
 
@@ -46,12 +45,12 @@ class Turn:
         self.steers = steers
 
     def end(self) -> None:
-        """Leave the loop."""
+        """Have the thread leave the loop."""
         self.steers = False
 
 
 class Timer:
-    """A call that is due at an instant of the monotonic clock."""
+    """A call that is due at a time of the monotonic clock."""
 
     __slots__ = ("arguments", "call", "due", "number")
 
@@ -67,12 +66,12 @@ class Timer:
         return (self.due, self.number) < (other.due, other.number)
 
     def cancel(self) -> None:
-        """Do not call; too late or again does nothing."""
+        """Do not make the call; no effect if it was made or cancelled already."""
         self.call = None
 
 
 class Reactor:
-    """Calls what waits for descriptors, for time, or for the loop's thread."""
+    """Makes calls when descriptors are ready or time has passed, and those that were posted."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -87,16 +86,16 @@ class Reactor:
     # descriptors
 
     def watch(self, descriptor: int, events: int, on_event: OnEvent) -> None:
-        """Call `on_event` with the events of a descriptor, as often as there are any."""
+        """Call `on_event` with the events of a descriptor, whenever there are any."""
         self._epoll.register(descriptor, events)
         self._watched[descriptor] = on_event
 
     def change(self, descriptor: int, events: int) -> None:
-        """Watch for other events; errors and hang-ups are always told."""
+        """Watch for other events; errors and hang-ups are always reported."""
         self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
-        """Watch a descriptor no more; before it is closed."""
+        """Stop watching a descriptor, if it is watched; call this before closing it."""
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
@@ -108,21 +107,21 @@ class Reactor:
         self.ring()
 
     def ring(self) -> None:
-        """Wake whoever waits in the loop; from any thread."""
+        """Wake the loop; from any thread."""
         if not self._rung:
             self._rung = True
             os.eventfd_write(self._bell, 1)
 
     def call_later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> Timer:
-        """Make a call once some time has passed."""
+        """Make a call when some time has passed."""
         timer = Timer(time.monotonic() + seconds, next(self._numbers), call, arguments)
         heapq.heappush(self._timers, timer)
-        if timer is self._timers[0]:  # whoever waits meant to wait longer
+        if timer is self._timers[0]:  # the loop may wait for longer than that
             self.ring()
         return timer
 
     def call_safely(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Make a call now; a bug of ours in it ends it, and is reported."""
+        """Make a call now; an exception is a bug of ours, and is logged."""
         try:
             call(*arguments)
         except Exception:  # the worker's seam
@@ -131,7 +130,7 @@ class Reactor:
     # the loop
 
     def run(self, turn: Turn, lock: AbstractContextManager[object]) -> None:
-        """Run the loop for as long as `turn` steers; `lock` is taken for all but to wait."""
+        """Run the loop while `turn` steers; `lock` is held except while it waits."""
         patience: float | None = 0.0
         while turn.steers:
             happened = self._epoll.poll(patience)
@@ -151,7 +150,7 @@ class Reactor:
             logger.exception("a bug in obworker, which goes on")
 
     def close(self) -> None:
-        """Let go of what the loop itself has opened."""
+        """Close the descriptors that the loop itself has opened."""
         self._epoll.close()
         os.close(self._bell)
 
@@ -165,11 +164,11 @@ class Reactor:
         for descriptor, events in happened:
             on_event = watched.get(descriptor)
             if on_event is None:
-                continue  # an earlier one of the batch has closed it
+                continue  # an earlier event of the batch has closed it
             try:
                 on_event(events)
             except Exception:
-                self.forget(descriptor)  # or it would come again, and again
+                self.forget(descriptor)  # or the event would come again and again
                 raise
             if not turn.steers:
                 return

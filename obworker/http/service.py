@@ -1,4 +1,4 @@
-"""What all connections of a server share: the application, the limits, who is told of what."""
+"""What all connections of a server share: the application, the limits, the callbacks."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from obworker.http.reactor import Reactor
     from obworker.settings import Settings
 
-# A call that can be stopped, an awaited one, has this long to come back when it is.
+# When a call is stopped, which awaited ones can be, it has this long to return.
 STOP_TIMEOUT = 1.0
 
 Run = Callable[[Cycle, Callable[[bytes], object]], None]
-"""Has a request answered; what it is given takes the rest of the response."""
+"""Has a request answered; the callback gets the rest of the response."""
 
 
 @dataclass
 class Service:
     """What all connections of a server share.
 
-    While it drains, `is_closing` says that connections end; otherwise they move to other workers.
-    `tally` counts what was answered since the monitor last heard of it.
+    While it is `draining`, connections are closed if it `is_closing`, else they move to other
+    workers. `tally` counts the responses since the last beat of the monitor.
     """
 
     application: Application
@@ -73,26 +73,26 @@ class Service:
     date: bytes = b""
 
     def tell_time(self) -> None:
-        """Write the Date field of responses anew; to be called several times a second."""
+        """Update the Date field of responses; to be called several times a second."""
         self.date = response.http_date(time.time())
 
     def inbox(self) -> Inbox:
-        """Return what collects the requests of one connection."""
+        """Return a new inbox for a connection."""
         return Inbox(self.limits, self.pace(), self.bodies.open_for, self.needs_body)
 
     def needs_body(self, head: Head) -> bool:
-        """Whether a request is to reach predict: everything else is answered by its head."""
+        """Whether a request is to reach predict: all others are answered by their head alone."""
         environ = head.variables
         return self.must_queue(head.method, environ["PATH_INFO"]) and (
             self.access.answerer(environ) is None
         )
 
     def pace(self) -> Pace:
-        """Return what judges how fast one connection sends, or reads."""
+        """Return a new judge of how fast one connection sends, or reads."""
         return Pace(self.settings.min_body_rate, self.settings.body_timeout)
 
     def note_overdue(self, cycle: Cycle) -> None:
-        """Tell of a predict that is past its deadline, and does not come back if it is stopped."""
+        """Report a predict that is past its deadline, unless it can be stopped and then returns."""
         if cycle.is_led:
             return
         if cycle.can_be_stopped:

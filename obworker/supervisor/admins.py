@@ -1,8 +1,8 @@
 """The master's side of the admin process: binds its address, starts it, keeps it alive.
 
-The master keeps the listener, so the address is the same whoever serves it, and connections wait
-while the process is started again. It runs also where nothing is served: it buries what is left
-when the master is killed (admin/undertaker.py).
+The master keeps the listener, so the address stays the same and connections wait while the process
+is replaced. The process also runs without an address: it ends what is left when the master is
+killed (admin/undertaker.py).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ KILL_TIMEOUT = 5.0
 
 
 def bind_admin(settings: Settings) -> tuple[socket.socket | None, Address | None]:
-    """Bind the address of the admin process; without one that was asked for, only if it is free.
+    """Bind the address of the admin process; go without if the default one cannot be bound.
 
     Raises:
-        ListenError: the address that was asked for cannot be had.
+        ListenError: the address in --admin-bind cannot be bound.
     """
     if settings.admin_bind == "off":
         return None, None
@@ -54,7 +54,7 @@ def bind_admin(settings: Settings) -> tuple[socket.socket | None, Address | None
 
 @dataclass
 class Process:
-    """The process that runs."""
+    """The admin process that runs now."""
 
     pid: int
     channel: socket.socket
@@ -63,7 +63,7 @@ class Process:
 
 
 class Admin:
-    """Keeps one admin process alive, without ever waiting for it."""
+    """Keeps one admin process alive; no method waits for it."""
 
     def __init__(
         self,
@@ -87,21 +87,21 @@ class Admin:
 
     @property
     def pid(self) -> int | None:
-        """The process, if there is one."""
+        """The pid of the process, if there is one."""
         return None if self._process is None else self._process.pid
 
     @property
     def is_gone(self) -> bool:
-        """Whether there is no process, and will not be."""
+        """Whether there is no process, and will be none."""
         return self._stopping and self._process is None
 
     @property
     def next_deadline(self) -> float | None:
-        """The moment at which `tend` has something to do."""
+        """When `tend` has something to do."""
         return self._due
 
     def start(self, now: float) -> None:
-        """Start the process; failing that, try again later."""
+        """Start the process; if that fails, try again later."""
         try:
             self._process = self._make(now)
             self._due = None
@@ -109,7 +109,7 @@ class Admin:
             self._start_later(f"cannot be made: {linux.why_no_process(error)}", now, ready_at=None)
 
     def exited(self, pid: int, code: int, now: float) -> bool:
-        """Account for a child that ended; return whether it was this one."""
+        """Account for a child that has ended; return whether it was the admin process."""
         process = self._process
         if process is None or process.pid != pid:
             return False
@@ -119,7 +119,7 @@ class Admin:
         return True
 
     def tend(self, now: float) -> None:
-        """Do what is due: start it again, or kill it when it does not leave."""
+        """Do what is due: start the process again, or kill it if it does not leave."""
         if self._due is None or now < self._due:
             return
         if self._process is None:
@@ -136,14 +136,14 @@ class Admin:
         self._process = self._due = None
 
     def follow_log(self) -> None:
-        """Have it write where this process writes by now: the log has another file."""
+        """Pass on the outputs of this process, after the files of the log were opened again."""
         if self._process is not None:
-            with contextlib.suppress(OSError):  # it ends, or stands still
+            with contextlib.suppress(OSError):  # it is ending, or is stopped
                 channel = self._process.channel
                 socket.send_fds(channel, [LOG], OUTPUTS, socket.MSG_DONTWAIT)
 
     def stop(self, now: float) -> None:
-        """Let it leave, the last of all: until then it says that obworker is stopping."""
+        """Let the process leave. Called last: until then it reports that obworker is stopping."""
         self._stopping = True
         self._due = None
         if self._process is not None:

@@ -1,17 +1,17 @@
-"""What is to be done for the slots of the process table now, and when something will be. Pure.
+"""Decides what is to be done for the slots of the process table, and when. Pure.
 
 Theory of operation
 -------------------
-Each slot is to have what rollout.py says, and a seat that is late gets what slots.py says. Beyond
+rollout.py says what each slot should have, slots.py what happens to a seat that is late. Beyond
 that:
 
-1. A slot where nothing serves is filled at once; that never waits for a turn.
-2. A slot whose process does not die is not filled: it may still hold the GPU. One whose GPU is in
-   quarantine is emptied and retired, until it is given back.
-3. Whoever boots code that nobody wants any more is killed.
-4. A mold forks one worker after another, so only a few are asked for at a time.
-5. A slot that is not wanted any more is emptied, but not the last that serves: where those that
-   are to stay wait for their next try, it stands in for them.
+1. A slot where nothing serves is filled at once, without waiting for its turn.
+2. A slot is not filled while its process is being killed: that may still hold the GPU. A slot whose
+   GPU is in quarantine is emptied and retired, until the GPU is given back.
+3. A worker that boots code which is not wanted any more is killed.
+4. A mold forks one worker after another, so only a few are requested at a time.
+5. A slot that is not wanted any more is emptied, unless it is the last that serves: while the slots
+   that are wanted wait for their next try, it stands in for them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_SPAWNING = 4
 
 
 class Agenda:
-    """Decides for a table; `can_spawn` tells for which generation there is a mold."""
+    """Decides for a table; `can_spawn` says whether workers of a generation can be made now."""
 
     def __init__(self, table: Table, can_spawn: Callable[[int], bool]) -> None:
         self._table = table
@@ -46,7 +46,7 @@ class Agenda:
     def due(self, now: float) -> Iterator[tuple[Action, Seat]]:
         """Yield what is to be done now.
 
-        Carry one out before you take the next: a spawn that fails may end it all.
+        Carry out each action before taking the next: a spawn that fails may end everything.
         """
         self._free_needless_seats()
         self._rollout.pass_turn(self._can_spawn)
@@ -62,7 +62,7 @@ class Agenda:
         return seat.state is State.BACKOFF and not seat.is_late(now)
 
     def _free_needless_seats(self) -> None:
-        """Free what waits for a try that is not needed, or not of that code any more."""
+        """Free the seats that wait for a try that is not needed, or would run the wrong code."""
         for slot in self._table.slots:
             self._retire(slot)
             for seat in slot.within(State.BACKOFF):
@@ -70,7 +70,7 @@ class Agenda:
                     seat.apply(Event.VACATE)
 
     def _retire(self, slot: Slot) -> None:
-        """Show that a slot in quarantine is not to be filled, or that one is again."""
+        """Retire the empty seats of a slot in quarantine; free them again after it."""
         if slot.quarantined:
             for seat in slot.within(State.EMPTY):
                 seat.apply(Event.RETIRE)
@@ -79,7 +79,7 @@ class Agenda:
                 seat.apply(Event.VACATE)
 
     def _is_needless(self, slot: Slot) -> bool:
-        """Whether nothing is to come beside what serves, or not before that is gone."""
+        """Whether the process that serves needs no successor, or has to leave before it comes."""
         serving = self._rollout.serving(slot)
         if serving is None:
             return False
@@ -93,7 +93,7 @@ class Agenda:
         return WHEN_LATE.get(seat.state) if seat.is_late(now) else None
 
     def _is_to_be_filled(self, slot: Slot, seat: Seat) -> bool:
-        """Whether a free seat is, now or when its wait is over."""
+        """Whether a free seat is to be filled, now or when its wait is over."""
         if self._table.stopping or not slot.wanted or slot.within(*BEING_KILLED):
             return False
         if any(drains.lost_device for drains in slot.within(State.DRAINING)):
@@ -106,7 +106,7 @@ class Agenda:
         return is_surge or not is_going
 
     def _is_to_be_drained(self, slot: Slot, seat: Seat) -> bool:
-        """Whether what serves is to go; before the new one comes only where it surely can."""
+        """Whether a process that serves is to go; before its successor only if that can come."""
         if self._table.stopping or seat is not self._rollout.serving(slot):
             return True
         if not slot.wanted:
@@ -115,16 +115,16 @@ class Agenda:
         return goes_first and not slot.within(*COMING) and self._can_fill(seat)
 
     def _stands_in(self, slot: Slot) -> bool:
-        """Whether a slot is one too many, and yet the last that serves."""
+        """Whether a surplus slot is the last that serves, while others are wanted."""
         table = self._table
         is_surplus = table.wanted <= slot.index and not slot.quarantined
         return is_surplus and table.ready == 1 and any(other.wanted for other in table.slots)
 
     @property
     def next_deadline(self) -> float | None:
-        """The earliest moment at which something becomes due by itself.
+        """The earliest time at which something becomes due.
 
-        A slot that waits for its turn to be spawned waits for an event, not for a moment.
+        A seat that may not be filled yet waits for an event, so its deadline does not count.
         """
         deadlines = (
             seat.deadline
@@ -151,5 +151,5 @@ class Agenda:
 
 
 def _first_to_fill(slot: Slot) -> Seat | None:
-    """Return the free seat whose turn it is: one that waits already."""
+    """Return the free seat to fill: the one that waits for a try, else an empty one."""
     return next(iter(slot.within(State.BACKOFF) or slot.within(State.EMPTY)), None)

@@ -1,4 +1,4 @@
-"""What the supervisor wants of the user's code: a blueprint, and the application built from it."""
+"""The interface of the user's code: a blueprint, and the application that is built from it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from obworker.settings import Settings
 
 
 class Predictions(Protocol):
-    """The WSGI application; at most `most_calls` of it are to run at once, where that is set."""
+    """The WSGI application of a predictor."""
 
     @property
     def most_calls(self) -> int | None:
-        """How many threads may call it."""
+        """How many calls may run at once, None for any number."""
 
     @property
     def is_async(self) -> bool:
-        """Whether a thread that calls it only waits for coroutines."""
+        """Whether the threads that call it only wait for coroutines."""
 
     @property
     def batch_limits(self) -> tuple[int, float] | None:
-        """Whether it can answer requests at once: most of them, and seconds to wait for others."""
+        """The largest batch, and how many seconds it waits for more; None without batches."""
 
     @property
     def check_health(self) -> Callable[[], None] | None:
-        """What raises Unhealthy where the predictor is not well, if it can tell."""
+        """A function that raises Unhealthy if the predictor is not well, if there is one."""
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
 
     def answer_all(self, environs: Sequence[Environ]) -> Iterable[Answers]:
-        """Answer several requests at once: see http/batches.py."""
+        """Answer a batch of requests: see http/batches.py."""
 
 
 def batching_for(application: Predictions, settings: Settings) -> Batching | None:
-    """Return how requests are answered together, if they are; options win over the predictor."""
+    """Return how requests are batched, None if they are not; options override the predictor."""
     if application.batch_limits is None:
         return None
     size, wait = application.batch_limits
@@ -62,18 +62,18 @@ class Blueprint(Protocol):
 
     @property
     def description(self) -> Sequence[Sequence[str]]:
-        """Label and text of each line of the start-up report."""
+        """The lines of the start-up report, each a label and a text."""
 
     @property
     def lacks(self) -> Mapping[str, str]:
-        """What options need of a predictor and it has not got, and how that is."""
+        """What it lacks that some options need, with the reason; see settings.without_effect."""
 
     @property
     def body_kind(self) -> str:
-        """What a request's body is to the predictor: json, data or none."""
+        """How the predictor takes a request's body: json, data or none."""
 
     def preload(self) -> Blueprint:
-        """Return this with what workers that are forked from this process can share.
+        """Return a blueprint with what workers can share that are forked from this process.
 
         Raises:
             BootError: it cannot be made.
@@ -85,10 +85,10 @@ class Blueprint(Protocol):
         on_fatal: Callable[[ObworkerError], object],
         on_no_memory: Callable[[], object] = ...,
     ) -> Predictions:
-        """Build the predictor with so many native threads.
+        """Build the predictor, which may use so many native `threads`.
 
-        Both are called from any thread: `on_fatal` when the predictor cannot go on, `on_no_memory`
-        each time that it found no memory.
+        Both callbacks may come from any thread: `on_fatal` when the predictor cannot go on,
+        `on_no_memory` each time that memory was short.
 
         Raises:
             BootError: the predictor cannot be built.

@@ -1,4 +1,4 @@
-"""The master's side of the control socket: commands in, answers out, and never a wait.
+"""The master's side of the control socket: takes commands and sends answers, without blocking.
 
 Theory of operation
 -------------------
@@ -7,14 +7,14 @@ A client connects, sends one line of JSON and reads one line of JSON:
     {"command": "scale", "arguments": {"workers": 4}}
     {"ok": true, "result": {"workers": 4}}        or  {"ok": false, "error": "…", "exit_code": 1}
 
-All sockets are in the master's selector; the registered `data` is what to call when they are ready.
-A line that is a known command with the right arguments becomes a `Request`, which the master
-answers now or later: a `reload` with `wait` is answered when the rollout has ended. Whatever else
-comes is answered here. A client has seconds to send its line and to read the answer, but any time
-to wait for it; there are only so many clients, and a line is only so long.
+All sockets are in the master's selector; the `data` of each is the function to call when it is
+ready. A line that is a known command with the right arguments becomes a `Request`, which the master
+answers now or later: a `reload` with `wait` is answered when the rollout has ended. Anything else
+is answered here. A client has a few seconds to send its line and to read the answer; the wait for
+the answer is not limited. The number of clients and the length of a line are.
 
-The socket's file has mode 0600 before anybody can connect: who may command the service is
-its user, and root.
+The socket's file has mode 0600 before anybody can connect: only the service's user, and root, can
+give commands.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COMMANDS: dict[str, dict[str, type]] = {
 
 
 class Request:
-    """A command that a client waits for the answer of; only the first answer counts."""
+    """A command whose client waits for an answer; only the first answer counts."""
 
     def __init__(
         self, command: str, arguments: Mapping[str, Any], send: Callable[[bytes], None]
@@ -65,19 +65,20 @@ class Request:
         self._send = send
 
     def reply(self, result: Mapping[str, object]) -> None:
-        """Say that it is done."""
+        """Answer that it is done, with the result."""
         self._send(_encode({"ok": True, "result": result}))
 
     def fail(self, reason: str, exit_code: int = 1) -> None:
-        """Say why it could not be done, and the exit code that says so to a script."""
+        """Answer why it could not be done, with an exit code for the client's process."""
         self._send(_encode({"ok": False, "error": reason, "exit_code": exit_code}))
 
 
 def parse(line: bytes) -> tuple[str, dict[str, Any]]:
-    """Read a command and its arguments.
+    """Parse a command and its arguments.
 
     Raises:
-        ValueError: it is none, and why; so does TypeError, of JSON that has another shape.
+        ValueError: it is none; the message says why.
+        TypeError: it is JSON of another shape.
     """
     message = dict(json.loads(line))
     command, arguments = message.get("command"), dict(message.get("arguments", {}))
@@ -104,7 +105,7 @@ class Control:
         """Listen at `path`.
 
         Raises:
-            ListenError: another obworker does, or it is no place for a socket.
+            ListenError: another obworker does, or there can be no socket.
         """
         try:
             self._listener, _ = listeners.bind(Address(path=str(path)))
@@ -123,11 +124,11 @@ class Control:
 
     @property
     def next_deadline(self) -> float | None:
-        """The moment at which `tend` has something to do."""
+        """When `tend` has something to do."""
         return earliest(self._accepts_at, *(client.deadline for client in self._clients))
 
     def tend(self, now: float) -> None:
-        """Leave clients that take too long to write or to read; accept again after a pause."""
+        """Hang up on clients that write or read too slowly; accept again after a pause."""
         if self._accepts_at is not None and now >= self._accepts_at:
             self._accepts_at = None
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -136,10 +137,10 @@ class Control:
                 client.close()
 
     def close(self) -> None:
-        """Stop listening and leave all clients; done last, it tells who waits that all is over."""
+        """Stop listening and hang up; done last, as it tells waiting clients that all is over."""
         if self._accepts_at is None:
             self._selector.unregister(self._listener)
-        self.path.unlink(missing_ok=True)  # first: when it is closed, others may bind there
+        self.path.unlink(missing_ok=True)  # first: once it is closed, others may bind there
         self._listener.close()
         for client in list(self._clients):
             client.close()
@@ -181,16 +182,16 @@ class _Client:
         selector.register(connection, selectors.EVENT_READ, self._read)
 
     def refuse(self, reason: str) -> None:
-        """Answer what is not the master's to answer."""
+        """Answer with an error, without the master."""
         self._stop_reading()
         Request("", {}, self._send).fail(reason)
 
     def close(self) -> None:
-        """Leave."""
+        """Hang up."""
         self._on_closed(self)
         if self._connection.fileno() >= 0:
             self._stop_reading()
-            with contextlib.suppress(OSError):  # what is left unread would reset the connection
+            with contextlib.suppress(OSError):  # unread data would turn the close into a reset
                 self._connection.recv(UNREAD_BYTES)
             self._connection.close()
 
@@ -220,7 +221,7 @@ class _Client:
         except (ValueError, TypeError, RecursionError) as error:
             self.refuse(f"not a command: {error}")
             return
-        # Not read any more: the end of a client that only closed its half would be seen for ever.
+        # Else the selector would report a half-closed connection again and again.
         self._stop_reading()
         self.deadline = None
         self._on_request(Request(command, arguments, self._send))
@@ -238,7 +239,7 @@ class _Client:
             self._answer = self._answer[self._connection.send(self._answer) :]
         except BlockingIOError:
             return
-        except OSError:  # it has gone
+        except OSError:  # the client has gone
             self._answer = b""
         if not self._answer:
             self.close()
@@ -250,12 +251,12 @@ def open_control(
     selector: selectors.BaseSelector,
     on_request: Callable[[Request], None],
 ) -> Control | None:
-    """Listen where `--control-socket` says; without it, in the first directory that will do.
+    """Listen at the path that was asked for; by default, in the first suitable directory, if any.
 
-    `runtime_directory` is XDG_RUNTIME_DIR's value.
+    `runtime_directory` is the value of XDG_RUNTIME_DIR.
 
     Raises:
-        ListenError: the path that was asked for cannot be had.
+        ListenError: the path that was asked for cannot be used.
     """
     if asked == "off":
         return None

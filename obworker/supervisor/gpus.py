@@ -21,9 +21,10 @@ ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
 
 @dataclass(frozen=True)
 class Device:
-    """What one slot may see: tokens as its family's variable lists them, empty for none.
+    """The devices of a slot: `token` is the value of its family's variable, empty for none.
 
-    `mirrors` are other variables that say the same to the same runtime.
+    `order` is that of CUDA_DEVICE_ORDER. `mirrors` are other variables of the same runtime, which
+    get the same value.
     """
 
     token: str
@@ -33,29 +34,29 @@ class Device:
 
     @property
     def label(self) -> str:
-        """What titles and logs call it."""
+        """The name in process titles and logs."""
         shown = ",".join(map(self._shown, self.tokens))
         return f"{self.family.kind} {shown}" if shown else "cpu"
 
     @property
     def tokens(self) -> list[str]:
-        """One for each device."""
+        """One token for each device."""
         return self.token.split(",") if self.token else []
 
     def _shown(self, token: str) -> str:
-        """Return a token, or as much of a UUID as tells it from others.
+        """Return a token; a UUID is shortened to what tells it from others.
 
-        In the older form of MIG's (MIG-GPU-…/7/0) that is its end.
+        The older form of MIG (MIG-GPU-…/7/0) is not, as it differs at its end.
         """
         is_long = self.family.is_uuid(token) and "/" not in token
         return token[:12] if is_long else token
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that hold a worker to it."""
+        """The variables that restrict a worker to these devices."""
         told = {"OBWORKER_DEVICES": self.token}
         if not self.token:
-            # HIP takes an empty CUDA_VISIBLE_DEVICES for one that is not set.
+            # HIP treats an empty CUDA_VISIBLE_DEVICES as if it was not set.
             return told | {family.variable: family.nothing for family in FAMILIES}
         told |= dict.fromkeys((self.family.variable, *self.mirrors), self.token)
         return told | ({ORDER_VARIABLE: self.order} if self.order else {})
@@ -64,14 +65,14 @@ class Device:
 def select(
     gpus: str, environ: Mapping[str, str], enumerate_: Callable[[], Listing]
 ) -> list[Device]:
-    """Return the devices to use, from the option ``--gpus`` and what is visible.
+    """Return the devices to use, by the option ``--gpus`` and what is visible.
 
-    Indices in the option count what the environment leaves visible. Tokens that were there are kept
-    to the letter, and stay in the same variable. What we enumerate ourselves is in PCI bus order,
-    and CUDA is told so.
+    Indices in the option count what the environment leaves visible. Tokens from the environment are
+    kept unchanged, and stay in the same variable. Devices that we list ourselves are in the order
+    of the PCI bus, and CUDA is told so.
 
     Raises:
-        UsageError: a device is not there, comes twice, or is named in another way than the others.
+        UsageError: a device does not exist, comes twice, or indices and UUIDs are mixed.
     """
     if gpus == "none":
         return []
@@ -87,7 +88,7 @@ def select(
 
 
 def _mirrors(family: Family, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return HIP's variable where CUDA's is narrowed: HIP reads its own before that."""
+    """Return HIP's variable if it is set beside CUDA's: HIP reads its own first."""
     return (HIP.variable,) if family is CUDA and HIP.variable in environ else ()
 
 
@@ -108,7 +109,7 @@ def _find(token: str, visible: list[str], family: Family) -> str:
     if token.isdecimal():
         matches = visible[int(token) : int(token) + 1]
     elif visible and family.is_uuid(token) and not family.is_uuid(visible[0]):
-        return token  # visible by index: the runtime will know the UUID, we do not
+        return token  # visible by index: only the runtime knows whose UUID it is
     else:
         matches = [device for device in visible if device.startswith(token)]
     if len(matches) != 1:
@@ -118,9 +119,9 @@ def _find(token: str, visible: list[str], family: Family) -> str:
 
 
 def grouped(devices: list[Device], size: int) -> list[Device]:
-    """Put devices together, so many for a slot, or all of them for 0.
+    """Group devices, `size` for each slot, or all together for 0.
 
-    Without a GPU there is one that shows none, so that nobody takes the first one by chance.
+    Without devices there is one empty group, so that no worker takes the first GPU by chance.
 
     Raises:
         UsageError: some would be left over.
@@ -145,5 +146,5 @@ def _together(devices: list[Device]) -> Device:
 
 
 def default_workers(groups: list[Device], per_gpu: int) -> int:
-    """Return how many workers there are where nobody says it: one where there is no GPU."""
+    """Return the default number of workers: `per_gpu` for each group, one without a GPU."""
     return len(groups) * per_gpu if groups[0].token else 1

@@ -1,7 +1,7 @@
 """Serves in the process that was started, without a supervisor: ``python predictor.py``.
 
-predict runs on the main thread, where breakpoints, Ctrl-C and tracebacks work as a person expects;
-the event loop has a thread of its own.
+predict runs on the main thread, so that breakpoints, Ctrl-C and tracebacks work as usual; the event
+loop has a thread of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from obworker.supervisor.signals import Signals
 
 logger = logging.getLogger("obworker.worker")
 
-# Nor does anybody ask for the predictor's health.
+# Health checks are a matter of the supervisor, too.
 UNSUPERVISED = dict.fromkeys((SUPERVISOR, HEALTH), "nothing supervises this process")
 
 
@@ -36,12 +36,13 @@ def serve(
     given: Collection[str],
     threads: int,
 ) -> int:
-    """Serve until Ctrl-C, the predictor with so many native threads; return the exit code.
+    """Serve until Ctrl-C; return the exit code.
 
-    `given` are the keys of the settings that somebody gave.
+    `given` are the keys of the settings that the user gave, `threads` is the number of native
+    threads for the predictor.
 
     Raises:
-        UsageError: the API keys or the certificate cannot be had.
+        UsageError: the API keys or the certificate cannot be used.
     """
     api_keys, tls = ApiKeys.of(settings), Certificates.of(settings).context()
     _describe(blueprint, given)
@@ -74,7 +75,7 @@ def _describe(blueprint: Blueprint, given: Collection[str]) -> None:
 
 
 def _boot(blueprint: Blueprint, threads: int) -> Predictions:
-    """Build the predictor; Ctrl-C meanwhile is no failure of its."""
+    """Build the predictor; Ctrl-C meanwhile is not taken for a failure."""
     try:
         with one_process("__init__"):
             return blueprint.boot(threads, _report_fatal)
@@ -89,8 +90,8 @@ def _boot(blueprint: Blueprint, threads: int) -> Predictions:
 def _start(server: Server, listeners: Listeners) -> None:
     """Listen, and start the event loop on a thread of its own.
 
-    The system interrupts a thread that waits, but not one that is about to: without a job to wake
-    it, that one would notice Ctrl-C with the next request.
+    A signal interrupts a thread that waits, but not one that is about to wait: without a job to
+    wake it, the main thread would then notice Ctrl-C at the next request.
     """
     signals = Signals()
 
@@ -116,11 +117,11 @@ def _run(server: Server) -> None:
 
 
 def _report_fatal(error: ObworkerError) -> None:
-    """Say so; it is a person who starts it again."""
+    """Log the error; only the user can start this process again."""
     logger.error("%s; what needs it fails from now on, until this is started again", error)
 
 
 def _report_overdue(cycle: Cycle) -> None:
-    """Say so; with a debugger at work it is no reason to stop."""
+    """Log it and go on, as a debugger may be at work."""
     with log.about_request(cycle.request_id):
         logger.error("%s is past its deadline", cycle.request.head.line)

@@ -1,6 +1,6 @@
-"""What connects the master to the process in each seat: a channel, and what came of it so far.
+"""Links between the master and the process in each seat: a channel, and what is known so far.
 
-A link is there from before the process is asked for until it was reaped; its channel may end
+A link exists from before its process is requested until that is reaped; its channel may be closed
 sooner.
 """
 
@@ -19,10 +19,10 @@ from obworker.supervisor.slots import Seat
 
 @dataclass
 class Link:
-    """What connects a seat to the process that fills it.
+    """The link of a seat to its process.
 
-    `reason` and `cause` are why it ends, where we know, for people and for the count.
-    `device` is the one that it was given: the plan it came from may be forgotten before it ends.
+    `reason` and `cause` are why the process ends, if known: for people, and for the counters.
+    `device` is what it was given: the plan that this came from may be forgotten before it ends.
     """
 
     channel: Channel
@@ -31,9 +31,9 @@ class Link:
     reason: str = ""
     cause: Cause | None = None
     lost_device: str = ""
-    """What its GPU failed with."""
+    """The error of its GPU, if that has failed."""
     hung_up: bool = False
-    """Whether the other side closed it, as the kernel does at an end, before we killed anybody."""
+    """Whether the process closed it, as the kernel does when one ends, before we killed it."""
 
 
 class Links:
@@ -47,7 +47,7 @@ class Links:
         """Link a seat that has none; return the process's end of the channel.
 
         Raises:
-            OSError: there are no descriptors for it.
+            OSError: there are no descriptors left.
         """
         ours, theirs = Channel.pair()
         ours.set_blocking(False)
@@ -64,13 +64,13 @@ class Links:
         return self._links.get(_key(seat))
 
     def close(self, seat: Seat) -> Link:
-        """Forget the link of a seat, and return it."""
+        """Close the link of a seat, forget it, and return it."""
         link = self._links.pop(_key(seat))
         self.hang_up(link)
         return link
 
     def hang_up(self, link: Link) -> None:
-        """Close a link's channel, once or again."""
+        """Close the channel of a link, if it is still open."""
         if not link.channel.is_closed:
             self._selector.unregister(link.channel)
             link.channel.close()

@@ -1,8 +1,7 @@
 """Addresses and listening sockets: bind, name, and close without losing a connection.
 
-A listener that is only lent (lent.py) goes on when we have stopped, so at a stop it is left as it
-is: nobody is refused, no file is removed, and no worker empties the queue that it stops accepting
-from.
+A listener that is lent to us (lent.py) still exists after a stop, so it is left as it is: no client
+is refused, no file is removed, and workers do not empty its queue.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from obworker.settings import Settings
 from obworker.supervisor import lent, refusal
 
 PROBE_TIMEOUT = 1.0
-RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
-# Where a wildcard address is served, a person reaches it by this name.
+# The names by which wildcard addresses can be reached on this machine.
 WILDCARDS = {"0.0.0.0": "localhost", "::": "localhost", "": "localhost"}  # noqa: S104
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where to serve: a host and port, or the path of a unix socket; `secure` says, by TLS."""
+    """Where to serve: a host and port, or the path of a unix socket; `secure` means by TLS."""
 
     host: str = ""
     port: int = 0
@@ -40,7 +39,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Take apart HOST:PORT, [IPV6]:PORT or unix:PATH, which settings has checked."""
+        """Parse HOST:PORT, [IPV6]:PORT or unix:PATH, which settings has checked."""
         if text.startswith("unix:"):
             return cls(path=text.removeprefix("unix:"))
         host, _, port = text.rpartition(":")
@@ -53,7 +52,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """What a person on this machine opens; a zone is escaped (RFC 6874 2)."""
+        """The URL for clients on this machine; a zone is escaped (RFC 6874 2)."""
         scheme = "https" if self.secure else "http"
         if self.path:
             return f"{scheme}://localhost/"
@@ -62,11 +61,11 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """How a person is told of it."""
+        """The form for people: unix:PATH, or the URL."""
         return str(self) if self.path else self.url
 
     def curl(self, body_kind: str) -> str:
-        """Return a request to try, for a predictor that takes that kind of body."""
+        """Return a command to try, for a predictor that takes that kind of body."""
         body = {
             "json": "-H 'Content-Type: application/json' -d '{}' ",
             "data": "--data-binary @FILE ",
@@ -76,7 +75,7 @@ class Address:
 
     @classmethod
     def of(cls, listener: socket.socket) -> Address:
-        """Return where a socket is bound; an abstract unix socket is written with an @."""
+        """Return the address of a bound socket; an abstract unix socket gets an @ in front."""
         name = listener.getsockname()
         if listener.family == socket.AF_UNIX:
             return cls(path="@" + name[1:].decode() if isinstance(name, bytes) else name)
@@ -92,7 +91,7 @@ def _bracketed(host: str) -> str:
 
 @dataclass(frozen=True)
 class Listeners:
-    """The sockets that are served on, and where each is bound."""
+    """The sockets to serve on, and their addresses; `lent` if they were passed to us."""
 
     sockets: tuple[socket.socket, ...]
     addresses: tuple[Address, ...]
@@ -100,29 +99,29 @@ class Listeners:
 
     @classmethod
     def of_lent(cls, sockets: Sequence[socket.socket]) -> Listeners:
-        """Describe sockets that somebody else has made."""
+        """Return listeners made of sockets that were passed to us."""
         return cls(tuple(sockets), tuple(map(Address.of, sockets)), lent=True)
 
     def secured(self) -> Listeners:
-        """Say that clients are to speak TLS."""
+        """Return the same sockets with addresses for TLS."""
         return replace(self, addresses=tuple(replace(one, secure=True) for one in self.addresses))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.addresses))
 
     def refuse_new_connections(self) -> None:
-        """Let no new connection begin; a lent socket is only left."""
+        """Let no new connection begin, except on lent sockets."""
         if not self.lent:
             for listener in self.sockets:
                 refusal.refuse_new_connections(listener)
 
     def withdraw(self) -> None:
-        """Close all sockets, and leave no file of a unix socket that is our own."""
+        """Close all sockets, and remove the files of our own unix sockets."""
         self.refuse_new_connections()
         self.close()
 
     def close(self) -> None:
-        """Close all sockets of this process."""
+        """Close all sockets in this process."""
         for listener in self.sockets:
             listener.close()
 
@@ -130,10 +129,10 @@ class Listeners:
 def open_all(
     settings: Settings, environ: Mapping[str, str], passed: Sequence[socket.socket] = ()
 ) -> Listeners:
-    """Take the sockets that systemd passed, or those of --bind, or bind addresses of our own.
+    """Take the sockets that systemd passed, or those of --bind fd:N, or else bind the addresses.
 
     Raises:
-        ListenError: one of them cannot be had.
+        ListenError: one of them cannot be used.
     """
     if not passed and settings.bind is not None and settings.bind.startswith("fd:"):
         passed = lent.from_starter(settings.bind)
@@ -154,10 +153,10 @@ def _addresses(settings: Settings, environ: Mapping[str, str]) -> list[Address]:
 def bind_all(addresses: Iterable[Address], unix_mode: str | None = None) -> Listeners:
     """Bind all addresses, or none.
 
-    An IPv6 wildcard takes IPv4, too, unless its port is also asked for by IPv4.
+    An IPv6 wildcard accepts IPv4, too, unless there is an IPv4 address with the same port.
 
     Raises:
-        ListenError: one of them cannot be had.
+        ListenError: one of them cannot be bound.
     """
     wanted = list(addresses)
     ipv4_ports = {one.port for one in wanted if one.host and ":" not in one.host}
@@ -174,11 +173,11 @@ def bind_all(addresses: Iterable[Address], unix_mode: str | None = None) -> List
 def bind(
     address: Address, unix_mode: str | None = None, *, dual_stack: bool = True
 ) -> tuple[socket.socket, Address]:
-    """Bind a socket, and return it with the address it has: port 0 becomes a real one.
+    """Bind a socket; return it with its address, in which port 0 has become a real one.
 
-    It does not listen yet: until a worker does, clients are refused, which is the truth.
-    `unix_mode` is for the file of a unix socket, in octal; `dual_stack` says that an IPv6 wildcard
-    takes IPv4, too, whatever the system's default (ipv6(7)).
+    It does not listen yet: clients are refused until a worker can serve them. `unix_mode` is the
+    mode of a unix socket's file, in octal; with `dual_stack` an IPv6 wildcard accepts IPv4, too,
+    whatever the system's default (ipv6(7)).
 
     Raises:
         ListenError: the address is in use, not ours, or not allowed.
@@ -194,14 +193,14 @@ def bind(
 
 
 def free_port() -> int:
-    """Return a port that nobody uses now, for a program that can only be told a number."""
+    """Return a port that is free now, for a program that can only be given a number."""
     with socket.create_server(("", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def is_served(port: int) -> bool:
-    """Tell whether somebody accepts connections on a port of this machine, by IPv4 or IPv6."""
+    """Return whether connections to a port of this machine are accepted, by IPv4 or IPv6."""
     for host in ("127.0.0.1", "::1"):
         with (
             contextlib.suppress(OSError),
@@ -209,14 +208,14 @@ def is_served(port: int) -> bool:
         ):
             if probe.getsockname()[:2] != (host, port):
                 return True
-            # The kernel has given it that very port, so it has met itself (RFC 9293 3.5). Closed
-            # as usual, it would keep the port from everybody for a minute.
+            # The kernel gave it that very port, so it is connected to itself (RFC 9293 3.5). After
+            # a normal close the port would be in TIME_WAIT for a minute.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     return False
 
 
 def close(listener: socket.socket, *, lent: bool = False) -> None:
-    """Close a listener, and remove the file of a unix socket that is our own."""
+    """Close a listener, and remove the file of a unix socket unless it is lent to us."""
     if listener.family == socket.AF_UNIX and not lent:
         Path(listener.getsockname()).unlink(missing_ok=True)
     listener.close()
@@ -241,18 +240,18 @@ def _bind_tcp(address: Address, *, dual_stack: bool) -> tuple[socket.socket, Add
 
 
 def claim(listener: socket.socket, *, alone: bool) -> None:
-    """Let nobody else bind the port while we are bound to it and do not listen yet.
+    """Prevent others from binding the port until it listens (`alone`), or prepare to listen.
 
-    Without SO_REUSEADDR on both sockets the kernel refuses the second bind (socket(7)). It must be
-    back before listening: accepted connections inherit it, and without it those in TIME_WAIT would
-    keep the next obworker from the port.
+    The kernel refuses a second bind unless both sockets have SO_REUSEADDR (socket(7)). It must be
+    set again before listening: accepted connections inherit it, and without it those in TIME_WAIT
+    would keep the next obworker from the port.
     """
     if listener.family != socket.AF_UNIX:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if alone else 1)
 
 
 def _bind_unix(address: Address, mode: str | None) -> socket.socket:
-    path = Path(address.path).absolute()  # by it others find in /proc/net/unix that it is in use
+    path = Path(address.path).absolute()  # so that others find it in /proc/net/unix
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise ListenError(f"cannot listen on {address}: {path} is a file, not a socket")
     if _is_bound(path):
@@ -270,10 +269,10 @@ def _bind_unix(address: Address, mode: str | None) -> socket.socket:
 
 
 def _is_bound(path: Path) -> bool:
-    """Whether a process has a socket at `path`: the file alone may be left by a dead one.
+    """Whether a process has a socket at `path`: the file may be left over from a dead process.
 
-    To connect does not tell the dead from a server that is bound and does not listen yet, but it
-    finds one that is bound by another name, or in another network namespace.
+    Connecting finds a server that is bound by another name, or in another network namespace, but
+    not one that is bound and does not listen yet: /proc/net/unix has that.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
@@ -282,7 +281,7 @@ def _is_bound(path: Path) -> bool:
     with contextlib.suppress(OSError):
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
         names = {line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7}
-        # by whatever link: /var/run is one to /run
+        # resolved, as /var/run is a link to /run
         return os.path.realpath(path) in map(os.path.realpath, filter(os.path.isabs, names))
     return path.exists()
 

@@ -1,13 +1,13 @@
 """How much memory the processes of one obworker take, and how much of it they share.
 
-Theory of operation. Everything that runs here is below the master, which adopts orphans. So a walk
-down the tree finds it all and nothing else: a number that is somebody else's by now is not in it.
-What a process has started counts as its own. All sizes of a process are from one read of
-smaps_rollup (proc(5)), so they agree; psutil has RSS from elsewhere.
+Theory of operation. All our processes are descendants of the master, which adopts orphans. So
+walking down the tree finds all of them and nothing else, such as a stranger with a reused pid. What
+a process has started counts as its own. All sizes of a process are from one read of smaps_rollup
+(proc(5)), so they are consistent; psutil has RSS from elsewhere.
 
-The kernel walks page tables to tell, which takes time. So it is asked when somebody wants to know,
-and not for every probe, by a thread that can wait. A process that has gone meanwhile, or is another
-user's, is left out.
+To answer, the kernel walks page tables, which takes time. So memory is measured on demand and not
+for every probe, by a thread that can wait. Processes that have ended meanwhile, or belong to
+another user, are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from obworker.supervisor.health import Report
 
 PROC = Path("/proc")
 OTHERS = 0
-"""The pid that stands for what is below the master, and nobody's whom we know."""
+"""The pid that stands for descendants of the master that no known process has started."""
 
 LEAST_AGE = 5.0
 LARGEST_SHARE = 20
@@ -32,8 +32,8 @@ LARGEST_SHARE = 20
 class Memory(NamedTuple):
     """Bytes that a process has in RAM.
 
-    `rss` counts every page, `pss` those that are shared in shares, so that the sum of all processes
-    is what they take together, and `uss` only what nobody else has.
+    `rss` counts every page in full. `pss` divides each shared page among its processes, so the sum
+    over all is what they take together. `uss` counts only pages that are not shared.
     """
 
     rss: int
@@ -41,7 +41,7 @@ class Memory(NamedTuple):
     uss: int
 
     def __add__(self, other: tuple[object, ...]) -> Memory:
-        """Return both together."""
+        """Return the sum."""
         assert isinstance(other, Memory)
         return Memory(*map(sum, zip(self, other, strict=True)))
 
@@ -51,29 +51,29 @@ Usage = dict[int, Memory]
 
 
 def measure(master: int, known: Iterable[int], proc: Path = PROC) -> Usage:
-    """Return what `master` and the `known` below it have, by pid, with all that they started."""
+    """Return the memory of `master` and its `known` descendants, with all they started, by pid."""
     found: Usage = {}
-    for pid, chief in _chiefs(master, set(known), proc).items():
+    for pid, owner in _owners(master, set(known), proc).items():
         memory = memory_of(pid, proc)
         if memory is not None:
-            found[chief] = found.get(chief, NONE) + memory
+            found[owner] = found.get(owner, NONE) + memory
     return found
 
 
-def _chiefs(master: int, known: set[int], proc: Path) -> dict[int, int]:
-    """Return every process from the master down, with the one whose it is."""
-    chiefs, to_visit = {master: master}, [master]
+def _owners(master: int, known: set[int], proc: Path) -> dict[int, int]:
+    """Return every process from the master down, with the pid for which it counts."""
+    owners, to_visit = {master: master}, [master]
     while to_visit:
         pid = to_visit.pop()
-        inherited = OTHERS if pid == master else chiefs[pid]
+        inherited = OTHERS if pid == master else owners[pid]
         for child in _children(proc / str(pid)):
-            chiefs[child] = child if child in known else inherited
+            owners[child] = child if child in known else inherited
             to_visit.append(child)
-    return chiefs
+    return owners
 
 
 def _children(process: Path) -> list[int]:
-    """Return what the threads of a process have started."""
+    """Return the children of a process, of all its threads."""
     found: list[int] = []
     with suppress(OSError):  # it has ended
         for thread in (process / "task").iterdir():
@@ -82,17 +82,17 @@ def _children(process: Path) -> list[int]:
 
 
 def memory_of(pid: int, proc: Path = PROC) -> Memory | None:
-    """Return what one process has; None where it has ended, or is another user's."""
+    """Return the memory of one process; None if it has ended, or belongs to another user."""
     lines = text_of(proc / str(pid) / "smaps_rollup").splitlines()[1:]
     sizes = {words[0]: int(words[1]) << 10 for words in map(str.split, lines)}
-    if "Rss:" not in sizes:  # nothing can be read, or it has ended and nobody has reaped it
+    if "Rss:" not in sizes:  # it cannot be read, or is empty, as that of a zombie
         return None
     private = sum(size for name, size in sizes.items() if name.startswith("Private_"))
     return Memory(sizes["Rss:"], sizes["Pss:"], private)
 
 
 class Measurement(NamedTuple):
-    """What was measured, how long that took, and when it is to be done again."""
+    """What was measured, how many seconds that took, and when the next one is due."""
 
     usage: Usage
     seconds: float
@@ -100,9 +100,9 @@ class Measurement(NamedTuple):
 
 
 class Memories:
-    """Measures when asked, unless the last measurement is young enough; for one thread.
+    """Measures on demand, unless the last measurement is recent; for one thread.
 
-    That it takes a twentieth of the time at most is for services with hundreds of GiB.
+    It takes at most a twentieth of the time, which matters for services with hundreds of GiB.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Memories:
         self._last: Measurement | None = None
 
     def recent(self) -> Measurement:
-        """Return a measurement of a few seconds ago, or of now."""
+        """Return the last measurement if it is recent, else a new one."""
         if self._last is None or self._clock() >= self._last.due:
             self._last = self._measure()
         return self._last
@@ -126,7 +126,7 @@ class Memories:
 
 
 def with_memory(report: Report, measured: Mapping[int, Memory]) -> Report:
-    """Return a report (health.py) that says the memory of each of its processes, and of all."""
+    """Return a report (health.py) with the memory of each of its processes, and of all."""
     return report | {
         "memory": sum(measured.values(), NONE)._asdict() if measured else None,
         "slots": [_slot(slot, measured) for slot in report["slots"]],

@@ -1,4 +1,4 @@
-"""What master, mold and workers tell one another, and the channel that carries it.
+"""The messages between master, mold and workers, and the channels that carry them.
 
     master → mold     Load, then Spawn for each process wanted
     mold → master     Loaded or Failed
@@ -6,10 +6,10 @@
                       Recycle or Leaving
     master → worker   Serve once it is ready, Drain
 
-A direct worker, which imports the code by itself, is told and tells all of it on one channel.
+A direct worker, which imports the code by itself, has one channel for all of them.
 
 A channel is a SOCK_SEQPACKET pair: one message a packet, and end of file when the other side is
-gone. A message is JSON, so that a mold of another version of obworker is refused in words.
+gone. A message is JSON, so a mold of another version of obworker is refused with a readable error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger("obworker.master")
 
 # Below the default net.core.wmem_default (212,992), so that a packet always fits.
 MAX_MESSAGE_BYTES = 128 << 10
-# Characters of a text in a message. As JSON one may take six bytes, and there are three texts.
+# Characters of a text in a message: each may take six bytes as JSON, and there are three texts.
 MAX_TEXT = 6 << 10
 
 
@@ -38,7 +38,7 @@ class Load:
 
     `factory` is the name of a function that takes `arguments` and returns a Blueprint, or raises
     ObworkerError for the user's mistakes.
-    `api_keys` are packed; without any, none is asked for.
+    `api_keys` are packed; if there are none, requests need no key.
     """
 
     generation: int
@@ -53,9 +53,8 @@ class Load:
 class Loaded:
     """The import is done; `description` is for the start-up report.
 
-    `lacks` says what options need of a predictor and this one has not got. `unsafe` says why this
-    process must not be forked, if so. `fingerprint` tells the code apart from code that has changed
-    since.
+    `lacks` is that of the blueprint. `unsafe` has the reasons why this process must not be forked,
+    if any. `fingerprint` shows whether the code has changed since.
     """
 
     seconds: float
@@ -68,9 +67,9 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """The code cannot be served; whoever says so is about to exit.
+    """The code cannot be loaded, or a worker of it cannot be made or cannot build its predictor.
 
-    Where it `was_loaded`, a worker could not build its predictor.
+    In the latter cases it `was_loaded`.
     """
 
     message: str
@@ -81,12 +80,12 @@ class Failed:
 
     @classmethod
     def of(cls, error: ObworkerError, *, was_loaded: bool) -> Failed:
-        """Return what tells the master of an error."""
+        """Return the message that reports an error."""
         return cls(str(error), error.hint, error.exit_code, error.traceback, was_loaded)
 
     @property
     def error(self) -> ObworkerError:
-        """The error that a start ends with for it."""
+        """The error with which a start then ends."""
         if self.was_loaded:
             return BootError(self.message, self.hint)
         return LoadError(self.message, self.hint, exit_code=self.exit_code)
@@ -94,10 +93,11 @@ class Failed:
 
 @dataclasses.dataclass(frozen=True)
 class Spawn:
-    """Fork a worker for a slot; its end of a channel to the master comes with the message.
+    """Fork a worker for a slot; the worker's end of its channel comes with the message.
 
-    `seat` is its row of the scoreboard. `environment` is the slot's: its devices first. `pools` are
-    the threads of native libraries, by kind. `cores` are those it may use; without any, all.
+    `seat` says which row of the scoreboard is its own. `environment` has the slot's variables, such
+    as its devices. `pools` are the numbers of native threads, by kind of library. `cores` are the
+    cores that it may use, all if empty.
     """
 
     slot: int
@@ -124,22 +124,22 @@ class Ready:
 class Serve:
     """Accept connections.
 
-    Until it is told so, a worker has accepted nothing and can be killed without a loss.
+    Before this a worker has accepted nothing, so it can be killed without a loss.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Recycle:
-    """The worker serves on, but asks to be replaced."""
+    """The worker asks to be replaced, and serves until then."""
 
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaving:
-    """The worker has begun to drain, on its own account or told to, and will exit.
+    """The worker has begun to drain, by itself or because it was told to, and will exit.
 
-    Where its GPU failed it holds the memory that it has there until it has ended.
+    `device_lost` says that its GPU has failed, whose memory is not free before the worker's end.
     """
 
     reason: str
@@ -150,8 +150,8 @@ class Leaving:
 class Drain:
     """Accept nothing more, answer what has come, exit.
 
-    `empty_queue` says to take first what waits in the listener's queue: nobody else will. Where it
-    is `final` connections end; otherwise those that are idle go to other workers.
+    With `empty_queue` it first accepts what waits in the listeners' queues, as nobody else will.
+    If it is `final`, connections are closed; otherwise idle ones move to other workers.
     """
 
     empty_queue: bool
@@ -163,18 +163,18 @@ _TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_a
 
 
 def encode(message: Message) -> bytes:
-    """Write a message as one packet."""
+    """Encode a message as one packet."""
     fields = {
         name: shorten(value) if isinstance(value, str) else value
         for name, value in dataclasses.asdict(message).items()
     }
     text = json.dumps([type(message).__name__, fields], ensure_ascii=False)
-    # What UTF-8 cannot hold, a lone surrogate, is then written as JSON's escape for it.
+    # A lone surrogate, which UTF-8 cannot encode, becomes its escape in JSON.
     return text.encode("utf-8", "backslashreplace")
 
 
 def decode(packet: bytes) -> Message:
-    """Read a packet.
+    """Decode a packet.
 
     Raises:
         ValueError: it is no message of this version.
@@ -187,7 +187,7 @@ def decode(packet: bytes) -> Message:
 
 
 def shorten(text: str) -> str:
-    """Keep what fits a message: the end of a text, where a traceback says what happened."""
+    """Cut a text to what fits a message: its end, where a traceback says what happened."""
     return text if len(text) <= MAX_TEXT else "[…]\n" + text[-MAX_TEXT:]
 
 
@@ -199,16 +199,16 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        """Make both ends."""
+        """Return both ends of a new channel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
     def fileno(self) -> int:
-        """Return the descriptor, for a selector and for an exec."""
+        """Return the descriptor, for a selector or an exec."""
         return self._socket.fileno()
 
     def send(self, message: Message, *, end: Channel | None = None) -> bool:
-        """Send a message, with the end of another channel; return whether anyone can read it."""
+        """Send a message, maybe with the `end` of another channel; return False if nobody reads."""
         try:
             if end is None:
                 self._socket.send(encode(message))
@@ -219,9 +219,10 @@ class Channel:
         return True
 
     def receive(self) -> tuple[Message | None, Channel | None]:
-        """Wait for a message; None when the other side is gone.
+        """Wait for a message; return it, and the end that it carries.
 
-        A packet that is no message counts as its end: whoever wrote it cannot be talked to.
+        None means that the other side is gone, or has sent what is no message: neither can be
+        talked to.
         """
         try:
             packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
@@ -229,7 +230,7 @@ class Channel:
             packet, descriptors = b"", []
         end = Channel(socket.socket(fileno=descriptors[0])) if descriptors else None
         if end is not None:
-            end.set_inheritable(False)  # recv_fds leaves it open for every program that is run
+            end.set_inheritable(False)  # as recv_fds makes it inheritable
         try:
             return (decode(packet) if packet else None), end
         except ValueError as error:
@@ -237,7 +238,7 @@ class Channel:
             return None, end
 
     def receive_all(self) -> list[Message | None]:
-        """Return what has come, without waiting; the last is None when the other side is gone."""
+        """Return what has arrived, without waiting; the last is None if the other side is gone."""
         received: list[Message | None] = []
         if self.is_closed:
             return received
@@ -247,22 +248,22 @@ class Channel:
         return received
 
     def last_words(self) -> list[Message]:
-        """Let the other side send nothing more, which it is told; return what it had sent."""
-        with contextlib.suppress(OSError):  # it has hung up itself
+        """Make the other side's next send fail; return what it has sent before."""
+        with contextlib.suppress(OSError):  # the other side has closed it
             self._socket.shutdown(socket.SHUT_RD)
         return [message for message in self.receive_all() if message is not None]
 
     @property
     def is_closed(self) -> bool:
-        """Whether this end was closed."""
+        """Whether this end is closed."""
         return self._socket.fileno() < 0
 
     def set_blocking(self, blocking: bool) -> None:
-        """Make `receive` wait, or raise BlockingIOError where nothing has come."""
+        """Make `receive` wait, or raise BlockingIOError if nothing has arrived."""
         self._socket.setblocking(blocking)
 
     def set_inheritable(self, inheritable: bool) -> None:
-        """Let the descriptor pass an exec, or not."""
+        """Set whether the descriptor stays open across an exec."""
         self._socket.set_inheritable(inheritable)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The master's side of the molds: the processes that import the user's code, one a generation.
+"""The master's side of the molds: the processes that import the user's code, one per generation.
 
-There are two at most: the current generation's, and the one of a reload. This knows how to start
-one, to talk to it and to kill it; what follows from its end is decided in generations.py.
+At most two are needed: that of the current generation and that of a reload. This module starts,
+commands and kills molds; generations.py decides what follows from their ends.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ KILL_TIMEOUT = 30.0
 class Mold:
     """A mold's process.
 
-    `reason` says why it was killed for something it did, `dismissed` that nobody needs it any more.
-    From `stuck_due` on it was killed so long ago that nothing will end it.
+    `reason` is why it was killed, if for a fault; `dismissed` says that it is not needed any more.
+    If it is still there at `stuck_due`, after it was killed, nothing will end it.
     """
 
     generation: int
@@ -49,19 +49,19 @@ class Mold:
     stuck_due: float = math.inf
 
     def kill(self) -> None:
-        """Send SIGKILL to all that it has started."""
+        """Send SIGKILL to its process group."""
         linux.kill_group(self.pid, signal.SIGKILL)
         self.stuck_due = min(self.stuck_due, time.monotonic() + KILL_TIMEOUT)
 
     @property
     def next_deadline(self) -> float:
-        """The moment at which something is due of it, infinite where nothing is."""
+        """When something is due for it; infinite if nothing is."""
         return self.stuck_due if self.loaded else min(self.deadline, self.stuck_due)
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What every process that imports or serves inherits."""
+    """The descriptors that every mold and worker inherits."""
 
     listeners: Listeners
     scoreboard: int
@@ -70,7 +70,7 @@ class Descriptors:
     def execute(
         self, entry: str, end: Channel, environ: dict[str, str], certificates: Certificates
     ) -> int:
-        """Run an entry point of mold.py in a fresh Python, in a session of its own.
+        """Run an entry point of mold.py in a new Python process and session; return its pid.
 
         Raises:
             OSError: the process cannot be made.
@@ -97,7 +97,7 @@ def order_to_load(generation: int, plan: Plan) -> Load:
 
 
 class Molds:
-    """The molds there are; `on_loaded` and `on_failed` learn how an import went."""
+    """All molds; `on_loaded` and `on_failed` are told how an import went."""
 
     def __init__(
         self,
@@ -118,19 +118,19 @@ class Molds:
         return self._molds.get(generation)
 
     def can_fork(self, generation: int) -> bool:
-        """Whether workers of a generation can be asked for now."""
+        """Whether the mold of a generation can fork workers now."""
         mold = self._molds.get(generation)
         return mold is not None and mold.loaded is not None and not mold.dismissed
 
     @property
     def pids(self) -> list[int]:
-        """The processes that somebody needs, as the scoreboard has them: 0 is none."""
+        """The pids of the molds that are needed, as the scoreboard has them: 0 is none."""
         needed = [mold.pid for mold in self._molds.values() if not mold.dismissed]
         return (needed + [0] * MAX_MOLDS)[:MAX_MOLDS]
 
     @property
     def importing(self) -> dict[int, str]:
-        """The processes that still import the user's code, or preload, and what they are called."""
+        """The names, by pid, of the processes that still import the user's code, or preload."""
         molds = self._molds.values()
         return {
             mold.pid: f"mold g{mold.generation}"
@@ -140,16 +140,16 @@ class Molds:
 
     @property
     def is_gone(self) -> bool:
-        """Whether there is no process."""
+        """Whether there is no mold."""
         return not self._molds
 
     @property
     def next_deadline(self) -> float | None:
-        """The moment at which `tend` has something to do."""
+        """When `tend` has something to do."""
         return min((mold.next_deadline for mold in self._molds.values()), default=None)
 
     def start(self, generation: int, plan: Plan, now: float) -> None:
-        """Start a mold.
+        """Start the mold of a generation.
 
         Raises:
             OSError: the process cannot be made.
@@ -170,7 +170,7 @@ class Molds:
         ours.send(order_to_load(generation, plan))
 
     def tend(self, now: float) -> list[Mold]:
-        """End what imports for too long, and shows where it is; return those that do not die."""
+        """End imports that take too long, after a dump of their stacks; return unkillable molds."""
         for mold in self._molds.values():
             if mold.loaded is None and now >= mold.deadline:
                 self._end_import(mold, now)
@@ -190,18 +190,18 @@ class Molds:
         mold.deadline = now + DUMP_TIMEOUT
 
     def order(self, generation: int, spawn: Spawn, end: Channel) -> None:
-        """Ask for a worker, which gets `end` of a channel to the master."""
+        """Have the mold fork a worker, which gets `end` of a channel to the master."""
         self._molds[generation].channel.send(spawn, end=end)
 
     def dismiss(self, *, spare: int | None = None) -> None:
-        """Kill every mold but for one generation's: they are not needed any more."""
+        """Kill the molds that are not needed any more: all but that of generation `spare`."""
         for mold in self._molds.values():
             if mold.generation != spare:
                 mold.dismissed = True
                 mold.kill()
 
     def kill(self, generation: int) -> None:
-        """Kill a generation's mold, if there is one, for it does not do its work."""
+        """Kill the mold of a generation, if there is one, as it does not do its work."""
         mold = self._molds.get(generation)
         if mold is not None:
             mold.kill()
@@ -212,7 +212,7 @@ class Molds:
             linux.signal_process(mold.pid, number)
 
     def exited(self, pid: int) -> Mold | None:
-        """Forget a child that ended, and return it, if it was a mold."""
+        """Forget a child that has ended, and return it, if it was a mold."""
         mold = next((mold for mold in self._molds.values() if mold.pid == pid), None)
         if mold is not None:
             self._forget(mold)
@@ -226,11 +226,11 @@ class Molds:
     def _read(self, mold: Mold) -> None:
         for message in mold.channel.receive_all():
             if mold.dismissed:
-                continue  # nobody needs to know
+                continue  # it does not matter any more
             if isinstance(message, Loaded):
                 mold.loaded, mold.loaded_at = message, time.monotonic()
                 self._on_loaded(mold, message)
             elif isinstance(message, Failed):
                 self._on_failed(mold, message)
-            elif message is None:  # it is ending, or nobody can talk to it any more
+            elif message is None:  # it is ending, or cannot be talked to any more
                 mold.kill()

@@ -1,4 +1,4 @@
-"""When to try again and when to give up. Pure: no clock, no random source of its own."""
+"""When to try again and when to give up. Pure: it is given the time and the random numbers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
-# How far a wait may differ either way, so that workers do not restart in step.
+# The share by which a wait varies either way, so that workers do not restart in step.
 JITTER = 0.2
 HEALTHY_AFTER = 60.0
-# So many boots that fail, of code or of one slot's, show that it is no accident.
+# After so many failed boots, of some code or of one slot, it is no accident.
 MOST_BOOT_FAILURES = 5
 
 
 def backoff(failures: int, chance: float) -> float:
-    """Return the wait after so many failures in a row, in seconds; `chance` is from 0 to 1."""
+    """Return the wait in seconds after so many failures in a row; `chance` is from 0 to 1."""
     if failures <= 0:
         return 0.0
     planned = min(FIRST_WAIT * 2.0 ** min(failures - 1, 32), LONGEST_WAIT)
@@ -24,11 +24,11 @@ def backoff(failures: int, chance: float) -> float:
 
 @dataclass
 class RestartPolicy:
-    """Decides for one process that is kept alive, from how its lives ended.
+    """Decides how long to wait before a process is started again, by how it has ended so far.
 
-    A process that ended before it was ready failed. One that was ready and ended crashed: the first
-    crash costs no wait, because most have nothing to do with the start; more in a row do. A life
-    of HEALTHY_AFTER seconds after ready wipes the slate.
+    An end before it was ready is a failure. An end after that is a crash: the first costs no wait,
+    because most crashes have nothing to do with the start; more in a row do. HEALTHY_AFTER seconds
+    of being ready reset the count.
     """
 
     chance: Callable[[], float]
@@ -54,13 +54,13 @@ class BootPolicy:
     was_ever_ready: bool = False
 
     def ready(self) -> None:
-        """Note that a worker became ready: from now on, failures are retried for ever."""
+        """Note that a worker is ready: from now on, failed boots are tried again for ever."""
         self.was_ever_ready = True
 
     def failed(self, *, certain: bool) -> bool:
-        """Count a boot that failed; return whether to give up.
+        """Count a failed boot; return whether to give up.
 
-        `certain` says that trying again would fail the same way: the predictor itself raised.
+        `certain` says that another try would fail the same way: the predictor itself raised.
         """
         self.failures += 1
         return not self.was_ever_ready and (certain or self.failures >= MOST_BOOT_FAILURES)

@@ -1,6 +1,6 @@
-"""What the GPUs' sensors say: written by the admin process, read by all. Pure.
+"""The readings of the GPUs' sensors: written by the admin process, read by all. Pure.
 
-What a driver does not tell of a GPU is None, and what it has not told for a while is gone.
+A number that a driver does not know is None, and readings that are too old are not shown.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from obworker.supervisor.scoreboard import GpuRow, Scoreboard
 
-# Older than this, a reading says nothing of now: the driver hangs, or nobody reads any more.
+# An older reading says nothing about now: the driver hangs, or no process reads the sensors.
 STALE_AFTER = 30.0
 
 
 class Sensed(NamedTuple):
-    """One reading of a GPU, by index, or of a MIG instance of it.
+    """One reading of the GPU with that index, or of a MIG instance on it.
 
     Memory is in bytes, utilisation in percent, the temperature in degrees Celsius.
     """
@@ -31,7 +31,7 @@ class Sensed(NamedTuple):
 
 
 def write(board: Scoreboard, sensed: list[Sensed], now: float) -> None:
-    """Show everybody what was read; what is there no more is forgotten."""
+    """Publish the latest readings, and drop those of GPUs that are not there any more."""
     for row, one in zip(board.gpus, sensed, strict=False):
         row.gpu = one.gpu
         row.write_text("uuid", one.uuid)
@@ -44,7 +44,7 @@ def write(board: Scoreboard, sensed: list[Sensed], now: float) -> None:
 
 
 def readings(board: Scoreboard, now: float) -> Iterator[tuple[Sensed, list[int]]]:
-    """Yield the newest reading of each GPU that slots have, and those slots."""
+    """Yield the latest reading of each GPU that slots have, with those slots."""
     devices = [board.slot(index).read_text("device") for index in range(board.header.slots)]
     fresh = [_sensed(row) for row in board.gpus if row.read_at and now - row.read_at < STALE_AFTER]
     for sensed in fresh:
@@ -60,7 +60,7 @@ def _sensed(row: GpuRow) -> Sensed:
 
 
 def _is_meant(sensed: Sensed, device: str) -> bool:
-    """Whether a slot's devices, as Device.label writes them, have this one."""
+    """Whether this GPU is among a slot's devices, in the form of Device.label."""
     return any(_names(token, sensed) for token in device.partition(" ")[2].split(",") if token)
 
 

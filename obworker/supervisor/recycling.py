@@ -1,18 +1,18 @@
-"""When a worker that works is to be replaced all the same. Pure."""
+"""When a worker without a fault is to be replaced. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# One whose model alone is above the limit would be replaced for ever, and as fast as it boots.
+# A worker whose model alone exceeds the limit would be replaced for ever, as fast as it boots.
 LEAST_LIFE = 10.0
 JITTER = 0.1
 
 
 @dataclass(frozen=True)
 class Recycling:
-    """The limits of one worker: requests it serves, and bytes it holds; 0 is no limit."""
+    """The limits of one worker: requests that it serves, and bytes that it holds; 0 is no limit."""
 
     max_requests: int
     max_memory: int
@@ -23,14 +23,14 @@ class Recycling:
     ) -> Recycling:
         """Return the limits of a new worker.
 
-        `jitter` is by how much `max_requests` is raised at most, None for a tenth of it; `chance`
-        gives numbers from 0 to 1. Without it, workers that began together would end together.
+        `max_requests` is raised by up to `jitter`, None for a tenth of it: otherwise workers that
+        began together would end together. `chance` gives numbers from 0 to 1.
         """
         most = int(max_requests * JITTER) if jitter is None else jitter
         return cls(max_requests + round(most * chance()) if max_requests else 0, max_memory)
 
     def why(self, *, requests: int, memory: int, served_for: float) -> str:
-        """Say why the worker is to be replaced, empty where it is not."""
+        """Return why the worker is to be replaced, empty if it is not."""
         if self.max_requests and requests >= self.max_requests:
             return f"has served {requests} requests"
         if self.max_memory and memory > self.max_memory and served_for >= LEAST_LIFE:

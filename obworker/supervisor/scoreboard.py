@@ -1,11 +1,11 @@
-"""What all processes of one obworker know of one another: one shared page set, no locks, no files.
+"""What the processes of one obworker know of one another: in shared memory, no locks, no files.
 
-Made by the master before the first child and mapped by everybody (memfd_create(2)). Every field
-has one writer: the master for what it decides, a worker for its own requests, the admin process for
-what it reads of GPUs. A number is aligned and at most eight bytes, so a reader sees the old value
-or the new one and nothing between. A text may be read half written; it is for people.
+The master makes the pages before the first child, and all processes map them (memfd_create(2)).
+Every field has one writer: the master for what it decides, a worker for its own requests, the admin
+process for readings of GPUs. A number is aligned and at most eight bytes, so a reader sees the old
+value or the new one, and never a mix. A text may be read half written; it is for people.
 
-Times are instants of the system's monotonic clock, the same for all processes; 0 is never.
+Times are those of the system's monotonic clock, which all processes share; 0 means never.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Annotated, TypeVar, get_type_hints
 from obworker.http.tally import BUCKETS, CODES
 
 MAX_SLOTS = 1024
-# 16 GPUs of 7 MIG instances each.
+# 16 GPUs with 7 MIG instances each.
 MAX_GPUS = 112
 # While a worker is replaced, the old and the new process share a slot.
 SEATS_PER_SLOT = 2
-# That of the current generation, and that of a reload.
+# One of the current generation, and one of a reload.
 MAX_MOLDS = 2
 ID_BYTES = 64
 
@@ -39,7 +39,7 @@ class Phase(enum.IntEnum):
 
 
 class State(enum.IntEnum):
-    """What a seat holds; the rules are in slots.py."""
+    """The states of a seat; the transitions are in slots.py."""
 
     EMPTY = 0
     SPAWNING = 1
@@ -60,18 +60,18 @@ SERVING = frozenset((State.IDLE, State.BUSY))
 
 
 class Cause(enum.IntEnum):
-    """Why a process ended that nobody had asked to."""
+    """Why a process ended unexpectedly."""
 
     BOOT = 0  # it was never ready
     EXIT = 1  # it exited by itself
-    SIGNAL = 2  # somebody, or the kernel for a fault of its own, killed it
+    SIGNAL = 2  # it was killed: by somebody, or by the kernel for a fault such as SIGSEGV
     OOM = 3  # the kernel killed it for memory
     LATE = 4  # it missed a deadline, and the master ended it
-    LEFT = 5  # it said why, and drained
+    LEFT = 5  # it gave a reason, and drained
     DEVICE = 6  # its GPU failed
 
 
-# A field is an annotation: its type in Python, and its type in the shared pages.
+# Annotations of fields have two types: that in Python, and that in the shared pages.
 UInt32 = Annotated[int, ctypes.c_uint32]
 UInt64 = Annotated[int, ctypes.c_uint64]
 Double = Annotated[float, ctypes.c_double]
@@ -80,7 +80,7 @@ UInt64s = ctypes.Array[ctypes.c_uint64]
 
 
 class _Record(ctypes.Structure):
-    """A record whose texts can be set to any str: cut to what fits, read back as far as it went."""
+    """A record with text fields: a str is cut to the size of its field."""
 
     def write_text(self, field: str, text: str) -> None:
         size = getattr(type(self), field).size
@@ -95,7 +95,7 @@ Record = TypeVar("Record", bound=ctypes.Structure)
 
 
 def _laid_out(record: type[Record]) -> type[Record]:
-    """Give a structure the fields that its annotations name."""
+    """Give a structure the fields that its annotations declare."""
     hints = get_type_hints(record, include_extras=True)
     record._fields_ = tuple((name, hint.__metadata__[0]) for name, hint in hints.items())
     return record
@@ -103,43 +103,43 @@ def _laid_out(record: type[Record]) -> type[Record]:
 
 @_laid_out
 class Header(_Record):
-    """The service; written by the master."""
+    """The service as a whole; written by the master."""
 
     master_pid: UInt32
     mold_pids: Annotated[UInt32s, ctypes.c_uint32 * MAX_MOLDS]
     phase: UInt32
     generation: UInt32
-    slots: UInt32  # rows from here on are not in use
-    wanted: UInt32  # workers there are to be
+    slots: UInt32  # the number of rows in use
+    wanted: UInt32  # the number of workers there should be
     min_ready: UInt32
     queue_limit: UInt32
     queued: Annotated[int, ctypes.c_int32]  # requests that wait, in all workers; -1: not known
     started_at: Double
-    beat: Double  # when the master's loop last turned
+    beat: Double  # when the master's loop last ran
     reloads: UInt32
-    reload_failure: Annotated[bytes, ctypes.c_char * 512]  # why the last failed; empty: it did not
+    reload_failure: Annotated[bytes, ctypes.c_char * 512]  # of the last one; empty: it did not fail
     address: Annotated[bytes, ctypes.c_char * 1024]
     label: Annotated[bytes, ctypes.c_char * 256]
 
 
 @_laid_out
 class SlotRow(_Record):
-    """What stays when processes come and go; written by the master."""
+    """What a slot keeps when processes come and go; written by the master."""
 
     device: Annotated[bytes, ctypes.c_char * 256]
-    exits: Annotated[UInt32s, ctypes.c_uint32 * len(Cause)]  # ends that nobody asked for
+    exits: Annotated[UInt32s, ctypes.c_uint32 * len(Cause)]  # unexpected ends
     last_exit: Annotated[bytes, ctypes.c_char * 256]
     last_exit_at: Double
-    quarantine: Annotated[bytes, ctypes.c_char * 256]  # why the device is left alone, if it is
+    quarantine: Annotated[bytes, ctypes.c_char * 256]  # why the device is in it; empty: it is not
     quarantined_until: Double
 
     @property
     def restarts(self) -> int:
-        """How many ends there were that nobody asked for."""
+        """How many unexpected ends there were."""
         return sum(self.exits)
 
     def note_exit(self, cause: Cause, text: str, now: float) -> None:
-        """Keep for people what an end was that nobody asked for."""
+        """Count an unexpected end, and keep a text about it for people."""
         self.exits[cause] += 1
         self.last_exit_at = now
         self.write_text("last_exit", text)
@@ -147,10 +147,10 @@ class SlotRow(_Record):
 
 @_laid_out
 class SeatRow(_Record):
-    """One process of a slot. The first part is the master's, the second the worker's.
+    """One process of a slot. The master writes the first part, the worker the second.
 
-    The last part is a worker's too, and stays when it has gone: whoever comes next counts on, so
-    what is read of it never falls.
+    The third part is also written by the worker, and stays when it has gone: the next worker counts
+    on from there, so these counters never fall.
     """
 
     pid: UInt32
@@ -159,8 +159,8 @@ class SeatRow(_Record):
     spawned_at: Double
     ready_at: Double
 
-    beat: Double  # when the worker's event loop last turned
-    deadline: Double  # the earliest of the requests in predict; infinite: none
+    beat: Double  # when the worker's event loop last ran
+    deadline: Double  # the first of the requests in predict; infinite: none
     begun_at: Double  # when that request entered predict; 0: nothing is in predict
     in_flight: UInt32  # requests in predict
     waiting: UInt32  # places in the queue that only the worker can give back
@@ -175,12 +175,12 @@ class SeatRow(_Record):
     seconds: Double
 
     def clear(self) -> None:
-        """Forget the process that was here, and not what it has counted."""
+        """Forget the process that was here, but keep its counters."""
         counts: int = type(self).__dict__["requests"].offset
         ctypes.memset(ctypes.addressof(self), 0, counts)
 
     def describe_request(self, now: float) -> str:
-        """Say which request is in predict, for how long, and its id where it has one."""
+        """Describe the request in predict: which, for how long, and its id if it has one."""
         line, id_ = self.read_text("request_line"), self.read_text("request_id")
         named = f", request {id_}" if id_ else ""
         return f"{line or 'a request'} ({now - self.begun_at:.1f} s{named})"
@@ -188,7 +188,7 @@ class SeatRow(_Record):
 
 @_laid_out
 class GpuRow(_Record):
-    """What a GPU's sensors said; written by the admin process. Not a number is not known."""
+    """A reading of a GPU; written by the admin process. NaN means not known."""
 
     gpu: UInt32  # its index
     uuid: Annotated[bytes, ctypes.c_char * 96]
@@ -218,7 +218,7 @@ class Scoreboard:
 
     @classmethod
     def create(cls) -> Scoreboard:
-        """Make the pages, which take memory only where they are written."""
+        """Make the pages; only those that are written take memory."""
         descriptor = os.memfd_create("obworker-scoreboard", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, ctypes.sizeof(_Layout))
         board = cls(descriptor)
@@ -227,7 +227,7 @@ class Scoreboard:
 
     @property
     def header(self) -> Header:
-        """The service."""
+        """The row of the service as a whole."""
         return self._layout.header
 
     def slot(self, index: int) -> SlotRow:
@@ -249,18 +249,18 @@ class Scoreboard:
 
     @property
     def gpus(self) -> list[GpuRow]:
-        """Return the rows of GPUs."""
+        """The rows of all GPUs, used or not."""
         return list(self._layout.gpus)
 
     def serves_beside(self, row: SeatRow) -> bool:
-        """Whether a process serves that is not the one of `row`."""
+        """Whether any other process than that of `row` serves."""
         mine = ctypes.addressof(row)
         return any(
             other.state in SERVING and ctypes.addressof(other) != mine for other in self.rows
         )
 
     def count_serving(self, ended: Collection[int] = ()) -> int:
-        """Return how many slots have a process that serves, and is not among those `ended`."""
+        """Return how many slots have a process that serves, without those that have `ended`."""
         return sum(
             any(row.state in SERVING and row.pid not in ended for row in self.seats(slot))
             for slot in range(self.header.slots)

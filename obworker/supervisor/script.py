@@ -1,15 +1,15 @@
 """Supervises a start.sh: runs it, watches its port, starts it again, stops it with its children.
 
-Theory of operation. The script runs under bash in a session of its own, so its whole tree can be
-signalled. While its port does not answer it is booting; it is ready when a TCP connection is
-accepted. A script that ends with code 0 has done what it wanted and so has obworker. One that fails
-is started again, with backoff; one that fails five times before it was ever ready is given up.
+Theory of operation. The script runs under bash in a session of its own, so that all its processes
+can be signalled. It is booting until its port accepts a TCP connection, then it is ready. If it
+exits with code 0 its work is done, and obworker exits, too. If it fails it is started again, with
+backoff; after five failures before it was ever ready, obworker gives up.
 
-To stop it, for good or to start it anew, its session gets TERM, and KILL when the graceful timeout
-is over; a run has ended when the last of its session has. It owns its port, so a reload cannot have
-two of them at once: there is a gap.
+To stop it, for good or to start it anew, its session gets SIGTERM, and SIGKILL after the graceful
+timeout; a run has ended when the last process of its session has. The script owns its port, so two
+cannot run at once: a reload has a gap.
 
-To everybody else it is a service with one slot (scoreboard.py).
+To the rest of obworker it is a service with one slot (scoreboard.py).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ KILL_TIMEOUT = 5.0
 
 @dataclass
 class Run:
-    """One run of the script, which lasts as long as its session does."""
+    """One run of the script, which lasts as long as its session has processes."""
 
     pid: int
     started_at: float
@@ -59,21 +59,21 @@ class Run:
 
     @property
     def is_booting(self) -> bool:
-        """Whether its port is yet to answer."""
+        """Whether its port has not answered yet."""
         return self.ready_at is None and not self.has_ended and self.kill_due is None
 
     @property
     def state(self) -> State:
-        """What a worker in its place would be in."""
+        """The state that a worker would have in its place."""
         if self.has_ended or self.kill_due is not None:
             return State.DRAINING
         return State.BOOTING if self.ready_at is None else State.IDLE
 
 
 class Script:
-    """Keeps the start.sh of `directory` running; `port` is the one it will listen on.
+    """Keeps the start.sh of `directory` running, which is to listen on `port`.
 
-    `reread` returns the settings and the environment as they are by then.
+    `reread` reads the settings and the environment again.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Script:
         self._error: ObworkerError | None = None
 
     def run(self) -> int:
-        """Run until the script is done or a signal ends it; return the exit code of the script.
+        """Run until the script is done or obworker is told to stop; return the script's exit code.
 
-        That is 128 plus the signal's number for a script that a signal ended, as in a shell.
+        If a signal has ended the script, that is 128 plus its number, as in a shell.
 
         Raises:
             LoadError: it cannot be run.
@@ -158,7 +158,7 @@ class Script:
         while (pid := linux.next_ended()) is not None:
             run = self._run
             is_script = run is not None and pid == run.pid
-            # Once told to stop, the script's other processes may finish what they are doing.
+            # After an order to stop, the script's other processes may finish their work.
             if run is not None and is_script and run.kill_due is None:
                 linux.kill_session(pid, signal.SIGKILL)
             code = linux.reap(pid)
@@ -180,7 +180,7 @@ class Script:
             self._probe(run, now)
 
     def _kill_or_forget(self, run: Run, now: float) -> None:
-        """Kill a run that is late; what not even that ends is nobody's who could be waited for."""
+        """Kill a run that did not stop in time; if even that does not end it, wait no longer."""
         if run.was_killed:
             logger.error("some processes of %s cannot be ended; going on without", SCRIPT)
             self._run = None
@@ -242,13 +242,13 @@ class Script:
             self._end(self._run, patience)
 
     def _end(self, run: Run, patience: float) -> None:
-        """Ask a run to end, which is killed if it has not in time."""
+        """Ask a run to end; it is killed if it has not in `patience` seconds."""
         due = time.monotonic() + patience
         run.kill_due = due if run.kill_due is None else min(due, run.kill_due)
         linux.kill_session(run.pid, signal.SIGTERM)
 
     def reload(self, answer: Callable[[str], None] = nobody) -> None:
-        """Stop the script and start it again; `answer` learns how that went."""
+        """Stop the script and start it again; `answer` is told how that went."""
         if self._stopping:
             answer("obworker is stopping")
             return
@@ -268,7 +268,7 @@ class Script:
             self._end(self._run, self._settings.graceful_timeout)
 
     def _read_settings(self) -> None:
-        """Go by what the configuration file, the environment and .env say now, but for the port."""
+        """Adopt what the configuration file, environment and .env say now, except for the port."""
         settings, environ = self._reread()
         log.open_files(settings)
         self._outside.admin.follow_log()
@@ -276,7 +276,7 @@ class Script:
         self._settings, self._environ = settings, environ
 
     def _answer_reload(self, failure: str) -> None:
-        """Tell who waits for a reload that it is over: why it failed, empty if it did not."""
+        """Report that a pending reload is over: why it failed, empty if it did not."""
         answer, self._reload = self._reload, None
         if answer is None:
             return
@@ -285,11 +285,11 @@ class Script:
         answer(failure)
 
     def resize(self, _size: int) -> str:
-        """Refuse: a script is one process to us."""
+        """Refuse: a script has no workers."""
         return f"a {SCRIPT} cannot be scaled"
 
     def show_stacks(self, _slot: int) -> list[str]:
-        """Refuse: the signal would end a program that does not know it."""
+        """Show none: the signal would end a program that does not handle it."""
         return []
 
     # the script
@@ -297,7 +297,7 @@ class Script:
     def _start(self, now: float) -> None:
         try:
             process = subprocess.Popen(
-                ["bash", SCRIPT],  # noqa: S607 where bash lies differs between machines
+                ["bash", SCRIPT],  # noqa: S607 the path of bash differs between machines
                 cwd=self._directory,
                 env=without_systemd(self._environ) | {"PORT": str(self._port)},
                 start_new_session=True,
@@ -312,7 +312,7 @@ class Script:
         logger.info("%-10s %s, pid %d, port %d", "running", SCRIPT, process.pid, self._port)
 
     def _cannot_start(self, why: str, now: float) -> None:
-        """Give up at the first start; later, what was there once may be there again."""
+        """Give up if it was never ready; else try again, as what is missing may come back."""
         if self._boots.was_ever_ready:
             self._answer_reload(f"{SCRIPT} {why}")
             self._try_again(why, now, ready_at=None)
@@ -320,7 +320,7 @@ class Script:
             self._give_up(LoadError(f"{SCRIPT} {why}"))
 
     def _give_up(self, error: ObworkerError) -> None:
-        """End with an error; as after any end, no reload starts anything again."""
+        """End with an error; no reload starts anything again."""
         self._error, self._stopping, self._start_due = error, True, None
 
     def _try_again(self, how: str, now: float, *, ready_at: float | None) -> None:
@@ -329,11 +329,11 @@ class Script:
         logger.error("%s %s; starting it again in %.1f s", SCRIPT, how, wait)
 
     def _probe(self, run: Run, now: float) -> None:
-        """Find out whether the script's port answers by now."""
+        """Check whether the script's port answers."""
         if listeners.is_served(self._port):
             run.ready_at = now
             self._boots.ready()
-            self._publish()  # who reads below that it is ready may ask /readyz at once
+            self._publish()  # whoever reads the line below may ask /readyz at once
             self._answer_reload("")
             logger.info("%-10s ready in %.2f s", SCRIPT, now - run.started_at)
             logger.info("%-10s %s", "serving", Address("localhost", self._port).url)
@@ -347,7 +347,7 @@ class Script:
     def _script_ended(self, run: Run, code: int) -> None:
         now = time.monotonic()
         run.has_ended = True
-        if run.kill_due is None:  # by itself: what was left of its group has been killed
+        if run.kill_due is None:  # by itself: the rest of its session has been killed
             run.was_killed, run.kill_due = True, now + KILL_TIMEOUT
         self._code = _exit_code(code, is_too_late=run.is_too_late)
         how = exits.describe(code)
@@ -375,7 +375,7 @@ class Script:
 
 
 def _exit_code(code: int, *, is_too_late: bool) -> int:
-    """Return what obworker exits with; of one that we ended its own code says nothing."""
+    """Return the exit code of obworker; the script's means nothing if it was ended as too late."""
     if is_too_late:
         return BootError.exit_code
     return 128 - code if code < 0 else code

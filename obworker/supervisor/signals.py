@@ -1,7 +1,7 @@
-"""Signals in a process with a loop: the handlers do nothing, the loop reads numbers.
+"""Signals in a process with a loop: handlers do nothing, and the loop reads the numbers.
 
 Python writes the number of every signal that has a handler into the wakeup descriptor
-(signal.set_wakeup_fd), at C level: no handler of ours runs between two bytecodes of the loop.
+(signal.set_wakeup_fd). It does so in C, so no code of ours runs between two bytecodes of the loop.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ HANDLED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD),
     *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR1),
 )
-# It has a handler, too, and not SIG_IGN: that would pass an exec, and a start.sh could not trap
-# it (bash(1), "Signals ignored upon entry to the shell cannot be trapped").
+# It gets a handler, too, as SIG_IGN would outlast an exec, and a start.sh could not trap it
+# (bash(1), "Signals ignored upon entry to the shell cannot be trapped").
 WITHOUT_EFFECT = (signal.SIGUSR2,)
 OF_MASTER = (*HANDLED, *WITHOUT_EFFECT)
 
 
 class Signals:
-    """The signals that came since the last look; a selector can wait for it.
+    """The signals that have arrived since the last look; a selector can wait for them.
 
-    It takes over with its making, in the main thread and for the life of the process: `numbers` get
-    a handler, and are let through where whoever started us has blocked them, for that passes an
-    exec (signal(7)).
+    Making one, in the main thread, takes effect for the life of the process: `numbers` get a
+    handler, and are unblocked in case whoever started us has blocked them, which outlasts an exec
+    (signal(7)).
     """
 
     def __init__(self, numbers: Collection[signal.Signals] = ()) -> None:
-        # A pipe holds 65,536 of them, a socket some 280: a loop that is held up, or was stopped,
-        # would lose a TERM behind so many ends of children.
+        # A pipe holds 65,536 numbers, a socket about 280: a loop that is delayed, or was stopped,
+        # would lose a SIGTERM behind so many SIGCHLDs.
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in numbers:
@@ -40,11 +40,11 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when a signal came."""
+        """Return the descriptor that is readable when a signal has arrived."""
         return self._reader
 
     def take(self) -> list[int]:
-        """Return the numbers of those that came, in order, also of others with a handler."""
+        """Return the numbers of all signals with a handler that have arrived, in order."""
         try:
             return list(os.read(self._reader, 4096))
         except BlockingIOError:
@@ -52,45 +52,45 @@ class Signals:
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """Exist: a signal that is ignored or has its default action wakes nobody."""
+    """Do nothing; a signal without a handler would not get into the wakeup descriptor."""
 
 
-# A fork of the user's has the handlers and the descriptor until it lets go of them: what is sent to
-# it would be taken for sent to the process that it is from, such as the SIGTERM by which
-# multiprocessing ends its pools. Until then it gets none.
+# A process that the user's code forks has the handlers and the descriptor at first, so a signal to
+# it would seem to be for its parent, such as the SIGTERM by which multiprocessing ends its pools.
+# So it gets none before it has reset them.
 _blocked = threading.local()
 
 
-def _hold() -> None:
+def _block() -> None:
     _blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_MASTER)
 
 
-def _go_on() -> None:
+def _restore_mask() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.before)
 
 
-def _let_go() -> None:
+def _reset_in_child() -> None:
     signal.set_wakeup_fd(-1)
     for number in OF_MASTER:
         if signal.getsignal(number) is _do_nothing:
             signal.signal(number, signal.SIG_DFL)
-    _go_on()
+    _restore_mask()
 
 
-os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_let_go)
+os.register_at_fork(before=_block, after_in_parent=_restore_mask, after_in_child=_reset_in_child)
 
 
 def on_rotation(reopen: Callable[[], None]) -> None:
-    """Have SIGUSR1 open the log files again, in a process without a loop."""
+    """Have SIGUSR1 open the log files again by `reopen`, in a process without a loop."""
     signal.signal(signal.SIGUSR1, lambda _number, _frame: reopen())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # see bootstrap.spawn
 
 
 def restore_defaults() -> None:
-    """Give a fork of the mold the signals that a program starts with, but for a few.
+    """Reset the signals of a fork of the mold to their defaults, except for a few.
 
-    A terminal's Ctrl-C and hang-up are the master's business, and a write to a client that has
-    gone is an error, not the end. SIGUSR1 opens the log files again, as in the mold.
+    The terminal's Ctrl-C and hang-up are for the master, and writing to a client that has gone is
+    an error, not the end. SIGUSR1 opens the log files again, as in the mold.
     """
     signal.set_wakeup_fd(-1)
     for number in HANDLED:
@@ -100,6 +100,6 @@ def restore_defaults() -> None:
 
 
 def ignore(*numbers: signal.Signals) -> None:
-    """Let signals have no effect on this process, and on the programs that it runs."""
+    """Ignore signals, in this process and in the programs that it executes."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

@@ -2,28 +2,28 @@
 
 Theory of operation
 -------------------
-A slot is a place for one worker, for ever: its GPU, its title and its history stay when processes
-come and go. It has two seats, so that a worker can be ready before the one it replaces leaves; a
-seat holds at most one process, and this table says what can happen to it:
+A slot is a permanent place for one worker: its GPU, its title and its history stay when processes
+come and go. It has two seats, so that a worker can be ready before the one that it replaces leaves.
+A seat holds at most one process, and has these events:
 
-    SPAWN   the mold was asked for a process        SPAWNED  the process exists
+    SPAWN   a process was requested                 SPAWNED  the process exists
     READY   it serves                               BEGIN    a request is in predict
-    FINISH  none is any more                        DRAIN    it finishes, and takes nothing new
-    DUMP    it was told to show its stacks          ABORT    it was sent SIGABRT
-    KILL    its group was sent SIGKILL              STICK    not even that ended it
+    FINISH  no request is in predict                DRAIN    it finishes, and accepts nothing new
+    DUMP    it was told to dump its stacks          ABORT    it was sent SIGABRT
+    KILL    its group was sent SIGKILL              STICK    SIGKILL did not end it
     EXIT    it is gone, or will never come          WAIT     the seat waits for the next try
     VACATE  the seat is free                        RETIRE   the seat is not to be filled
 
-A seat has at most one deadline, and what happens at it is a property of its state:
+A seat has at most one deadline. What happens then depends on its state:
 
-    SPAWNING  the mold does not fork: give it up    BOOTING   show where it hangs, then kill it
-    IDLE      it is frozen: likewise                BUSY      its request is overdue: likewise
+    SPAWNING  the mold does not fork: give up       BOOTING   dump its stacks, then kill it
+    IDLE      its loop stands still: likewise       BUSY      its request is overdue: likewise
     DRAINING  kill it                               DUMPING   abort it
     ABORTING  kill it                               KILLING   it is stuck in the kernel
     BACKOFF   try again
 
-Which seats are to be filled, drained or given up is decided in agenda.py. An event that a state
-does not know raises `IllegalTransition`, and nothing changes.
+agenda.py decides which seats are to be filled, drained or given up. An event that is not allowed in
+a state raises `IllegalTransition`, and nothing changes.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ HAS_PROCESS = SERVING | BEING_KILLED | {State.BOOTING, State.DRAINING}
 class Timeouts:
     """How long a seat may stay in a state, in seconds.
 
-    `frozen` is how long an idle worker's loop may stand still; `answer` how long past its deadline
-    a worker has to answer a request by itself.
+    `frozen` is how long the loop of an idle worker may stand still; `answer` is how long a worker
+    has, after the deadline of a request, to answer it by itself.
     """
 
     spawn: float = 10.0
@@ -156,16 +156,17 @@ class Timeouts:
 
 
 class IllegalTransition(Exception):
-    """An event that cannot happen in the state its seat is in: a bug in the master."""
+    """An event that is not allowed in the state of its seat: a bug in the master."""
 
 
 @dataclass
 class Seat:
     """One of a slot's two places for a process.
 
-    `generation` is the code it runs. `recycle` says why it is to be replaced, if it is. `expected`
-    is whether its end is wanted or already accounted for, and so no news. `idle_since` is from
-    when on its event loop is judged. While it has `lost_device` the GPU's memory is not free.
+    `generation` is that of its code. `recycle` is why the process is to be replaced, if so.
+    `expected` says that its end is wanted, or accounted for already. `idle_since` is when the time
+    of its event loop began to count. `lost_device` says that its GPU failed, whose memory is not
+    free before its end.
     """
 
     slot: int
@@ -182,7 +183,7 @@ class Seat:
     lost_device: bool = False
 
     def apply(self, event: Event, *, deadline: float | None = None) -> None:
-        """Go where the table says; the new state's deadline replaces the old one."""
+        """Change the state as the table says; `deadline` replaces that of the old state."""
         try:
             self.state = TRANSITIONS[self.state][event]
         except KeyError:
@@ -192,7 +193,7 @@ class Seat:
         self.deadline = deadline
 
     def begin_life(self, generation: int, now: float) -> None:
-        """Forget the process before; the next one runs `generation`."""
+        """Forget the previous process; the next one runs `generation`."""
         self.generation, self.spawned_at = generation, now
         self.pid = self.ready_at = None
         self.recycle, self.expected, self.lost_device = "", False, False
@@ -204,7 +205,7 @@ class Seat:
 
 @dataclass
 class Slot:
-    """A place for one worker, with its two seats; `quarantined` says that its device is."""
+    """A place for one worker, with two seats; `quarantined` means that its device is."""
 
     index: int
     restarts: RestartPolicy
@@ -220,10 +221,10 @@ class Slot:
         return [seat for seat in self.seats if seat.state in states]
 
     def other(self, seat: Seat) -> Seat:
-        """Return the seat beside `seat`."""
+        """Return the other seat."""
         return self.seats[1 - seat.number]
 
     @property
     def serving(self) -> Seat | None:
-        """The newest process that serves."""
+        """The seat with the newest process that serves."""
         return max(self.within(*SERVING), key=lambda seat: seat.spawned_at, default=None)

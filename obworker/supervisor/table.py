@@ -1,16 +1,16 @@
-"""The process table: what has happened to each seat, and what an end leads to. Pure.
+"""The process table: what has happened to each seat, and what follows an end. Pure.
 
 Theory of operation
 -------------------
-The master tells the table what happened, and when, and asks agenda.py what is to be done; it
-carries that out and decides nothing about a slot itself. What can happen to a seat is in slots.py,
-which code a slot is to serve in rollout.py; this is about how it ends:
+The master reports to the table what happened, and when, and asks agenda.py what is to be done. It
+carries that out, and decides nothing about a slot itself. The events of a seat are in slots.py, the
+code that a slot is to serve in rollout.py. This module is about ends:
 
-1. An end before ready is a failed boot whatever the exit code: a worker that calls sys.exit(0)
-   while it boots has not done its work. A generation of which nothing was ever ready is given up
-   after five; from then on a slot is tried for ever, with a growing wait.
-2. A worker that leaves on its own account is replaced when it says so, not when it is gone.
-3. An end that was wanted, or of code that nobody wants any more, is no news.
+1. An end before the worker is ready is a failed boot, whatever the exit code: a worker that calls
+   sys.exit(0) while it boots has not done its work. A generation of which no worker was ever ready
+   is given up after five; otherwise a slot is tried for ever, with a growing wait.
+2. A worker that leaves by itself is replaced when it says so, not when it is gone.
+3. An end that was wanted, or of code that is not wanted any more, is expected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNREACHABLE_TIMEOUT = 0.5
 
 
 class End(NamedTuple):
-    """What the end of a process leads to, and the wait before the next try in seconds."""
+    """What follows the end of a process, and the wait before the next try in seconds."""
 
     outcome: Outcome
     wait: float = 0.0
@@ -61,7 +61,7 @@ class Table:
     # size
 
     def resize(self, size: int) -> None:
-        """Want so many workers: the slots with the lowest numbers."""
+        """Set how many workers are wanted: in the slots with the lowest numbers."""
         self.wanted = size
         while len(self.slots) < size:
             self.slots.append(Slot(len(self.slots), RestartPolicy(self._chance)))
@@ -69,7 +69,7 @@ class Table:
             self._want(slot)
 
     def quarantine(self, is_held: Callable[[int], bool]) -> None:
-        """Fill no slot whose device is in quarantine, and again those that were not."""
+        """Do not fill slots whose device is in quarantine; fill them again when it is not."""
         for slot in self.slots:
             if slot.quarantined is not is_held(slot.index):
                 slot.quarantined = not slot.quarantined
@@ -83,11 +83,11 @@ class Table:
 
     @property
     def can_serve(self) -> bool:
-        """Whether there is a slot, of those that are wanted, that may be filled."""
+        """Whether any slot may be filled; also true if no worker is wanted."""
         return any(slot.wanted for slot in self.slots) or not self.wanted
 
     def stop(self) -> None:
-        """Fill no slot any more; the agenda says how to empty those that are filled."""
+        """Fill no slot any more; agenda.py says how to empty those that are filled."""
         self.stopping = True
         for seat in self.seats:
             if seat.state in FREE:
@@ -95,7 +95,7 @@ class Table:
 
     @property
     def is_over(self) -> bool:
-        """Whether no seat holds a process or will, but for those that cannot be killed."""
+        """Whether no seat has a process or will get one, except for those that cannot be killed."""
         return all(seat.state in (State.RETIRED, State.STUCK) for seat in self.seats)
 
     @property
@@ -109,22 +109,22 @@ class Table:
         return sum(slot.serving is not None for slot in self.slots)
 
     def of_pid(self, pid: int) -> Seat | None:
-        """Return the seat whose process `pid` is."""
+        """Return the seat of the process `pid`, if there is one."""
         return next((seat for seat in self.seats if seat.pid == pid), None)
 
     # what happens to a process
 
     def spawn(self, seat: Seat, now: float) -> None:
-        """Note that a process was asked for."""
+        """Note that a process was requested."""
         seat.apply(Event.SPAWN, deadline=now + self.timeouts.spawn)
         seat.begin_life(self.generation_for(seat), now)
 
     def generation_for(self, seat: Seat) -> int:
-        """Return the code that a seat is to be filled with."""
+        """Return the generation of code with which a seat is to be filled."""
         return self.rollout.generation_for(self.slots[seat.slot])
 
     def spawned(self, seat: Seat, pid: int, *, loads: bool = False) -> None:
-        """Note that the process exists; its boot has been timed since the spawn.
+        """Note that the process exists; the time of its boot counts from the spawn.
 
         `loads` says that it imports the code first.
         """
@@ -133,14 +133,14 @@ class Table:
         seat.pid = pid
 
     def unreachable(self, seat: Seat, now: float) -> None:
-        """Note that a process that was asked for has no way to tell us of itself.
+        """Note that the channel of a requested process has ended before the process was there.
 
-        It is soon due to be given up, unless the mold turns out to be gone.
+        It is given up soon, unless the mold turns out to be gone.
         """
         seat.deadline = now + UNREACHABLE_TIMEOUT
 
     def became_ready(self, seat: Seat, now: float) -> bool:
-        """Note that the worker serves; return whether that made the candidate the current code."""
+        """Note that the worker serves; return whether that makes the candidate the current code."""
         seat.apply(Event.READY, deadline=now + self.timeouts.frozen)
         seat.ready_at = seat.idle_since = now
         return self.rollout.ready(seat.generation)
@@ -148,11 +148,11 @@ class Table:
     def observe(
         self, seat: Seat, now: float, *, in_flight: int, deadline: float, beat: float
     ) -> None:
-        """Note what a worker's row of the scoreboard says; times are 0 where there is none.
+        """Note what the worker's row of the scoreboard says; a time of 0 means none.
 
-        A worker with a request in predict is judged by that request alone: predict may hold the
-        interpreter's lock and the loop with it. One without is judged by its loop, which has all
-        its time again from the moment that predict let go of it.
+        A worker with a request in predict is judged by the request's deadline alone: predict may
+        hold the GIL, which stops the event loop. Without a request it is judged by its loop, whose
+        time counts anew from the end of predict.
         """
         is_busy = in_flight > 0
         if is_busy != (seat.state is State.BUSY):
@@ -164,14 +164,14 @@ class Table:
             seat.deadline = max(beat, seat.idle_since) + self.timeouts.frozen
 
     def drain(self, seat: Seat, now: float) -> None:
-        """Note that the worker was told to finish what it has."""
+        """Note that the worker was told to finish what it has, and to leave."""
         seat.apply(Event.DRAIN, deadline=now + self.timeouts.graceful)
         seat.expected = True
 
     def leaving(self, seat: Seat, now: float, *, device_lost: bool = False) -> float | None:
-        """Note that a worker drains on its own account; return the wait before the next one.
+        """Note that a worker drains by itself; return the wait before the next one.
 
-        None where the next one comes when this one is gone: where its GPU is lost, for one.
+        That is None if the next one comes when this one is gone, for example if its GPU is lost.
         """
         self.drain(seat, now)
         seat.lost_device = device_lost
@@ -191,7 +191,7 @@ class Table:
         return wait
 
     def dump(self, seat: Seat, now: float) -> None:
-        """Note that the worker was told to show its stacks, as its last act."""
+        """Note that the worker was told to dump its stacks, before its end."""
         seat.apply(Event.DUMP, deadline=now + self.timeouts.dump)
 
     def abort(self, seat: Seat, now: float) -> None:
@@ -199,7 +199,7 @@ class Table:
         seat.apply(Event.ABORT, deadline=now + self.timeouts.abort)
 
     def kill(self, seat: Seat, now: float) -> None:
-        """Note that the worker was sent SIGKILL; nothing is left but to wait for its end."""
+        """Note that the worker was sent SIGKILL; what remains is to wait for its end."""
         if seat.state is State.BOOTING and not self.is_awaited(seat):
             seat.expected = True
         seat.apply(Event.KILL, deadline=now + self.timeouts.kill)
@@ -207,7 +207,7 @@ class Table:
     def stick(self, seat: Seat) -> End:
         """Note that SIGKILL did not end the worker: it sleeps in the kernel.
 
-        Code that does so when it is tried is not tried again: it would cost a slot each time.
+        A candidate with such a worker is not tried again, as each try would cost a slot.
         """
         seat.apply(Event.STICK)
         if seat.generation != self.rollout.candidate:
@@ -226,7 +226,7 @@ class Table:
     ) -> End:
         """Note that the process is gone; for `certain` and `no_room` see Rollout.boot_failed.
 
-        Code is not judged by a boot that failed because the device did.
+        A boot that failed because the device did does not count against the code.
         """
         slot = self.slots[seat.slot]
         seat.apply(Event.EXIT)
@@ -251,7 +251,7 @@ class Table:
         return self._try_again(slot, seat, now)
 
     def _try_again(self, slot: Slot, seat: Seat, now: float) -> End:
-        """Let the slot wait before its next worker, unless one is on its way already."""
+        """Let the slot wait before its next worker, unless one is coming already."""
         wait = self._count_end(slot, seat, now)
         if slot.within(*COMING):
             seat.apply(Event.VACATE)
@@ -260,17 +260,17 @@ class Table:
         return End(Outcome.RETRY, wait)
 
     def _count_end(self, slot: Slot, seat: Seat, now: float) -> float:
-        """Return the wait before the slot's next worker; other code does not pay for this one's."""
+        """Return the wait after an end, which counts only if the next worker runs that code."""
         if not self.rollout.suits(slot, seat.generation):
             return 0.0
         return slot.restarts.ended(now, ready_at=seat.ready_at)
 
     def unspawned(self, seat: Seat) -> None:
-        """Note that the mold is gone before it made the process: the slot is not to blame."""
+        """Note that the mold ended before it made the process, which is not the slot's fault."""
         seat.apply(Event.EXIT)
         seat.apply(Event.RETIRE if self.stopping else Event.VACATE)
 
     def is_awaited(self, seat: Seat) -> bool:
-        """Whether somebody wants what boots there."""
+        """Whether the worker that boots there is still wanted."""
         wanted = self.slots[seat.slot].wanted and not self.stopping
         return wanted and self.rollout.knows(seat.generation)

@@ -1,7 +1,7 @@
-"""Which cores are neighbours, and which are near a GPU, as sysfs tells.
+"""Which cores are neighbours, and which are near a GPU, according to sysfs.
 
-Nothing here is needed to serve: what the kernel does not say, or says in words we do not know, is
-left out. For sysfs see Documentation/admin-guide/cputopology.rst and ABI/testing/sysfs-bus-pci.
+Nothing here is needed to serve: what the kernel does not tell, or in an unknown form, is left out.
+For sysfs see Documentation/admin-guide/cputopology.rst and ABI/testing/sysfs-bus-pci.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path("/")
 
 
 def in_order(cores: Iterable[int], root: Path = ROOT) -> list[int]:
-    """Sort cores so that those of a NUMA node, and in it those of a physical core, are adjacent."""
+    """Sort cores so that those of a NUMA node, and therein of a physical core, are adjacent."""
     system = root / "sys/devices/system"
     node_of = {
         core: int(path.parent.name.removeprefix("node"))
@@ -32,10 +32,10 @@ def in_order(cores: Iterable[int], root: Path = ROOT) -> list[int]:
 
 
 def near_gpus(tokens: Iterable[str], root: Path = ROOT) -> frozenset[int]:
-    """Return the cores near any of some GPUs, none where nobody knows.
+    """Return the cores near any of some GPUs; none if they are not known.
 
-    A token is from CUDA_VISIBLE_DEVICES; an index counts the GPUs in the order of the PCI bus. Of
-    a MIG instance only the older form of its UUID says which GPU it is on.
+    Tokens are from CUDA_VISIBLE_DEVICES; an index counts the GPUs in the order of the PCI bus. For
+    a MIG instance, only the older form of its UUID says which GPU it is on.
     """
     addresses = _addresses(root)
     return frozenset[int]().union(*(_near(token, addresses, root) for token in tokens))
@@ -55,7 +55,7 @@ def _near(token: str, addresses: dict[str, str], root: Path) -> frozenset[int]:
 
 
 def _addresses(root: Path) -> dict[str, str]:
-    """Return the UUIDs of NVIDIA's GPUs by PCI address, in its order."""
+    """Return the UUIDs of NVIDIA's GPUs by PCI address, in the order of addresses."""
     cards = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
     return {card.parent.name.lower(): _uuid(card) for card in cards}
 
@@ -66,7 +66,7 @@ def _uuid(information: Path) -> str:
 
 
 def _read_list(path: Path) -> frozenset[int]:
-    """Read a file with a list of cores: 0-3,8 (cpuset(7), "List format")."""
+    """Parse a file with a list of cores: 0-3,8 (cpuset(7), "List format")."""
     cores: set[int] = set()
     for run in text_of(path).strip().split(","):
         if ends := re.fullmatch(r"(\d+)(?:-(\d+))?", run, re.ASCII):

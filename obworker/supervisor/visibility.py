@@ -1,7 +1,7 @@
-"""The variables that say which devices a process sees, each read as its vendor reads it. Pure.
+"""The variables that say which devices a process sees, each parsed as its vendor does. Pure.
 
     CUDA_VISIBLE_DEVICES        NVIDIA, CUDA Programming Guide, "CUDA Environment Variables"
-    HIP_VISIBLE_DEVICES         AMD, counts what ROCR_VISIBLE_DEVICES leaves
+    HIP_VISIBLE_DEVICES         AMD, indices count what ROCR_VISIBLE_DEVICES leaves
     ROCR_VISIBLE_DEVICES        AMD, one level below
     ASCEND_RT_VISIBLE_DEVICES   Huawei Ascend: indices in ascending order
 
@@ -23,11 +23,11 @@ NO_DEVICES = frozenset(("", "-1", "nodevfiles", "none", "void"))
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of device, and the variable that hides all but some of it.
+    """A kind of device, and the variable that hides all but some devices.
 
-    `nothing` is the value that hides all. A UUID has one of `prefixes`; where the runtime `mixes`,
-    a list may have UUIDs and indices, else it ends where the other kind begins. `ascends` says that
-    it ends, too, where an index is not greater than the one before.
+    `nothing` is the value that hides all. A UUID has one of `prefixes`. If the runtime `mixes`, a
+    list may have UUIDs and indices; else it ends at the first of the other kind. If it `ascends`,
+    the list also ends at an index that is less than the one before.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Family:
     ascends: bool = False
 
     def is_uuid(self, token: str) -> bool:
-        """Whether a token names a device, and does not count it."""
+        """Whether a token is a UUID, and no index."""
         return bool(self.prefixes) and token.startswith(self.prefixes)
 
 
@@ -51,17 +51,17 @@ FAMILIES = (CUDA, HIP, ROCR, ASCEND)
 
 
 class Listing(NamedTuple):
-    """The devices of a machine, as their runtime would be told of them."""
+    """The devices of a machine, as tokens for the variable of their family."""
 
     family: Family
     tokens: list[str]
 
 
 def family_of(environ: Mapping[str, str]) -> Family | None:
-    """Return whose variable is set; of several the first that names a device.
+    """Return the family whose variable is set; of several, the first that names a device.
 
-    Schedulers set those of all vendors alike. CUDA's comes first: HIP reads it where its own is not
-    set, so it holds a worker to its device on either machine.
+    Schedulers set those of all vendors alike. CUDA's comes first: HIP reads it if its own is not
+    set, so it restricts a worker on either machine.
     """
     given = [family for family in FAMILIES if family.variable in environ]
     named = [family for family in given if not _says_none(environ[family.variable])]
@@ -71,7 +71,7 @@ def family_of(environ: Mapping[str, str]) -> Family | None:
 def parse_visible(value: str, family: Family = CUDA) -> list[str]:
     """Return the tokens of a variable as the runtime would use them.
 
-    It takes them up to the first that it cannot use, and none at all where one comes twice.
+    It uses them up to the first that is invalid, and none at all if one comes twice.
 
     Raises:
         UsageError: a token comes twice.
