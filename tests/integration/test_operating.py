@@ -371,16 +371,18 @@ def test_a_bug_of_ours_ends_a_turn_and_not_the_service(
     serve: Serve, model: Path, tmp_path: Path
 ) -> None:
     (model / "predictor.py").write_text(PREDICTOR)
-    bug = tmp_path / "with_a_bug.py"
+    bug, begun = tmp_path / "with_a_bug.py", tmp_path / "begun"
     bug.write_text(
-        "import itertools\nfrom obworker.cli import main\n"
+        "import pathlib\nfrom obworker.cli import main\n"
         "from obworker.supervisor.workers import Workers\n"
-        "observe, turns = Workers.observe, itertools.count()\n"
-        "def with_a_bug(self):\n    1 / (next(turns) - 30)\n    observe(self)\n"
+        f"observe, begun = Workers.observe, pathlib.Path({str(begun)!r})\n"
+        "def with_a_bug(self):\n    if begun.exists():\n        begun.unlink()\n        1 / 0\n"
+        "    observe(self)\n"
         "Workers.observe = with_a_bug\nmain()\n"
     )
     server = serve(str(model), script=bug).wait_until_ready()
-    server.wait_for_log("ZeroDivisionError", within=60)
+    begun.touch()
+    server.wait_for_log("ZeroDivisionError")
     server.workers()[0].kill()
     server.wait_until_ready(2)
     assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
