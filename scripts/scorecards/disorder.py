@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+from scorecards.load import Load
 from scorecards.models import Model
 from scorecards.scenarios import Measured, Scenario, Serve
 from scorecards.servers import Server
@@ -20,6 +21,7 @@ PAUSES = (0.05, 0.5)
 WORKERS = 2
 MOST_WORKERS = 4
 SETTLE_SECONDS = 15.0
+STEADY_SECONDS = 0.5
 
 
 class Operator:
@@ -58,12 +60,29 @@ def in_any_order(serve: Serve) -> Measured:
         for _ in range(ACTS):
             operator.act()
             load.run_for(chance.uniform(*PAUSES))
-        with suppress(Late):
-            eventually(lambda: len(server.workers()) == operator.workers, SETTLE_SECONDS, "workers")
-    ended, found = server.has_ended, len(server.workers())
+        found = _steady_workers(server, load, operator.workers)
+    ended = server.has_ended
     state = f"it ended with {server.wait(0)}" if ended else f"{found} of {operator.workers} workers"
     ok = not load.failures and not ended and found == operator.workers
     return Measured(ok, f"{load}, {state}")
+
+
+def _steady_workers(server: Server, load: Load, wanted: int) -> int:
+    """Return how many workers there are: so many as wanted if none of those comes or goes.
+
+    A worker that is replaced and the one that replaces it are there at once for a moment.
+    """
+
+    def are_as_wanted() -> bool:
+        before = server.workers()
+        load.run_for(STEADY_SECONDS)
+        return len(before) == wanted and server.workers() == before
+
+    try:
+        eventually(are_as_wanted, SETTLE_SECONDS, "workers")
+    except Late:
+        return len(server.workers())
+    return wanted
 
 
 SCENARIOS = (
