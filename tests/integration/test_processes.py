@@ -502,10 +502,10 @@ def test_term_under_load_loses_no_request_without_any_privilege(serve: Serve, mo
 def test_term_lets_every_request_that_waits_be_answered(start: Start, notes: Path) -> None:
     server = start()
     port = server.port
-    connections = [stick(server, notes, "/?do=sleep:1")]
+    connections = [stick(server, notes, "/?do=sleep:0.3")]
     for _ in range(5):
         waiting = socket.create_connection(("127.0.0.1", port), timeout=30)
-        waiting.sendall(b"POST /?do=sleep:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        waiting.sendall(b"POST /?do=sleep:0.3 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         connections.append(waiting)
     server.signal(signal.SIGTERM)
     answers = [connection.recv(1000)[:12] for connection in connections]
@@ -944,7 +944,7 @@ def test_a_mold_that_dies_again_and_again_before_a_worker_is_ready_ends_the_star
 
 LIMITED = """
 import os, resource
-os.setuid(54321)  # root may have any number of processes
+os.setuid(20_000 + os.getpid() % 40_000)  # root may have any number; a user of its own
 resource.setrlimit(resource.RLIMIT_NPROC, ({most}, {most}))
 """
 
