@@ -81,7 +81,7 @@ def start(serve: Serve, model: Path) -> Start:
 
 
 def test_ctrl_c_while_a_predictor_is_built_is_no_failure_of_its(start: Start) -> None:
-    server = start(init="print('builds', flush=True); time.sleep(60)")
+    server = start(init="print('builds', flush=True); [time.sleep(0.1) for _ in range(600)]")
     server.wait_for_log("builds\n")
     server.signal(signal.SIGINT)
     assert server.wait(10) == 130

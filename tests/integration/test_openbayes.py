@@ -253,7 +253,7 @@ def test_ctrl_c_ends_a_script_quietly(serve: Serve, openbayes: Path) -> None:
 def test_ctrl_c_ends_a_script_quietly_while_its_model_loads(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(
         "import time\n\n\nclass Predictor:\n    def __init__(self):\n"
-        "        print('loads')\n        time.sleep(60)\n\n"
+        "        print('loads')\n        while True: time.sleep(0.1)\n\n"
         "    def predict(self):\n        return 1\n" + RUN.format("Predictor")
     )
     server = serve(script=model / "predictor.py")
