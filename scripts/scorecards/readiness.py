@@ -8,8 +8,8 @@ import time
 from scorecards.clients import Pending, ask
 from scorecards.models import Model
 from scorecards.scenarios import Measured, Scenario, Serve
-from scorecards.servers import Server
-from scorecards.waiting import Late
+from scorecards.servers import START_SECONDS, Server
+from scorecards.waiting import Late, eventually
 
 WORKERS = 2
 PROBES = 20
@@ -23,6 +23,7 @@ def readyz_while_held(serve: Serve) -> Measured:
     """Ask for readiness while every worker is in a C call that holds the interpreter's lock."""
     server = serve(Model(), workers=WORKERS, admin=True)
     admin_port = server.admin_port
+    eventually(lambda: ask(admin_port, path="/readyz").ok, START_SECONDS, "first probe")
     requests = [_hold_another(server, number) for number in range(WORKERS)]
     probes = [ask(admin_port, path="/readyz") for _ in range(PROBES)]
     held = not any(request.is_over for request in requests)
