@@ -33,7 +33,7 @@ def scorecard(*argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)  # 200 reloads, beside other tests
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_obworker_stands(scenario: Scenario) -> None:
     row = run(scenario, Obworker)
