@@ -38,7 +38,8 @@ class Predictor:
     def health(self):
         return not os.path.exists("ill")
     def predict(self, params):
-        time.sleep(float(params.get("sleep", 0)))
+        while "hold" in params and not os.path.exists("go"):
+            time.sleep(0.02)
         return os.getpid()
 """
 
@@ -99,21 +100,22 @@ def ask(port: int, path: str) -> tuple[int, Any]:
     return reply.status, json.loads(reply.body)
 
 
-def test_the_report_is_about_what_happens(start: Start) -> None:
+def test_the_report_is_about_what_happens(start: Start, model: Path) -> None:
     server = start()
     port = admin_port(server)
     status, report = ask(port, "/healthz")
     assert (status, report["status"], report["generation"]) == (200, "ok", 1)
     workers = {slot: process.pid for slot, process in server.workers().items()}
     assert {slot["slot"]: slot["pid"] for slot in report["slots"]} == workers
-    thread = Thread(target=lambda: Client(server.port, keep=False).post("/?sleep=2"))
+    thread = Thread(target=lambda: Client(server.port, keep=False).post("/?hold=1"))
     thread.start()
 
     def busy() -> Any:
         return next((s for s in ask(port, "/healthz")[1]["slots"] if s["state"] == "busy"), None)
 
     slot = eventually(busy, 5, "a busy slot")
-    assert slot["request"]["line"] == "POST /?sleep=2 HTTP/1.1"
+    assert slot["request"]["line"] == "POST /?hold=1 HTTP/1.1"
+    (model / "go").touch()
     thread.join()
     server.workers()[1].kill()
     server.wait_until_ready(3)
@@ -124,18 +126,19 @@ def test_the_report_is_about_what_happens(start: Start) -> None:
     )
 
 
-def test_probes_are_answered_on_both_ports_and_tell_of_a_stop(start: Start) -> None:
+def test_probes_are_answered_on_both_ports_and_tell_of_a_stop(start: Start, model: Path) -> None:
     server = start(workers=1)
     ports = (admin_port(server), server.port)
     for port in ports:
         assert ask(port, "/livez")[0] == 200
         assert ask(port, "/readyz") == (200, {"status": "ok", "ready": True, "reason": None})
-    thread = Thread(target=lambda: Client(server.port, keep=False).post("/?sleep=2"))
+    thread = Thread(target=lambda: Client(server.port, keep=False).post("/?hold=1"))
     thread.start()
     eventually(lambda: ask(ports[0], "/healthz")[1]["slots"][0]["state"] == "busy", 5)
     server.signal(signal.SIGTERM)
     eventually(lambda: ask(ports[0], "/readyz")[0] == 503, 2, "not ready")
     assert ask(ports[0], "/readyz")[1]["status"] == "stopping"
+    (model / "go").touch()
     thread.join()
     assert server.wait() == 0
 
@@ -245,15 +248,16 @@ def test_a_reload_that_gives_way_to_a_newer_one_is_not_shown_as_one_that_failed(
     assert (report["phase"], report["reload_failure"]) == ("reloading", None)
 
 
-def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run) -> None:
+def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run, model: Path) -> None:
     server = start(workers=1)
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(Client(server.port, keep=False).post, "/?sleep=2")
+        answer = pool.submit(Client(server.port, keep=False).post, "/?hold=1")
         port = admin_port(server)
         eventually(lambda: ask(port, "/healthz")[1]["slots"][0]["state"] == "busy", 5)
         server.signal(signal.SIGTERM)
         server.wait_for_log("stopping: ")
         refused = [run("scale", "3"), run("reload", "--wait"), run("reload")]
+        (model / "go").touch()
         assert answer.result().outcome is Outcome.ANSWERED
     assert [ended.returncode for ended in refused] == [1, 4, 4]
     assert all("obworker is stopping" in ended.stderr for ended in refused)
@@ -425,14 +429,15 @@ def queued(port: int) -> float:
     return float(scrape(port)["queue_requests"].samples[0].value)
 
 
-def test_what_waits_is_in_the_queue(start: Start) -> None:
+def test_what_waits_is_in_the_queue(start: Start, model: Path) -> None:
     server = start(workers=1)
     port = admin_port(server)
     with ThreadPoolExecutor(3) as pool:
         for _ in range(3):
-            pool.submit(Client(server.port, keep=False).post, "/?sleep=2")
+            pool.submit(Client(server.port, keep=False).post, "/?hold=1")
         eventually(lambda: queued(port) == 2, 10, "two that wait")
         assert values(scrape(port)["requests_in_flight"]) == {"0": 1}
+        (model / "go").touch()
     eventually(lambda: queued(port) == 0, 10, "an empty queue")
 
 
