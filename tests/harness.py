@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 # Every process that a server starts inherits this variable: that is how leftovers are found.
 MARK = "TEST_SERVER_MARK"
 SERVING = re.compile(r"serving +https?://\S+?:(\d+)/")
+ADMIN = re.compile(r"admin +http://127\.0\.0\.1:(\d+)/")
 
 # Servers that run at once must not want the same address; tests of the admin process give one.
 QUIET = {"OBWORKER_ADMIN_BIND": "off", "OBWORKER_CONTROL_SOCKET": "off"}
@@ -39,6 +41,13 @@ def eventually(
         assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
         time.sleep(0.02)
     return value
+
+
+def listens(port: int) -> bool:
+    """Tell whether a connection to a port of this machine is accepted."""
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 5):
+        return True
+    return False
 
 
 class Reply(NamedTuple):
@@ -105,6 +114,13 @@ class Server:
     def port(self) -> int:
         """The port it says it serves on; waits for it to say so."""
         return int(self.wait_for_log(SERVING)[1])
+
+    @property
+    def admin_port(self) -> int:
+        """The port of its admin process, which a worker may be ready before; waits for it."""
+        port = int(self.wait_for_log(ADMIN)[1])
+        eventually(lambda: listens(port), what="an admin process that listens")
+        return port
 
     def log(self) -> str:
         """Return all it has written so far."""

@@ -124,8 +124,7 @@ def start(serve: Serve, model: Path) -> Start:
 
 
 def admin(server: Server, path: str = "/healthz") -> tuple[int, Any]:
-    port = int(server.wait_for_log(r"admin +http://127\.0\.0\.1:(\d+)/")[1])
-    reply = request(port, "GET", path)
+    reply = request(server.admin_port, "GET", path)
     return reply.status, json.loads(reply.body)
 
 

@@ -91,10 +91,6 @@ def run(control: Path) -> Run:
     return run_command
 
 
-def admin_port(server: Server) -> int:
-    return int(server.wait_for_log(r"admin +http://127\.0\.0\.1:(\d+)/")[1])
-
-
 def ask(port: int, path: str) -> tuple[int, Any]:
     reply = request(port, "GET", path)
     return reply.status, json.loads(reply.body)
@@ -102,7 +98,7 @@ def ask(port: int, path: str) -> tuple[int, Any]:
 
 def test_the_report_is_about_what_happens(start: Start, model: Path) -> None:
     server = start()
-    port = admin_port(server)
+    port = server.admin_port
     status, report = ask(port, "/healthz")
     assert (status, report["status"], report["generation"]) == (200, "ok", 1)
     workers = {slot: process.pid for slot, process in server.workers().items()}
@@ -128,7 +124,7 @@ def test_the_report_is_about_what_happens(start: Start, model: Path) -> None:
 
 def test_probes_are_answered_on_both_ports_and_tell_of_a_stop(start: Start, model: Path) -> None:
     server = start(workers=1)
-    ports = (admin_port(server), server.port)
+    ports = (server.admin_port, server.port)
     for port in ports:
         assert ask(port, "/livez")[0] == 200
         assert ask(port, "/readyz") == (200, {"status": "ok", "ready": True, "reason": None})
@@ -145,7 +141,7 @@ def test_probes_are_answered_on_both_ports_and_tell_of_a_stop(start: Start, mode
 
 def test_it_is_not_ready_with_too_few_workers(start: Start) -> None:
     server = start("--min-ready", "2")
-    port = admin_port(server)
+    port = server.admin_port
     assert ask(port, "/readyz")[0] == 200
     server.workers()[1].kill()
     server.wait_until_ready(3)
@@ -172,7 +168,7 @@ def test_the_check_of_the_container_goes_through_no_proxy(start: Start) -> None:
     server = start()
     dockerfile = (ROOT / "conf" / "Dockerfile").read_text()
     check = json.loads(re.findall(r"(?m)^    CMD (\[.*\])$", dockerfile)[0])
-    code = check[-1].replace("25253", str(admin_port(server)))
+    code = check[-1].replace("25253", str(server.admin_port))
 
     def is_well() -> bool:
         proxy = {"http_proxy": "http://127.0.0.1:1"}
@@ -187,7 +183,7 @@ def test_the_check_of_the_container_goes_through_no_proxy(start: Start) -> None:
 
 def test_an_admin_process_that_dies_is_replaced(start: Start) -> None:
     server = start()
-    port = admin_port(server)
+    port = server.admin_port
     old = admin_of(server)
     assert old is not None
     old.kill()
@@ -200,7 +196,7 @@ def test_one_that_left_before_its_successor_came_is_said_to_have_left(start: Sta
     server = start("--reload-strategy", "replace", workers=1)
     server.workers()[0].terminate()
     server.wait_until_ready(2)
-    slot = ask(admin_port(server), "/healthz")[1]["slots"][0]
+    slot = ask(server.admin_port, "/healthz")[1]["slots"][0]
     assert slot["causes"] == {"left": 1}
     assert slot["last_exit"]["text"].startswith("was told to stop by SIGTERM, and exited with code")
 
@@ -237,7 +233,7 @@ def test_who_waits_for_a_reload_is_told_which_generation_it_was(
 def test_a_reload_that_gives_way_to_a_newer_one_is_not_shown_as_one_that_failed(
     start: Start, run: Run, model: Path
 ) -> None:
-    port = admin_port(start(workers=1))
+    port = start(workers=1).admin_port
     (model / "predictor.py").write_text(f"import time; time.sleep(600){PREDICTOR}")
     with ThreadPoolExecutor() as pool:
         first = pool.submit(run, "reload", "--wait")
@@ -252,7 +248,7 @@ def test_nothing_is_scaled_or_reloaded_while_it_stops(start: Start, run: Run, mo
     server = start(workers=1)
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(Client(server.port, keep=False).post, "/?hold=1")
-        port = admin_port(server)
+        port = server.admin_port
         eventually(lambda: ask(port, "/healthz")[1]["slots"][0]["state"] == "busy", 5)
         server.signal(signal.SIGTERM)
         server.wait_for_log("stopping: ")
@@ -283,7 +279,7 @@ def test_commands_work_for_a_start_script(
 ) -> None:
     (model / "start.sh").write_text("exec python3 -m http.server $PORT\n")
     server = serve("--admin-bind", "127.0.0.1:0", "--control-socket", str(control), str(model))
-    port = admin_port(server)
+    port = server.admin_port
     assert ask(port, "/readyz")[0] == 200
     assert "1 of 1 workers ready" in run("status").stdout
     assert run("reload", "--wait").returncode == 0
@@ -297,7 +293,7 @@ def test_commands_work_for_a_start_script(
 def test_an_address_that_is_asked_for_and_taken_is_an_error(
     start: Start, serve: Serve, model: Path
 ) -> None:
-    taken = f"127.0.0.1:{admin_port(start())}"
+    taken = f"127.0.0.1:{start().admin_port}"
     other = serve("--admin-bind", taken, str(model))
     assert other.wait() == 2
     assert f"--admin-bind: cannot listen on {taken}" in other.log()
@@ -359,7 +355,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_from_others(
         "OomKills.explains_one = lambda self: True\nmain()\n"
     )
     server = serve("--admin-bind", "127.0.0.1:0", str(model), script=short).wait_until_ready()
-    port = admin_port(server)
+    port = server.admin_port
     server.workers()[0].kill()
     server.wait_for_log("was killed by SIGKILL, out of memory")
     server.wait_until_ready(2)
@@ -411,7 +407,7 @@ def values(family: Metric) -> dict[str, float]:
 
 def test_a_scrape_is_about_what_happens(start: Start) -> None:
     server = start()
-    port = admin_port(server)
+    port = server.admin_port
     for _ in range(5):
         assert Client(server.port, keep=False).post().outcome is Outcome.ANSWERED
     server.workers()[1].kill()
@@ -431,7 +427,7 @@ def queued(port: int) -> float:
 
 def test_what_waits_is_in_the_queue(start: Start, model: Path) -> None:
     server = start(workers=1)
-    port = admin_port(server)
+    port = server.admin_port
     with ThreadPoolExecutor(3) as pool:
         for _ in range(3):
             pool.submit(Client(server.port, keep=False).post, "/?hold=1")
@@ -443,7 +439,7 @@ def test_what_waits_is_in_the_queue(start: Start, model: Path) -> None:
 
 def test_memory_is_measured_of_every_process(start: Start, run: Run, model: Path) -> None:
     (model / "predictor.py").write_text(PREDICTOR_THAT_HOLDS)
-    told = scrape(admin_port(start()))
+    told = scrape(start().admin_port)
     rss, pss, uss = (values(told[f"memory_{kind}_bytes"]) for kind in ("rss", "pss", "uss"))
     assert set(pss) == {"master", "mold", "admin", "0", "1"}
     assert all(0 < uss[who] <= pss[who] <= rss[who] for who in pss)
@@ -481,7 +477,7 @@ def test_a_scrape_says_what_failed_and_how_long_requests_took(
     asked = [("/?by=1", key), ("/?by=2", key), ("/?by=0", key), ("/nowhere", key), ("/", {})]
     replies = [server.request(path=path, headers=headers).status for path, headers in asked]
     assert replies == [200, 200, 500, 404, 401]
-    port = admin_port(server)
+    port = server.admin_port
 
     def codes() -> dict[str, float]:
         samples = scrape(port)["responses"].samples

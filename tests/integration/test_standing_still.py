@@ -105,10 +105,6 @@ def ask(port: int, path: str) -> tuple[int, Any]:
     return reply.status, json.loads(reply.body)
 
 
-def admin_port(server: Server) -> int:
-    return int(server.wait_for_log(r"admin +http://127\.0\.0\.1:(\d+)/")[1])
-
-
 def stop(process: psutil.Process) -> None:
     process.suspend()
     eventually(lambda: process.status() == psutil.STATUS_STOPPED)
@@ -120,7 +116,7 @@ STILL = r"; the master has stood still for \d+ s"
 
 def test_who_dies_while_the_master_stands_still_is_not_said_to_serve(start: Start) -> None:
     server = start(SERVES, "--min-ready", "2").wait_until_ready(2)
-    admin, master = admin_port(server), psutil.Process(server.pid)
+    admin, master = server.admin_port, psutil.Process(server.pid)
     workers = server.workers()
     stop(master)
     assert ask(admin, "/readyz")[0] == 200
@@ -142,7 +138,7 @@ def test_who_dies_while_the_master_stands_still_is_not_said_to_serve(start: Star
 def test_a_start_script_that_dies_meanwhile_is_not_said_to_serve(start: Start, model: Path) -> None:
     (model / "start.sh").write_text("exec python3 -m http.server $PORT\n")
     server = start(SERVES)
-    admin, master = admin_port(server), psutil.Process(server.pid)
+    admin, master = server.admin_port, psutil.Process(server.pid)
     stop(master)
     pid = ask(admin, "/healthz")[1]["slots"][0]["pid"]
     psutil.Process(pid).kill()
@@ -156,7 +152,7 @@ def test_a_start_script_that_dies_meanwhile_is_not_said_to_serve(start: Start, m
 
 def test_every_process_of_obworker_shows_its_stacks_and_goes_on(start: Start) -> None:
     server = start(SERVES).wait_until_ready(2)
-    admin_port(server)
+    assert server.admin_port
     master = psutil.Process(server.pid)
     everybody = [master, *master.children()]
     assert len(everybody) == 5
