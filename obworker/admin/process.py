@@ -24,14 +24,14 @@ from obworker.admin.undertaker import bury
 from obworker.http.reactor import READ, Turn
 from obworker.http.server import Server
 from obworker.settings import Settings
-from obworker.supervisor import linux, listeners, signals
-from obworker.supervisor.admins import LOG, OUTPUTS
+from obworker.supervisor import linux, signals
+from obworker.supervisor.admins import BACKLOG, LOG, OUTPUTS
 from obworker.supervisor.scoreboard import Scoreboard
 
 # A probe is one short request without a body. timeout=0: nothing is overdue, for nothing hangs.
 SETTINGS = Settings(
     access_log=False,
-    backlog=64,
+    backlog=BACKLOG,
     threads=1,
     timeout=0,
     keep_alive=10,
@@ -93,7 +93,6 @@ def _serve(application: Admin, listener: socket.socket, master: socket.socket) -
         must_queue=takes_time,
     )
     server.reactor.watch(master.fileno(), READ, lambda _: turn.end() if _is_over(master) else None)
-    listeners.claim(listener, alone=False)
     server.start()
     threading.Thread(target=server.executors.run_here, name="executor", daemon=True).start()
     server.executors.steer(turn)

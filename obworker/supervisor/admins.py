@@ -27,6 +27,7 @@ logger = logging.getLogger("obworker.master")
 DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
 ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
 GOOD_BYE, LOG = b".", b"l"
+BACKLOG = 64
 OUTPUTS = (STANDARD_OUTPUT, STANDARD_ERROR)
 LEAVE_TIMEOUT = 2.0
 KILL_TIMEOUT = 5.0
@@ -76,6 +77,9 @@ class Admin:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._scoreboard = scoreboard
+        if listener is not None:  # from now on a probe waits for the process
+            listeners.claim(listener, alone=False)
+            listener.listen(BACKLOG)
         self._listener = listener
         self._lent = lent
         self._environ = dict(environ)

@@ -62,6 +62,13 @@ def admin(board: Scoreboard) -> Iterator[Admin]:
     admin.stop(0)
 
 
+def test_a_probe_waits_for_a_process_that_is_yet_to_start(board: Scoreboard) -> None:
+    listener, address = listeners.bind(Address("127.0.0.1", 0))
+    admin = Admin(board.descriptor, listener, os.environ, "info")
+    with socket.create_connection((address.host, address.port)):
+        admin.stop(0)
+
+
 def port_of(admin: Admin) -> int:
     assert admin._listener is not None
     port: int = admin._listener.getsockname()[1]
