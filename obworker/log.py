@@ -158,8 +158,7 @@ def open_files(settings: Settings) -> None:
     Raises:
         UsageError: a file cannot be had.
     """
-    if settings.access_log and settings.access_log_file is not None:  # workers will want it
-        os.close(open_log("--access-log-file", settings.access_log_file))
+    try_files(settings)
     if settings.log_file is None:
         return
     try:
@@ -168,8 +167,20 @@ def open_files(settings: Settings) -> None:
         raise _cannot("--log-file", settings.log_file, error) from error
 
 
+def try_files(settings: Settings) -> None:
+    """Find out whether the files can be had that processes to come are to log to.
+
+    Raises:
+        UsageError: one cannot be had.
+    """
+    if settings.access_log and settings.access_log_file is not None:
+        os.close(open_log("--access-log-file", settings.access_log_file))
+    if settings.log_file is not None:
+        os.close(open_log("--log-file", settings.log_file))
+
+
 def reopen_files(settings: Settings) -> None:
-    """Go on in a new log file, after the old one was renamed; what fails is logged.
+    """Go on in a new log file, or in another that is asked for by now; what fails is logged.
 
     Every process does it for itself; one that has an AccessLog calls its `reopen`, too.
     """
