@@ -71,7 +71,7 @@ class InjectionError(LoadError):
 
 
 class RunError(ObworkerError):
-    """The predictor's run() failed, which its worker does not outlive."""
+    """The predictor's run() failed, which its worker does not outlive; another try may go well."""
 
 
 class DeviceError(ObworkerError):

@@ -21,7 +21,7 @@ from obworker.predictor import events, loader
 from obworker.predictor.arguments import Call, resolvers
 from obworker.predictor.assets import Assets
 from obworker.predictor.batching import DEFAULT_SIZE, Batcher, BatchLimits, Reader
-from obworker.predictor.building import building
+from obworker.predictor.building import building, explain
 from obworker.predictor.dispatch import Application, Config, introduce, reaches_predict
 from obworker.predictor.failures import Failures
 from obworker.predictor.flask_side import FlaskSide, FlaskUse
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["Application", "Blueprint", "adopt", "create", "load"]
 
 log = logging.getLogger("obworker.predictor")
+
+# A run() that fails sooner has failed before the predictor is served.
+FAILS_AT_ONCE_TIME = 0.1
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,9 @@ class Blueprint:
         self._check_use_of(config)
         if self.has_run:
             run = partial(self._run, instance, failures, on_fatal)
-            threading.Thread(target=run, name="run", daemon=True).start()
+            thread = threading.Thread(target=run, name="run", daemon=True)
+            thread.start()
+            thread.join(FAILS_AT_ONCE_TIME)
         return self._application_of(instance, config, failures)
 
     def wind_up(self, timeout: float) -> None:
@@ -256,10 +261,11 @@ class Blueprint:
         try:
             instance.run()  # type: ignore[attr-defined]  # has_background_run has seen it
         except BaseException as error:  # the user's thread ends here
+            title = f"{self.predictor.__name__}.run"
             shown = (type(error), error, trim(error, self.file.parent))
-            log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
+            log.error("%s failed", title, exc_info=shown)
             if not failures.examine(error) and self._in_production:
-                on_fatal(RunError("run() failed"))
+                on_fatal(RunError(explain(error, title, self.file)))
 
 
 def load(

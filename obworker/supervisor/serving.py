@@ -102,10 +102,18 @@ class Serving:
         self._asks_to_leave = False
 
     def boot(self) -> Predictions:
-        """Build the predictor."""
+        """Build the predictor.
+
+        Raises:
+            BootError: it cannot be built.
+            RunError: its run() has failed already.
+            DeviceError: its GPU has.
+        """
         context = self._context
         with one_process("__init__"):
             application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
+        if self._fatal.done():
+            raise self._fatal.result()
         linux.trim_heap()  # a model is loaded in pieces that are not all kept
         return application
 
