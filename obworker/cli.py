@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ from obworker.predictor import loader
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import lent, listeners
+from obworker.supervisor import lent, linux, listeners
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
@@ -84,15 +85,31 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
     open_closed()
     terminal = os.dup(STANDARD_ERROR)
     try:
-        if sys.platform != "linux":
-            raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
-        code = serve()
+        code = _serve_here(serve)
     except ObworkerError as error:
         _complain(error, terminal)
         code = error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     sys.exit(code)
+
+
+def _serve_here(serve: Callable[[], int]) -> int:
+    """Serve where that is possible at all; say so where it is not.
+
+    Raises:
+        UsageError: what every process needs is not there.
+    """
+    if sys.platform != "linux":
+        raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
+    if not os.access("/proc/self", os.R_OK):
+        raise UsageError("there is no /proc", hint="mount -t proc proc /proc")
+    try:
+        return serve()
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise UsageError(linux.why_no_process(error)) from error
 
 
 def _complain(error: ObworkerError, terminal: int) -> None:

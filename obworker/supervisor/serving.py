@@ -187,8 +187,7 @@ class Serving:
         try:
             executors.start()
         except RuntimeError as error:
-            limits = f"{linux.LIMIT_ON_PROCESSES}, or on memory (ulimit -v)"
-            raise BootError(f"cannot start a thread: {limits}") from error
+            raise BootError(linux.NO_THREAD) from error
         self._channel.send(Ready())
         self._fatal.add_done_callback(lambda fatal: executors.call(self._break_off, fatal.result()))
         self._health.start()
