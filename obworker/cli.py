@@ -37,6 +37,7 @@ from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
 from obworker.supervisor import lent, linux, listeners
+from obworker.supervisor.gpu_listing import until_found
 from obworker.supervisor.listeners import Address
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT, Script
@@ -44,6 +45,7 @@ from obworker.supervisor.signals import OF_MASTER, Signals
 
 if TYPE_CHECKING:
     from obworker.supervisor.plan import Plan
+    from obworker.supervisor.visibility import Listing
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
@@ -238,8 +240,9 @@ def _supervise(
         loader.find_model_path(given.model_path, Path(model))
         return _supervise_script(Path(model), given, sources, environ, resolve)
     _start_logging(given)
-    plan = partial(_plan, given, sources, environ)
-    return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
+    gpus = until_found()
+    plan = partial(_plan, given, sources, environ, gpus)
+    return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve(), gpus))
 
 
 def _model(given: Settings) -> str:
@@ -336,13 +339,18 @@ def _script_port(given: Settings, environ: Mapping[str, str]) -> int:
     return port_in(environ, "PORT", least=1) or SCRIPT_PORT
 
 
-def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
+def _plan(
+    given: Settings,
+    sources: Mapping[str, str],
+    environ: Mapping[str, str],
+    gpus: Callable[[], Listing],
+) -> Plan:
     """Work out what to keep running, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
     file = loader.find(Path(_model(given)))
     loader.find_model_path(given.model_path, file.parent)
-    return Plan.make(given, environ, FACTORY, sources)
+    return Plan.make(given, environ, FACTORY, sources, gpus)
 
 
 def _supervise_predictor(
