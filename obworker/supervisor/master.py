@@ -59,6 +59,7 @@ class Master:
         surroundings: Surroundings,
     ) -> None:
         self._plan = plan
+        self._first_settings = plan.settings
         self._replan = replan
         self._listeners = listeners
         self._signals = signals
@@ -263,7 +264,7 @@ class Master:
             self._reloaded(str(error))
             answer(str(error))
             return
-        if fixed := self._plan.needs_restart_for(plan):
+        if fixed := plan.needs_restart(self._first_settings):
             logger.warning("only a restart changes %s", ", ".join(fixed))
         self._follow_rollout()  # one before this may have come into force in this very turn
         self._scaling.reload(plan.workers if plan.workers != self._plan.workers else None)

@@ -86,10 +86,9 @@ class Plan:
             given=frozenset(given),
         )
 
-    def needs_restart_for(self, other: Plan) -> list[str]:
-        """Return which settings of `other` would come into force by a restart, and only so."""
-        ours, theirs = self.settings, other.settings
-        return [name for name in FIXED if getattr(ours, name) != getattr(theirs, name)]
+    def needs_restart(self, first: Settings) -> list[str]:
+        """Return which of its settings the master, started by the `first`, cannot go by."""
+        return [name for name in FIXED if getattr(self.settings, name) != getattr(first, name)]
 
     @property
     def timeouts(self) -> Timeouts:

@@ -216,9 +216,14 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     config.write_text("workers = 3\nadmin_bind = '127.0.0.1:0'\nunix_mode = '660'\n")
     reload(server, 3)
     server.wait_for_log("WARNING .* only a restart changes unix_mode\n")
+    reload(server, 4)
+    assert server.log().count("only a restart changes unix_mode\n") == 2
+    config.write_text("workers = 3\n")
+    reload(server, 5)
+    assert server.log().count("only a restart") == 2
     config.write_text("wokers = 3\n")
     server.signal(signal.SIGHUP)
-    server.wait_for_log("reload failed: .*'wokers'.*; generation 3 serves on")
+    server.wait_for_log("reload failed: .*'wokers'.*; generation 5 serves on")
     assert Client(server.port, keep=False).post().text == "two"
 
 
