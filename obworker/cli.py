@@ -7,6 +7,7 @@ a script (standalone.py).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -33,13 +34,15 @@ from obworker.predictor import loader, model_files
 from obworker.prepack import prepack
 from obworker.printing import STANDARD_ERROR, open_closed
 from obworker.settings import KEYS, OPTIONS, Settings
-from obworker.supervisor import lent, listeners
+from obworker.supervisor import lent, linux, listeners
+from obworker.supervisor.gpu_listing import until_found
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT
 from obworker.supervisor.signals import OF_MASTER, Signals
 
 if TYPE_CHECKING:
     from obworker.supervisor.plan import Plan
+    from obworker.supervisor.visibility import Listing
 
 FACTORY = "obworker.predictor.application:load"
 PREPACK = "prepack"
@@ -64,15 +67,31 @@ def _exit_with(serve: Callable[[], int]) -> NoReturn:
     open_closed()
     terminal = os.dup(STANDARD_ERROR)
     try:
-        if sys.platform != "linux":
-            raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
-        code = serve()
+        code = _serve_here(serve)
     except ObworkerError as error:
         _complain(error, terminal)
         code = error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     sys.exit(code)
+
+
+def _serve_here(serve: Callable[[], int]) -> int:
+    """Serve where that is possible at all; say so where it is not.
+
+    Raises:
+        UsageError: what every process needs is not there.
+    """
+    if sys.platform != "linux":
+        raise UsageError(f"obworker runs on Linux only; this is {sys.platform}")
+    if not os.access("/proc/self", os.R_OK):
+        raise UsageError("there is no /proc", hint="mount -t proc proc /proc")
+    try:
+        return serve()
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise UsageError(linux.why_no_process(error)) from error
 
 
 def _complain(error: ObworkerError, terminal: int) -> None:
@@ -199,8 +218,9 @@ def _supervise(
         return start_sh.supervise(Path(model), given, sources, environ, resolve)
     log.open_files(given)
     log.configure(given.log_level)
-    plan = partial(_plan, given, sources, environ)
-    return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve()))
+    gpus = until_found()
+    plan = partial(_plan, given, sources, environ, gpus)
+    return _supervise_predictor(given, environ, plan, lambda: _plan(*resolve(), gpus))
 
 
 def _model(given: Settings) -> str:
@@ -232,13 +252,18 @@ def _finds_file(script: Path) -> bool:
     return False
 
 
-def _plan(given: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> Plan:
+def _plan(
+    given: Settings,
+    sources: Mapping[str, str],
+    environ: Mapping[str, str],
+    gpus: Callable[[], Listing],
+) -> Plan:
     """Make the plan of what to run, at the start or for a reload."""
     from obworker.supervisor.plan import Plan
 
     file = model_files.find_predictor(Path(_model(given)))
     model_files.resolve_model_path(given.model_path, file.parent)
-    return Plan.make(given, environ, FACTORY, sources)
+    return Plan.make(given, environ, FACTORY, sources, gpus)
 
 
 def _supervise_predictor(

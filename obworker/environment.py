@@ -79,4 +79,6 @@ def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str,
         raise UsageError(f"{path}: cannot be read: {error}") from error
     if any("\0" in key + value for key, value in found.items()):
         raise UsageError(f"{path}: a NUL byte cannot be in an environment variable")
+    if illegal := [key for key in found if "=" in key]:
+        raise UsageError(f"{path}: {illegal[0]!r} cannot be the name of an environment variable")
     return found | dict(environ)

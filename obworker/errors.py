@@ -71,7 +71,7 @@ class InjectionError(LoadError):
 
 
 class RunError(ObworkerError):
-    """The predictor's run() failed, after which its worker ends."""
+    """The predictor's run() failed, after which its worker ends; another try may succeed."""
 
 
 class DeviceError(ObworkerError):

@@ -159,8 +159,7 @@ def open_files(settings: Settings) -> None:
     Raises:
         UsageError: a file cannot be opened.
     """
-    if settings.access_log and settings.access_log_file is not None:  # for workers: a check
-        os.close(open_log("--access-log-file", settings.access_log_file))
+    try_files(settings)
     if settings.log_file is None:
         return
     try:
@@ -169,8 +168,20 @@ def open_files(settings: Settings) -> None:
         raise _cannot("--log-file", settings.log_file, error) from error
 
 
+def try_files(settings: Settings) -> None:
+    """Check that the log files can be opened, without logging to them.
+
+    Raises:
+        UsageError: one cannot be opened.
+    """
+    if settings.access_log and settings.access_log_file is not None:
+        os.close(open_log("--access-log-file", settings.access_log_file))
+    if settings.log_file is not None:
+        os.close(open_log("--log-file", settings.log_file))
+
+
 def reopen_files(settings: Settings) -> None:
-    """Open the log file again, after it was renamed; errors are logged.
+    """Open the log file again, after it was renamed or replaced by another; errors are logged.
 
     Every process has to call this; one with an AccessLog calls its `reopen`, too.
     """

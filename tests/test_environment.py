@@ -51,7 +51,11 @@ def test_without_one_nothing_is_added(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "wrong"),
-    [(b"A=\xff\n", "cannot be read: "), (b"A=a\0b\n", "a NUL byte cannot be in an environment")],
+    [
+        (b"A=\xff\n", "cannot be read: "),
+        (b"A=a\0b\n", "a NUL byte cannot be in an environment"),
+        (b"'A=B'=c\n", "'A=B' cannot be the name of an environment"),
+    ],
 )
 def test_one_that_is_wrong_is_named(tmp_path: Path, content: bytes, wrong: str) -> None:
     (tmp_path / ".env").write_bytes(content)

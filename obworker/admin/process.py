@@ -12,10 +12,13 @@ something to the master, and only the master, or KILL, is to end it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from obworker import log
 from obworker.admin import nvml
@@ -27,6 +30,8 @@ from obworker.settings import Settings
 from obworker.supervisor import linux, signals
 from obworker.supervisor.admins import BACKLOG, LOG, OUTPUTS
 from obworker.supervisor.scoreboard import Scoreboard
+
+logger = logging.getLogger("obworker.admin")
 
 # A probe is one short request without a body. timeout=0: nothing is overdue, for nothing hangs.
 SETTINGS = Settings(
@@ -58,7 +63,7 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     for descriptor in {scoreboard, listener, channel} - {-1}:
         os.set_inheritable(descriptor, False)
     board = Scoreboard(scoreboard)
-    threading.Thread(target=nvml.watch, args=(board,), name="nvml", daemon=True).start()
+    _start("nvml", partial(nvml.watch, board))
     with socket.socket(fileno=channel) as master:
         if listener != -1:
             _serve(Admin(board), socket.socket(fileno=listener), master)
@@ -66,6 +71,15 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
             pass
         if not master.recv(1):
             bury(board)
+
+
+def _start(name: str, run: Callable[[], object]) -> None:
+    """Start a thread; without room for it end, to be started again when there may be some."""
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:
+        logger.error(linux.NO_THREAD)
+        linux.leave(1)
 
 
 def _is_over(master: socket.socket) -> bool:
@@ -94,5 +108,5 @@ def _serve(application: Admin, listener: socket.socket, master: socket.socket) -
     )
     server.reactor.watch(master.fileno(), READ, lambda _: turn.end() if _is_over(master) else None)
     server.start()
-    threading.Thread(target=server.executors.run_here, name="executor", daemon=True).start()
+    _start("executor", server.executors.run_here)
     server.executors.steer(turn)

@@ -17,7 +17,7 @@ from obworker.predictor import events
 from obworker.predictor.arguments import Call, resolvers
 from obworker.predictor.assets import Assets
 from obworker.predictor.batching import DEFAULT_SIZE, Batcher, BatchLimits, Reader
-from obworker.predictor.building import building
+from obworker.predictor.building import building, explain
 from obworker.predictor.config import Config
 from obworker.predictor.dispatch import Application, introduce, reaches_predict
 from obworker.predictor.failures import Failures
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("obworker.predictor")
+
+# If run() fails sooner than this, the predictor counts as never built.
+FAILS_AT_ONCE_TIME = 0.1
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ class Blueprint:
         self._check_use_of(config)
         if self.has_run:
             run = partial(self._run, instance, failures, on_fatal)
-            threading.Thread(target=run, name="run", daemon=True).start()
+            thread = threading.Thread(target=run, name="run", daemon=True)
+            thread.start()
+            thread.join(FAILS_AT_ONCE_TIME)
         return self._application_of(instance, config, failures)
 
     def wind_up(self, timeout: float) -> None:
@@ -235,7 +240,8 @@ class Blueprint:
         try:
             instance.run()  # type: ignore[attr-defined]  # has_background_run has seen it
         except BaseException as error:  # the user's thread ends here
+            title = f"{self.predictor.__name__}.run"
             shown = (type(error), error, trim(error, self.file.parent))
-            log.error("%s.run failed", self.predictor.__name__, exc_info=shown)
+            log.error("%s failed", title, exc_info=shown)
             if not failures.examine(error) and self.in_production:
-                on_fatal(RunError("run() failed"))
+                on_fatal(RunError(explain(error, title, self.file)))

@@ -29,10 +29,11 @@ def building(title: str, file: Path) -> Iterator[None]:
     except BaseException as error:  # whatever it is, it is the user's code that raised it
         trace = user_traceback(error, file.parent)
         kind = kind_of(error, BootError)
-        raise kind(_explain(error, title, file), traceback=trace) from error
+        raise kind(explain(error, title, file), traceback=trace) from error
 
 
-def _explain(error: BaseException, title: str, file: Path) -> str:
+def explain(error: BaseException, title: str, file: Path) -> str:
+    """Say in one line what `title` raised, and where."""
     place = locate(error, file.parent) or file.name
     if isinstance(error, SystemExit):
         return f"{place}: {title} called sys.exit({error.code!r})"

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from obworker.errors import DeviceError
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.gpus import Device
-from obworker.supervisor.quarantine import DURATION, MOST_FAILURES, WINDOW, Quarantine
+from obworker.supervisor.quarantine import (
+    DURATION,
+    DURATION_WITHOUT_OTHERS,
+    MOST_FAILURES,
+    WINDOW,
+    Quarantine,
+)
 from obworker.supervisor.scoreboard import Scoreboard
 from obworker.supervisor.slots import Seat
 from obworker.supervisor.table import Table
@@ -17,6 +23,7 @@ from obworker.supervisor.table import Table
 logger = logging.getLogger("obworker.master")
 
 ALL_HELD = "every GPU is in quarantine"
+HINT = "nvidia-smi and the kernel's log (NVRM: Xid) say more"
 
 
 class Devices:
@@ -57,6 +64,9 @@ class Devices:
             "it is not used for %.0f minutes, or until a reload (slots: %s)",
             *(device.label, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
         )
+        if not self._table.can_serve and self._generations.is_proved:
+            then = f"each is tried again after {DURATION_WITHOUT_OTHERS:.0f} s, or with a reload"
+            logger.error("nobody serves: %s; %s; %s", ALL_HELD, then, HINT)
 
     def forbid(self, size: int) -> bool:
         """Whether so many slots would leave nobody to serve: all of theirs are held."""
@@ -64,7 +74,7 @@ class Devices:
 
     def tend(self, now: float) -> None:
         """Give back the devices whose time is over; other code may have other devices."""
-        self._give_back(now)
+        self._give_back(now + self._remission)
         self._judge()
 
     def give_back_all(self) -> None:
@@ -77,17 +87,21 @@ class Devices:
             row, device = self._board.slot(slot.index), self._name(slot.index)
             hold = self._quarantine.hold(device)
             row.write_text("quarantine", "" if hold is None else hold.reason)
-            row.quarantined_until = 0.0 if hold is None else hold.until
+            row.quarantined_until = 0.0 if hold is None else hold.until - self._remission
             if hold is not None:  # a slot that was never filled has not shown its device
                 row.write_text("device", device)
+
+    @property
+    def _remission(self) -> float:
+        """How much sooner a quarantine is over: where it spares no other, it only keeps all out."""
+        return 0.0 if self._table.can_serve else DURATION - DURATION_WITHOUT_OTHERS
 
     def _judge(self) -> None:
         """End what cannot be any more where no device is left: the start, or a reload."""
         if self._table.can_serve or self._table.stopping:
             return
         if not self._generations.is_proved:
-            hint = "nvidia-smi and the kernel's log (NVRM: Xid) say more"
-            self._on_fatal(DeviceError(f"no worker became ready: {ALL_HELD}", hint))
+            self._on_fatal(DeviceError(f"no worker became ready: {ALL_HELD}", HINT))
         elif self._table.rollout.candidate is not None:
             self._generations.fail_reload(ALL_HELD)
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from obworker.errors import BootError, ObworkerError
+from obworker.errors import BootError, ObworkerError, RunError
 from obworker.supervisor import exits
 from obworker.supervisor.links import Link
 from obworker.supervisor.messages import Failed
@@ -69,7 +69,7 @@ class Ends:
         end = self._table.exited(
             seat,
             now,
-            certain=failure is not None,
+            certain=failure is not None and failure.exit_code != RunError.exit_code,
             no_room=is_oom or _lacks_room(failure),
             device_lost=cause is Cause.DEVICE,
         )

@@ -56,8 +56,8 @@ class Reload:
 class Generations:
     """The generations there are and the one that comes.
 
-    `on_report` learns what an import found, `on_fatal` of an error that ends the start, and
-    `on_reloaded` how a reload ended.
+    `on_report` learns what an import found, by which plan, `on_fatal` of an error that ends the
+    start, and `on_reloaded` how a reload ended.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Generations:
         descriptors: Descriptors,
         selector: selectors.BaseSelector,
         *,
-        on_report: Callable[[Loaded], None],
+        on_report: Callable[[Loaded, Plan], None],
         on_fatal: Callable[[ObworkerError], None],
         on_reloaded: Callable[[str], None],
     ) -> None:
@@ -91,6 +91,11 @@ class Generations:
     def plan(self, generation: int) -> Plan:
         """Return what a generation is to serve, and how."""
         return self._plans[generation]
+
+    def size(self, generation: int) -> int:
+        """Return how many workers there are to be where that generation serves."""
+        current, plan = self._plans[self._table.rollout.current], self._plans[generation]
+        return self._table.wanted if plan.workers == current.workers else plan.workers
 
     def is_direct(self, generation: int) -> bool:
         """Whether each worker imports the code by itself."""
@@ -151,7 +156,7 @@ class Generations:
 
     def _loaded(self, mold: Mold, loaded: Loaded) -> None:
         """Go on with code that was imported."""
-        self._on_report(loaded)
+        self._on_report(loaded, mold.plan)
         self._fingerprints[mold.generation] = loaded.fingerprint
         if loaded.unsafe and mold.plan.settings.preload == "auto":
             logger.warning(
@@ -189,10 +194,12 @@ class Generations:
 
     def loaded_directly(self, generation: int, loaded: Loaded) -> None:
         """Account for a worker that imported the code by itself."""
+        if not self._table.rollout.knows(generation):
+            return
         known = self._fingerprints.get(generation)
         if known is None:
             self._fingerprints[generation] = loaded.fingerprint
-            self._on_report(loaded)
+            self._on_report(loaded, self._plans[generation])
         elif loaded.fingerprint != known:
             logger.warning("the code has changed since the other workers loaded it: reload")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from obworker.kernel_files import text_of
@@ -30,6 +31,21 @@ def enumerate_gpus(root: Path = Path("/")) -> Listing:
     if ascend := _count_numbered(root, "davinci"):
         return Listing(ASCEND, _indices(ascend))
     return Listing(CUDA, [])
+
+
+def until_found(enumerate_: Callable[[], Listing] = enumerate_gpus) -> Callable[[], Listing]:
+    """Return what does the same, but asks no more once there were GPUs.
+
+    Whoever serves on them by then must not wait for a driver that hangs.
+    """
+    known: list[Listing] = []
+
+    def listing() -> Listing:
+        if not (known and known[-1].tokens):
+            known.append(enumerate_())
+        return known[-1]
+
+    return listing
 
 
 def _indices(count: int) -> list[str]:

@@ -31,6 +31,8 @@ PR_SET_CHILD_SUBREAPER = 36
 DUMP_SIGNAL = signal.SIGRTMIN
 
 LIMIT_ON_PROCESSES = "a limit on processes and threads (pids.max, TasksMax=, ulimit -u)"
+LIMIT_ON_DESCRIPTORS = "a limit on descriptors (LimitNOFILE=, ulimit -n)"
+NO_THREAD = f"cannot start a thread: {LIMIT_ON_PROCESSES}, or on memory (ulimit -v)"
 
 KILL_TIMEOUT = 2.0
 KILL_INTERVAL = 0.005
@@ -64,9 +66,10 @@ def trim_heap() -> None:
 
 
 def why_no_process(error: OSError) -> str:
-    """Say why none could be made: what fork(2) fails with at a limit names none."""
-    limit = f", {LIMIT_ON_PROCESSES}" if error.errno == errno.EAGAIN else ""
-    return f"{error.strerror}{limit}"
+    """Say why none could be made: what the kernel fails with at a limit names none."""
+    limits = {errno.EAGAIN: LIMIT_ON_PROCESSES, errno.EMFILE: LIMIT_ON_DESCRIPTORS}
+    limit = limits.get(error.errno or 0)
+    return f"{error.strerror}, {limit}" if limit else f"{error.strerror}"
 
 
 def next_ended() -> int | None:

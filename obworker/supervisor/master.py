@@ -59,6 +59,7 @@ class Master:
         surroundings: Surroundings,
     ) -> None:
         self._plan = plan
+        self._first_settings = plan.settings
         self._replan = replan
         self._listeners = listeners
         self._signals = signals
@@ -182,9 +183,9 @@ class Master:
     def _act(self) -> None:
         now = time.monotonic()
         self._workers.observe()
+        self._follow_rollout()
         if self._alarm.woke(now):
             self._generations.tend(now)
-            self._undo_failed_reload()
             self._workers.act(now)
         self._exchange.resize(self._places)
         self._workers.publish()
@@ -215,8 +216,8 @@ class Master:
             return Phase.STARTING
         return Phase.SERVING if self._generations.reloading is None else Phase.RELOADING
 
-    def _tell_what_was_found(self, loaded: Loaded) -> None:
-        self._report.found(loaded, self._plan, self._table.wanted)
+    def _tell_what_was_found(self, loaded: Loaded, plan: Plan) -> None:
+        self._report.found(loaded, plan, self._table.wanted)
 
     def _tell_shares(self) -> None:
         self._report.shares(self._plan, self._table.wanted)
@@ -256,39 +257,36 @@ class Master:
         logger.info("reloading: loading the code anew")
         try:
             plan = self._replan()
-            log.open_files(plan.settings)
-            self._outside.admin.follow_log()
+            log.try_files(plan.settings)
         except (ObworkerError, OSError) as error:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
             self._reloaded(str(error))
             answer(str(error))
             return
-        if fixed := self._plan.needs_restart_for(plan):
+        if fixed := plan.needs_restart(self._first_settings):
             logger.warning("only a restart changes %s", ", ".join(fixed))
-        if self._generations.reloading is None:
-            self._scaling.begin_reload()
+        self._follow_rollout()  # one before this may have come into force in this very turn
         self._scaling.reload(plan.workers if plan.workers != self._plan.workers else None)
         self._workers.devices.give_back_all()
-        self._go_by(plan)
+        self._roll_out_by(plan)
         self._generations.reload(plan, time.monotonic(), answer)
 
-    def _go_by(self, plan: Plan) -> None:
-        self._plan = plan
+    def _roll_out_by(self, plan: Plan) -> None:
         self._table.timeouts = plan.timeouts
         self._table.rollout.strategy = Strategy(plan.settings.reload_strategy)
-        log.configure(plan.settings.log_level)
-        self._tell_shares()
 
-    def _undo_failed_reload(self) -> None:
-        """Go by the settings of what serves, and not by those of a reload that has failed."""
-        served = self._generations.plan(self._table.rollout.current)
-        if self._plan is served or self._generations.reloading is not None:
+    def _follow_rollout(self) -> None:
+        """Go by the settings of the code that serves: those of a reload come with it, or never."""
+        plan = self._generations.plan(self._table.rollout.current)
+        if plan is self._plan:
             return
-        self._scaling.undo_reload()
-        log.reopen_files(served.settings)
+        self._plan = plan
+        self._scaling.reloaded()
+        log.reopen_files(plan.settings)
+        log.configure(plan.settings.log_level)
         self._outside.admin.follow_log()
-        self._go_by(served)
+        self._tell_shares()
 
     def _reopen_logs(self) -> None:
         log.reopen_files(self._plan.settings)
@@ -298,6 +296,8 @@ class Master:
 
     def _reloaded(self, failure: str) -> None:
         """Show everybody how a reload ended, before those are told who wait for it."""
+        if self._generations.reloading is None:
+            self._roll_out_by(self._generations.plan(self._table.rollout.current))
         self._publish()
         header = self._board.header
         header.write_text("reload_failure", failure)

@@ -134,6 +134,7 @@ def _await(channel: Channel, kind: type[Kind]) -> Kind:
 
 def _configure(order: Load) -> Settings:
     settings = Settings(**order.settings)
+    log.reopen_files(settings)  # those of the master are what serves goes by
     log.configure(settings.log_level)
     signals.on_rotation(lambda: log.reopen_files(settings))
     return settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from obworker.supervisor.placement import Placement, place
 from obworker.supervisor.slots import Timeouts
 from obworker.supervisor.systemd import without_systemd
 from obworker.supervisor.threads import Budget
+from obworker.supervisor.visibility import Listing
 
 # Where it listens, as the master has bound it.
 FIXED = ("bind", "host", "port", "unix_mode", "admin_bind", "control_socket")
@@ -54,6 +55,7 @@ class Plan:
         environ: Mapping[str, str],
         factory: str,
         given: Collection[str] = (),
+        enumerate_: Callable[[], Listing] = gpu_listing.enumerate_gpus,
     ) -> Plan:
         """Work out what the settings come to on this machine, with `environ` as environment.
 
@@ -64,7 +66,7 @@ class Plan:
         certificates = Certificates.of(settings)
         certificates.context()
         keys = ApiKeys.of(settings)
-        chosen = gpus.select(settings.gpus, environ, gpu_listing.enumerate_gpus)
+        chosen = gpus.select(settings.gpus, environ, enumerate_)
         devices = gpus.grouped(chosen, settings.gpus_per_worker)
         workers = settings.workers or gpus.default_workers(devices, settings.workers_per_gpu)
         ours = cores.available()
@@ -84,10 +86,9 @@ class Plan:
             given=frozenset(given),
         )
 
-    def needs_restart_for(self, other: Plan) -> list[str]:
-        """Return which settings of `other` would come into force by a restart, and only so."""
-        ours, theirs = self.settings, other.settings
-        return [name for name in FIXED if getattr(ours, name) != getattr(theirs, name)]
+    def needs_restart(self, first: Settings) -> list[str]:
+        """Return which of its settings the master, started by the `first`, cannot go by."""
+        return [name for name in FIXED if getattr(self.settings, name) != getattr(first, name)]
 
     @property
     def timeouts(self) -> Timeouts:

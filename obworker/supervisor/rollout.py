@@ -10,9 +10,9 @@ take their turns. When it never becomes ready the candidate is dropped, and noth
 A worker that is to be replaced, because its code is old or because it is to be recycled, takes its
 *turn*, one slot at a time, so that there is never more than one process too many. By surge the new
 worker is ready before the old one drains; by replacement the old one goes first. `auto` is surge
-until a worker had no room beside the old one: then it is replacement until the next reload, unless
-that would leave nobody to serve. A slot that has begun its turn ends it, unless its new worker has
-to wait for its next try and the old one serves on.
+until a worker had no room beside the old one: then it is replacement until other code serves,
+unless that would leave nobody to serve. A slot that has begun its turn ends it, unless its new
+worker has to wait for its next try and the old one serves on.
 
 A slot with a process that cannot be killed is never filled, so it takes no turn and is no canary.
 """
@@ -60,7 +60,7 @@ class Rollout:
         self.candidate: int | None = None
         self.strategy = strategy
         self._slots = slots
-        self._yields = False
+        self._yields = self._yielded_before = False
         self._fresh = {1}
         self._boots = BootPolicy()
         self._trial = BootPolicy()
@@ -74,7 +74,7 @@ class Rollout:
         So it is where no worker is wanted. Where all devices are held, those of the new code may be
         others.
         """
-        self._yields, self._trial = False, BootPolicy()
+        self._yielded_before, self._yields, self._trial = self._yields, False, BootPolicy()
         can_be_tried = any(slot.quarantined for slot in self._slots) or self._canary is not None
         if self._boots.was_ever_ready and can_be_tried:
             self.candidate = generation
@@ -82,8 +82,9 @@ class Rollout:
             self._commit(generation)
 
     def drop_candidate(self) -> None:
-        """Stay with the code there is."""
-        self.candidate = None
+        """Stay with the code there is, and with what is known of the room it takes."""
+        if self.candidate is not None:
+            self.candidate, self._yields = None, self._yielded_before
 
     def continue_as(self, generation: int) -> None:
         """Fill slots from another mold with the same code: the workers there are stay fresh."""

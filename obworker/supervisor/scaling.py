@@ -1,7 +1,7 @@
-"""How many workers there should be, and what that number is restored to. Pure.
+"""How many workers there should be. Pure.
 
 A pause lets all workers leave until the next scaling or reload. A reload may have another number
-in its settings; if it fails, the number before is restored, or the last one asked for meanwhile.
+in its settings: it takes effect together with the new code, unless a scaling came in between.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ class Scaling:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._paused = self._before_reload = 0
+        self._paused = 0
+        self._coming: int | None = None
 
     def scale(self, size: int) -> None:
-        """Have `size` workers, also after a reload that fails."""
+        """Have `size` workers, whatever a reload that is under way says."""
         self._table.resize(size)
-        self._before_reload = size
+        self._coming = None
 
     def pause(self) -> None:
         """Have no workers for now."""
         self._paused = self._unpaused
         self._table.resize(0)
 
-    def begin_reload(self) -> None:
-        """Remember how many there are."""
-        self._before_reload = self._unpaused
-
     def reload(self, size: int | None) -> None:
-        """Have as many as new settings say, or as before if `size` is None; this ends a pause."""
-        self._table.resize(size or self._unpaused)
+        """End a pause; `size` is the number in new settings, None if it is the old one."""
+        self._table.resize(self._unpaused)
+        self._coming = size
 
-    def undo_reload(self) -> None:
-        """Have as many as before the reload, unless there was a pause since."""
-        if self._table.wanted:
-            self._table.resize(self._before_reload)
+    def reloaded(self) -> None:
+        """Have as many workers as the new settings say, as these have taken effect."""
+        if self._coming and self._table.wanted:
+            self._table.resize(self._coming)
+        elif self._coming:
+            self._paused = self._coming
+        self._coming = None
 
     @property
     def _unpaused(self) -> int:

@@ -102,10 +102,18 @@ class Serving:
         self._asks_to_leave = False
 
     def boot(self) -> Predictions:
-        """Build the predictor."""
+        """Build the predictor.
+
+        Raises:
+            BootError: it cannot be built.
+            RunError: its run() has failed already.
+            DeviceError: its GPU has.
+        """
         context = self._context
         with one_process("__init__"):
             application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
+        if self._fatal.done():
+            raise self._fatal.result()
         linux.trim_heap()  # a model is loaded in pieces that are not all kept
         return application
 
@@ -178,8 +186,7 @@ class Serving:
         try:
             executors.start()
         except RuntimeError as error:
-            limits = f"{linux.LIMIT_ON_PROCESSES}, or on memory (ulimit -v)"
-            raise BootError(f"cannot start a thread: {limits}") from error
+            raise BootError(linux.NO_THREAD) from error
         self._channel.send(Ready())
         self._fatal.add_done_callback(lambda fatal: executors.call(self._break_off, fatal.result()))
         self._health.start()

@@ -18,6 +18,7 @@ from obworker.supervisor.agenda import Agenda
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.ends import Ends
 from obworker.supervisor.generations import Generations
+from obworker.supervisor.gpus import Device
 from obworker.supervisor.links import Link, Links
 from obworker.supervisor.messages import (
     Channel,
@@ -141,7 +142,8 @@ class Workers:
         row = self._board.seat(seat.slot, seat.number)
         row.clear()
         device = self._generations.plan(seat.generation).device(seat.slot)
-        self._board.slot(seat.slot).write_text("device", device.label)
+        if self._table.slots[seat.slot].serving is None:
+            self._show_device(seat, device)
         try:
             theirs = self._links.open(seat, device, self._read)
         except OSError as error:
@@ -153,8 +155,12 @@ class Workers:
             self._generations.molds.order(seat.generation, self._order(seat), theirs)
         theirs.close()
 
+    def _show_device(self, seat: Seat, device: Device) -> None:
+        self._board.slot(seat.slot).write_text("device", device.label)
+
     def _order(self, seat: Seat) -> Spawn:
-        plan, workers = self._generations.plan(seat.generation), self._table.wanted
+        plan = self._generations.plan(seat.generation)
+        workers = self._generations.size(seat.generation)
         return Spawn(
             slot=seat.slot,
             seat=seat.number,
@@ -276,16 +282,17 @@ class Workers:
             self._hear_why(seat, link, message)
 
     def _ready(self, seat: Seat) -> None:
-        now = time.monotonic()
+        now, link = time.monotonic(), self._links.of(seat)
         committed = self._table.became_ready(seat, now)
-        self._links.of(seat).channel.send(Serve())
+        link.channel.send(Serve())
+        self._show_device(seat, link.device)
         self._generations.proved()
         if committed:
             self._generations.committed()
         logger.info(
             "%-10s %s ready in %.2f s, pid %d",
             f"worker {seat.slot}",
-            self._board.slot(seat.slot).read_text("device"),
+            link.device.label,
             now - seat.spawned_at,
             seat.pid,
         )

@@ -364,3 +364,16 @@ def test_a_driver_tool_that_fails_means_no_gpu(
     monkeypatch.setenv("PATH", str(directory), prepend=":")
     server = start_on(None, workers=1)
     check(server, seen, [""])
+
+
+def test_a_reload_does_not_wait_for_a_driver_that_hangs_by_then(
+    start_on: StartOn, smi: Callable[[str], None], tmp_path: Path
+) -> None:
+    smi(TWO_GPUS)
+    server = start_on(None, workers=2)
+    tool, asked = tmp_path / "bin" / "nvidia-smi", tmp_path / "asked"
+    tool.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 60\n")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reloaded +generation 2 ")
+    assert sorted(server.workers()) == [0, 1]
+    assert not asked.exists()

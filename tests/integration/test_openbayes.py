@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -435,3 +436,27 @@ def test_in_production_its_worker_is_replaced(serve: Serve, model: Path) -> None
     eventually(lambda: not psutil.pid_exists(int(pid)), what="end of the old worker")
     assert [worker.pid for worker in server.workers().values()] == [int(replacement)]
     assert server.stop() == 0
+
+
+FAILING_AT_ONCE = BACKGROUND.replace("self.failing.wait()", "pass")
+RUN_RAISED = r"PythonPredictor.run raised RuntimeError: lost the queue"
+
+
+def test_in_production_code_whose_run_fails_at_once_does_not_replace_what_serves(
+    serve: Serve, model: Path
+) -> None:
+    (model / "predictor.py").write_text(BACKGROUND)
+    server = in_production(serve, model)
+    pid = server.request().body
+    (model / "predictor.py").write_text(FAILING_AT_ONCE)
+    server.signal(signal.SIGHUP)
+    server.wait_for_log(rf"reload failed: predictor\.py:\d+: {RUN_RAISED}; generation 1 serves on")
+    assert server.log().count("PythonPredictor.run failed") == 5
+    assert server.request().body == pid
+
+
+def test_in_production_a_start_with_such_code_is_given_up(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(FAILING_AT_ONCE)
+    server = in_production(serve, model)
+    assert server.wait() == 3
+    assert re.search(rf"obworker: error: predictor\.py:\d+: {RUN_RAISED}$", server.log().strip())

@@ -985,6 +985,27 @@ def test_a_worker_that_cannot_have_its_threads_is_not_said_to_be_ready(
     )
 
 
+@pytest.mark.parametrize("most", [8, 12, 13, 15, 16])
+def test_too_few_descriptors_for_a_start_are_named(serve: Serve, model: Path, most: int) -> None:
+    (model / "predictor.py").write_text(GOOD)
+    few = ("bash", "-c", f'ulimit -n {most}; exec "$@"', "bash")
+    server = serve("--admin-bind", "off", "--control-socket", "off", str(model), under=few)
+    assert server.wait() in (2, 4)
+    assert re.search(
+        r"error: (no mold can be made: )?Too many open files, a limit on descriptors", server.log()
+    )
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can hide /proc")
+def test_a_start_without_proc_is_refused(serve: Serve, model: Path) -> None:
+    (model / "predictor.py").write_text(GOOD)
+    hidden = ("unshare", "-m", "sh", "-c", f'mount --bind {model} /proc && exec "$@"', "sh")
+    server = serve(str(model), under=hidden)
+    assert server.wait() == 2
+    assert server.log() == "obworker: error: there is no /proc\nhint: mount -t proc proc /proc\n"
+
+
 def test_many_workers_start(serve: Serve, model: Path) -> None:
     (model / "predictor.py").write_text(GOOD)
     server = serve("--workers", "40", str(model)).wait_until_ready(40)

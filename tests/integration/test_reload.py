@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from clients import Client, Load, Outcome
-from harness import Serve, Server, eventually
+from harness import Serve, Server, eventually, request
 
 VERSION = """
 import os, time
@@ -214,9 +216,14 @@ def test_the_configuration_file_and_the_environment_file_are_read_again(
     config.write_text("workers = 3\nadmin_bind = '127.0.0.1:0'\nunix_mode = '660'\n")
     reload(server, 3)
     server.wait_for_log("WARNING .* only a restart changes unix_mode\n")
+    reload(server, 4)
+    assert server.log().count("only a restart changes unix_mode\n") == 2
+    config.write_text("workers = 3\n")
+    reload(server, 5)
+    assert server.log().count("only a restart") == 2
     config.write_text("wokers = 3\n")
     server.signal(signal.SIGHUP)
-    server.wait_for_log("reload failed: .*'wokers'.*; generation 3 serves on")
+    server.wait_for_log("reload failed: .*'wokers'.*; generation 5 serves on")
     assert Client(server.port, keep=False).post().text == "two"
 
 
@@ -266,29 +273,79 @@ def test_a_reload_goes_by_the_strategy_and_the_log_level_that_it_has_read(
     config = tmp_path / "config.toml"
     config.write_text("reload_strategy = 'surge'\n")
     server = serve("--config", str(config), str(model)).wait_until_ready()
-    write(2, at_import="os.system('sleep 0.1 &')")
+    write(2, in_init="self.predict = lambda: os.system('sleep 0.1 &')")
     config.write_text("reload_strategy = 'replace'\nlog_level = 'debug'\n")
     reload(server, 2)
     assert server.log().index("worker 0   stopped") < server.log().rindex("worker 0   cpu ready")
+    assert server.request().status == 200
     server.wait_for_log("DEBUG .* reaped an orphan")
 
 
+def standing(server: Server) -> dict[str, Any]:
+    """Return what an operator sees of a server, but for times and what became of reloads."""
+    port = int(server.wait_for_log(r"admin +http://127\.0\.0\.1:(\d+)/")[1])
+    report = json.loads(request(port, "GET", "/healthz").body)
+    slots = [{key: slot[key] for key in ("slot", "device", "pid")} for slot in report["slots"]]
+    return {key: report[key] for key in ("status", "workers", "queue", "reloads")} | {
+        "slots": slots
+    }
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *("workers = 1", "workers = 3", "workers = 3\nmin_ready = 3", "gpus = '1'"),
+        *(
+            "max_queue = 7",
+            "log_file = '{log}'",
+            "log_level = 'critical'",
+            "api_key_file = '{keys}'",
+        ),
+        "limit_request_body = 1",
+    ],
+)
+def test_a_reload_that_fails_changes_nothing(
+    serve: Serve, model: Path, write: Write, tmp_path: Path, changed: str
+) -> None:
+    config, keys = tmp_path / "config.toml", tmp_path / "keys"
+    keys.write_text("a-key-of-somebody\n")
+    settings = "workers = 2\ngpus = '0'\n"
+    config.write_text(settings)
+    server = serve(
+        *("--config", str(config), str(model)),
+        environ={"CUDA_VISIBLE_DEVICES": "0,1", "OBWORKER_ADMIN_BIND": "127.0.0.1:0"},
+    )
+    server.wait_until_ready(2)
+    before = standing(server)
+    changes = changed.format(log=tmp_path / "log", keys=keys)
+    kept = [line for line in settings.splitlines() if line.partition(" ")[0] not in changes]
+    config.write_text("\n".join([*kept, changes]))
+    write(2, in_init="1 / 0")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reload failed: ")
+    eventually(lambda: generations(server) == ["g1"] * 3, 5, "the old code alone")
+    assert standing(server) == before
+    assert Client(server.port, keep=False).post(body=b"{}").json["version"] == 1
+
+
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_reload_that_fails_leaves_as_many_workers_as_there_were(
+def test_a_reload_to_another_number_of_workers_has_it_when_it_is_over(
     serve: Serve, model: Path, write: Write, tmp_path: Path, size: int
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text("workers = 2\n")
     server = serve("--config", str(config), str(model)).wait_until_ready(2)
+    before = server.workers()
+    go_on = tmp_path / "go-on"
     config.write_text(f"workers = {size}\n")
-    write(2, at_import="1 / 0")
+    write(2, at_import=f"while not os.path.exists({str(go_on)!r}): time.sleep(0.01)")
     server.signal(signal.SIGHUP)
-    server.wait_for_log("reload failed: ")
-    eventually(lambda: sorted(server.workers()) == [0, 1], what="as many workers as before")
-    eventually(lambda: generations(server) == ["g1"] * 3, what="that code alone")
-    write(3)
-    reload(server, 3)
-    eventually(lambda: len(server.workers()) == size, what="the new number of workers")
+    eventually(lambda: "g2" in generations(server), what="the import of version 2")
+    eventually(lambda: server.request("GET", "/readyz").status == 200)
+    assert server.workers() == before
+    go_on.touch()
+    server.wait_for_log("reloaded +generation 2 ")
+    assert len(server.workers()) == size
     assert server.stop() == 0
 
 

@@ -13,7 +13,7 @@ from boards import NOW, scoreboard
 from obworker.errors import DeviceError
 from obworker.supervisor.devices import Devices
 from obworker.supervisor.gpus import Device
-from obworker.supervisor.quarantine import DURATION
+from obworker.supervisor.quarantine import DURATION, DURATION_WITHOUT_OTHERS
 from obworker.supervisor.scoreboard import Scoreboard
 from obworker.supervisor.slots import Timeouts
 from obworker.supervisor.table import Table
@@ -78,6 +78,24 @@ def test_all_slots_of_a_device_are_held_for_a_while(case: Case) -> None:
     case.devices.tend(case.now + DURATION)
     case.devices.publish()
     assert case.held == [False, False, False]
+
+
+def test_where_nobody_is_left_to_serve_devices_are_tried_again_soon(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three requests that no kernel can bear would stop a service of one GPU for ten minutes."""
+    case.fail(0)
+    case.fail(1)
+    assert case.held == [True, True, True]
+    assert case.board.slot(0).quarantined_until == case.now - 3 + DURATION_WITHOUT_OTHERS
+    assert caplog.messages[-1] == (
+        "nobody serves: every GPU is in quarantine; each is tried again after 60 s, or with a "
+        "reload; nvidia-smi and the kernel's log (NVRM: Xid) say more"
+    )
+    case.devices.tend(case.now + DURATION_WITHOUT_OTHERS - 1)
+    case.devices.publish()
+    assert case.held == [False, True, False]
+    assert case.board.slot(1).quarantined_until == case.now + DURATION
 
 
 def test_workers_that_lose_a_device_at_once_are_one_failure_of_it(case: Case) -> None:

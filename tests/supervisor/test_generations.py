@@ -18,7 +18,7 @@ class Direct:
     settings = SimpleNamespace(preload="off")
 
 
-def ignore(_: object) -> None:
+def ignore(*_: object) -> None:
     pass
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from obworker.supervisor import gpu_listing, linux
-from obworker.supervisor.gpu_listing import enumerate_gpus, parse_listing
-from obworker.supervisor.visibility import ASCEND, CUDA, HIP
+from obworker.supervisor.gpu_listing import enumerate_gpus, parse_listing, until_found
+from obworker.supervisor.visibility import ASCEND, CUDA, HIP, Listing
 
 B = "GPU-bbbb"
 M1, M2 = "MIG-1111", "MIG-2222"
@@ -117,3 +117,9 @@ def test_ascends_npus_are_counted(tmp_path: Path) -> None:
     for name in ("davinci0", "davinci5", "davinci_manager"):
         (tmp_path / "dev" / name).touch()
     assert enumerate_gpus(tmp_path) == (ASCEND, ["0", "1"])
+
+
+def test_the_machine_is_asked_until_it_has_gpus() -> None:
+    answers = [Listing(CUDA, []), Listing(CUDA, ["0", "1"])]
+    listing = until_found(iter(answers).__next__)
+    assert [listing() for _ in range(3)] == [answers[0], answers[1], answers[1]]

@@ -1,4 +1,4 @@
-"""To how many workers a pause, a reload and one that fails go back."""
+"""How many workers there are after a pause, a reload and one that never comes to serve."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from obworker.supervisor.scaling import Scaling
 from obworker.supervisor.slots import Timeouts
 from obworker.supervisor.table import Table
 
-FAIL = "fail"
-"""The reload fails."""
+DONE = "done"
+"""The code of the reload serves."""
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,18 @@ FAIL = "fail"
         (["pause", "scale 1"], 1),
         (["pause", "scale 1", "pause", "reload"], 1),
         (["reload"], 4),
-        (["reload 2"], 2),
-        (["reload 2", FAIL], 4),
-        (["scale 3", "reload 2", FAIL], 3),
-        (["pause", "reload 2", FAIL], 4),
-        (["reload 2", "scale 5", FAIL], 5),
-        (["reload 2", "pause", FAIL], 0),
-        (["reload 2", "again 3", FAIL], 4),
+        (["reload", DONE], 4),
+        (["reload 2"], 4),
+        (["reload 2", DONE], 2),
+        (["scale 3", "reload 2"], 3),
+        (["scale 3", "reload", DONE], 3),
+        (["pause", "reload 2"], 4),
+        (["reload 2", "scale 5", DONE], 5),
+        (["reload 2", "pause"], 0),
+        (["reload 2", "pause", DONE], 0),
+        (["reload 2", "pause", DONE, "reload"], 2),
+        (["reload 2", "reload 3", DONE], 3),
+        (["reload 2", "reload", DONE], 4),
     ],
 )
 def test_what_was_asked_for_leads_to_so_many(events: list[str], size: int) -> None:
@@ -38,10 +43,8 @@ def test_what_was_asked_for_leads_to_so_many(events: list[str], size: int) -> No
             scaling.pause()
         elif what == "scale":
             scaling.scale(int(number))
-        elif what == FAIL:
-            scaling.undo_reload()
+        elif what == DONE:
+            scaling.reloaded()
         else:
-            if what == "reload":  # and not one that takes the place of another
-                scaling.begin_reload()
             scaling.reload(int(number) if number else None)
     assert table.wanted == size

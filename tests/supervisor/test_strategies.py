@@ -126,6 +126,19 @@ AUTO: dict[str, tuple[int, str]] = {
         gone 0         | spawning2 idle1       | expected
         fail 0 no_room | spawning1 idle1       | dropped
         boot 0         | idle1 idle1
+        recycle 0      | idle1+spawning1 idle1
+        """,
+    ),
+    "two do not fit, and a reload has failed for another reason: the old one still goes first": (
+        2,
+        """
+        recycle 0      | idle1+spawning1 idle1
+        fail 0 no_room | draining1 idle1       | yielded
+        gone 0         | spawning1 idle1       | expected
+        boot 0         | idle1 idle1
+        reload 2       | idle1+spawning2 idle1
+        fail 0 certain | idle1 idle1           | dropped
+        recycle 1      | idle1 draining1
         """,
     ),
     "nobody else serves: the reload has failed": (
