@@ -1,10 +1,10 @@
-"""The response to a request as WSGI has it made (PEP 3333), framed for its client.
+"""The response of a WSGI application (PEP 3333), framed for the client.
 
-Theory of operation. The head is written when the first bytes of the body are there, or its end:
-until then the application may change its mind (`exc_info`), and what fails is a 500. What is whole
-at once has a length, and leaves in one piece with its head; otherwise each part leaves when it is
-made. A body that is not as long as its Content-Length says has failed. What fails once the head is
-made is cut off, in a way that nobody takes it for whole.
+Theory of operation. The head is written with the first bytes of the body, or at its end: until then
+the application may replace the head (`exc_info`), and a failure becomes a 500. A body that is whole
+at once gets a length and is sent in one piece with the head; otherwise each part is sent when it is
+made. A body that does not match its Content-Length is a failure. If something fails after
+the head is made, the response is cut off in a way that no client takes for its end.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 
 
 class ClientGoneError(Exception):
-    """Nobody is there to read the rest of the response."""
+    """The client has gone: nobody will read the rest of the response."""
 
 
 class Answer:
-    """The response to `request`; a subclass sets what has no value, and says how parts are sent.
+    """The response to `request`; a subclass sets the attributes without a value, and sends parts.
 
-    `request_id` and `fields` are added where the application has none of that name. `head_sent`
-    says that the head was made, `sent` counts the body's bytes.
+    `request_id` and `fields` are added unless the application sets fields of these names.
+    `head_sent` says that the head has been made, `sent` counts the bytes of the body.
     """
 
     request: Request
@@ -57,7 +57,7 @@ class Answer:
     client_gone = False
     _cut_short = False
     _opening: Opening | None = None
-    _said: int | None = None
+    _content_length: int | None = None
     _framing: Framing = response.CLOSE
     _remaining: int | None = None
 
@@ -66,25 +66,25 @@ class Answer:
         raise NotImplementedError
 
     def _hand_over(self, framed: bytes) -> None:
-        """Send bytes of the response."""
+        """Send these bytes of the response."""
         raise NotImplementedError
 
     @property
     def needs_reset(self) -> bool:
-        """Whether only a reset tells the client that the body is not whole.
+        """Whether only a reset tells the client that the body is incomplete.
 
-        It would take the connection's end for the body's (RFC 9112 6.3).
+        It would take an ordinary close for the end of the body (RFC 9112 6.3).
         """
         return self._cut_short and self._framing is response.CLOSE
 
     def cut_short(self) -> None:
-        """Note that the body ends where it is, which is not its end."""
+        """Note that the body breaks off here, incomplete."""
         self._cut_short = True
 
     def _serve(self, application: Application, send: Callable[[Iterable[bytes]], bytes]) -> bytes:
-        """Run the application, and `send` its body; return what is left to send."""
+        """Run the application and `send` its body; return the bytes that are left to send."""
         environ = self.environ
-        # Two that refer to each other would keep the request's body until a garbage collection.
+        # It refers back here: such a pair would keep the request's body until a garbage collection.
         del self.environ
         body = application(environ, self._start_response)
         if type(body) is list and len(body) == 1 and not self.head_sent:
@@ -95,7 +95,7 @@ class Answer:
             self._close(body)
 
     def _close(self, body: Iterable[bytes]) -> None:
-        """Close the body; the response is as good as it was, whatever that raises."""
+        """Close the body; an error in that (not Ctrl-C) is logged, and changes nothing else."""
         close = getattr(body, "close", None)
         if close is not None:
             try:
@@ -118,14 +118,14 @@ class Answer:
                 exc_info = None  # a traceback that refers to this frame is a cycle: PEP 3333
         elif self._opening is not None:
             raise AssertionError("start_response was called twice without exc_info")
-        self._opening, self._said = opening, _ = response.opening(status, headers)
+        self._opening, self._content_length = opening, _ = response.opening(status, headers)
         self.status = opening.status
         return self._write
 
     def _frame_whole(self, body: bytes) -> bytes:
-        """Frame a response that is known whole, for one write: the usual case, and the fast one."""
+        """Return a whole response for a single write: the usual case, and the fast one."""
         if type(body) is not bytes:
-            body = _plain(body)
+            body = _as_bytes(body)
         length = len(body)
         head = self._start(length)
         if self._framing is response.NO_BODY:
@@ -143,14 +143,14 @@ class Answer:
         return self._frame_whole(b"".join(body))
 
     def _send_parts(self, body: Iterable[bytes]) -> bytes:
-        """Send the parts as they come; return what ends the body."""
+        """Send each part when it is made; return the bytes that end the response."""
         for part in body:
             if part:
                 self._write(part)
             elif self.client_gone:
                 raise ClientGoneError
             if self.head_sent and self._framing is response.NO_BODY:
-                return b""  # it may go on for ever, and nobody will see it
+                return b""  # the rest is not sent, and may be endless
         head = b"" if self.head_sent else self._start(0)
         if self._remaining:
             raise ValueError(f"the body ended {self._remaining} bytes before its Content-Length")
@@ -158,25 +158,25 @@ class Answer:
         return head + (response.LAST_CHUNK if self._framing is response.CHUNKED else b"")
 
     def _start(self, length: int | None) -> bytes:
-        """Decide framing and persistence, and write the head; `length` where the body is whole."""
-        opening, said = self._opening, self._said
+        """Decide on framing and persistence, return the head; `length` is that of a whole body."""
+        opening, content_length = self._opening, self._content_length
         if opening is None:
             raise AssertionError("the application sent a body before it called start_response")
         request, outlet = self.request.head, self._outlet
         if self.status == 204:  # RFC 9110 8.6
-            said = None
-        known = length if said is None else said
+            content_length = None
+        known = length if content_length is None else content_length
         self._framing = framing = response.framing(
             request.method, request.version, self.status, known
         )
         if framing is response.LENGTH:
-            self._remaining = said = known
+            self._remaining = content_length = known
         self.keep_alive = (
             request.keep_alive and framing is not response.CLOSE and outlet.may_persist
         )
         return response.head(
             opening,
-            length=said,
+            length=content_length,
             chunked=framing is response.CHUNKED,
             keep_alive=self.keep_alive,
             version=request.version,
@@ -188,7 +188,7 @@ class Answer:
     def _write(self, part: bytes) -> None:
         """Send a part of the body; also PEP 3333's write()."""
         if type(part) is not bytes:
-            part = _plain(part)
+            part = _as_bytes(part)
         head = b"" if self.head_sent else self._start(None)
         self._await_room()
         if self._remaining is not None:
@@ -204,7 +204,7 @@ class Answer:
         self._hand_over(whole)
 
     def _fail(self) -> bytes:
-        """Return a 500 where nothing was sent yet; else the connection is cut, so that it shows."""
+        """Return a 500 if no head has been made; else note that the response is cut short."""
         self.keep_alive = False
         if self.head_sent:
             self.cut_short()
@@ -223,13 +223,13 @@ class Answer:
         return answer
 
 
-def _plain(part: ReadableBuffer) -> bytes:
-    """Return the bytes of what is none: its length may count something else, items of an array."""
+def _as_bytes(part: ReadableBuffer) -> bytes:
+    """Return the bytes of another buffer, whose len() may count something else, as array items."""
     return memoryview(part).tobytes()
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Whether this is for the whole process: the signal's exception is the main thread's."""
+    """Whether this is Ctrl-C for the whole process: SIGINT's exception, in the main thread."""
     return (
         isinstance(error, KeyboardInterrupt)
         and threading.current_thread() is threading.main_thread()

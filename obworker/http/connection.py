@@ -1,20 +1,20 @@
-"""One client's connection: reads, dispatches whole requests one at a time, writes, keeps time.
+"""One client's connection: reads, starts whole requests one at a time, writes, keeps deadlines.
 
 Theory of operation. Everything here runs in the event loop's thread except `write`, `may_persist`
 and `date`, which a cycle calls from its executor thread. A connection is in one of the states of
 state.py, and its deadline belongs to the state.
 
-There are no timers: the server looks at every connection's deadline four times a second. As long
-as something waits to be sent, the deadline waits too, and the cycle's is moved: what counts then is
-that the client goes on reading. Requests that arrive while one is answered wait in order, and
-reading stops until they are served; the next is not begun before the client has read the last
-response, so one that pipelines without end holds one read's worth of memory.
+There are no timers: the server checks every connection's deadline four times a second. While bytes
+wait to be sent, that deadline does not apply, and the deadline of a cycle that is held up is moved:
+what counts then is that the client goes on reading. Requests that arrive during another are served
+in order, and reading stops until then. The next one only starts once the last response has left,
+but for CLOGGED_AT bytes: so endless pipelining takes no more memory than one read does.
 
 Between two requests, and while one waits, a connection can move: another worker gets the socket and
-the bytes of the request that waits, and goes on as if the client had sent them to it.
+the bytes of the waiting request, and goes on as if it had received them from the client.
 
-One that is lost lives on until its cycle has ended: a predict that is stuck is found even if its
-client has left, and a server that drains waits for it.
+A lost connection is kept until its cycle has ended: so a stuck predict is found even if its client
+has left, and a draining server waits for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from obworker.http.cycle import Cycle
 from obworker.http.environ import base_of
 from obworker.http.exchange import Exchange, Parcel
 from obworker.http.monitor import UNWATCHED, Monitor
-from obworker.http.pending import Pending, refuse_what_came
+from obworker.http.pending import Pending, refuse_incomplete
 from obworker.http.rewriting import rewrite_head
 from obworker.http.state import BODY, HEADER, IDLE, LINGERING, RESPONDING, WAITING
 from obworker.http.stream import Outflow, Owner, Stream
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from obworker.http.tls import TlsSocket
 
 LINGER_TIMEOUT = 2.0
-# How long a draining server waits for one more request on a connection that has none: it may be
-# on its way already, and a client rarely sends on a connection it left idle for longer.
+# How long a draining server waits for one more request on an idle connection: it may be on its way
+# already, and a client rarely sends on a connection that it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
-# And for the rest of a TLS handshake: a packet of it may get lost twice (RFC 6298 2.1, 5.5).
+# The same for the rest of a TLS handshake: a packet may get lost twice (RFC 6298 2.1, 5.5).
 DRAIN_HANDSHAKE_TIMEOUT = 5.0
 
 
@@ -54,8 +54,8 @@ class Connection(Owner):
     def __init__(self, service: Service, client: socket.socket | TlsSocket) -> None:
         self.state = IDLE
         self.is_lost = False
-        # when the request that came from another worker was whole, and how often it has moved
-        self._brought: float | None = None
+        # about a request that has moved here: when it was whole, and how often it has moved
+        self._moved_arrival: float | None = None
         self._attempt = 0
         self._service = service
         self._base = base_of(client)
@@ -66,27 +66,27 @@ class Connection(Owner):
         self.deadline = time.monotonic() + max(settings.keep_alive, settings.header_timeout)
         self._inbox = service.inbox()
         self._half_closed = False
-        # what is being answered
+        # the request that waits or is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
-        self._going = Outflow(self._stream, service.pace())
+        self._outflow = Outflow(self._stream, service.pace())
         service.connections.add(self)
 
     # Owner: called by the stream
 
     def on_received(self, chunk: bytes) -> None:
-        """Parse what came, and serve what is complete."""
+        """Parse what has arrived, and serve the requests that are complete."""
         if self.state is not LINGERING:
             self._inbox.feed(chunk)
             self._advance()
 
     def on_garbled(self, why: str) -> None:
-        """Let the client read why, and close; a request that is at work is lost with it."""
+        """Let the client read why, and close; a request under way is lost, at once."""
         self._service.troubles.garbled.count(why)
         (self._linger if self._pending is None else self.close)()
 
     def on_end(self) -> None:
-        """Keep our half open as long as there is something to answer (RFC 9112 9.6)."""
+        """Close, but only when what is under way is answered and sent (RFC 9112 9.6)."""
         self._half_closed = True
         if self._pending is not None and self._cycle is None:
             self._stream.send(self._pending.interim())  # a client that has left resets it
@@ -98,7 +98,7 @@ class Connection(Owner):
             self.close()
 
     def on_flushed(self) -> None:
-        """Let the cycle go on, or the next one begin."""
+        """Let the cycle go on, or start the next request."""
         cycle = self._cycle
         if cycle is None:
             self._advance_unless_over()
@@ -106,7 +106,7 @@ class Connection(Owner):
             cycle.let_go_on()
 
     def on_lost(self) -> None:
-        """Tell the cycle, if there is one, that nobody reads it any more."""
+        """Free what has arrived; tell the cycle, if any, else end the connection."""
         self.is_lost = True
         self._inbox.drop_all()
         if self._cycle is not None:
@@ -121,24 +121,24 @@ class Connection(Owner):
 
     @property
     def may_persist(self) -> bool:
-        """Whether another request may follow the one that is being answered.
+        """Whether the connection stays open after the current response.
 
-        One that has come already is answered even if it is the last.
+        A request that has arrived already is answered even if it is the last.
         """
         service = self._service
         if service.settings.keep_alive == 0:
             return False
-        # in this order: a request may come meanwhile, and the client's end after it
+        # in this order: a request may arrive in between, and then the client's end
         may_follow = not (self._half_closed or service.is_closing)
         return may_follow or bool(self._inbox.requests)
 
     @property
     def date(self) -> bytes:
-        """The Date field for now."""
+        """The Date field for a response that starts now."""
         return self._service.date
 
     def write(self, cycle: Cycle, part: bytes) -> None:
-        """Send a part of the response."""
+        """Have the loop's thread send a part of the response."""
         executors = self._service.executors
         executors.call(self._write, cycle, part)
         if cycle.is_held_up:
@@ -148,16 +148,16 @@ class Connection(Owner):
 
     @property
     def arrival(self) -> float:
-        """The monotonic instant at which the request that waits was whole."""
+        """The monotonic time at which the waiting request was whole."""
         assert self._pending is not None
         return self._pending.arrival
 
     def serve(self) -> None:
-        """Have the request answered by an executor."""
+        """Give the waiting request to an executor."""
         self._run(self._service.submit, self._service.monitor)
 
     def refuse(self, error: RequestError) -> None:
-        """Answer the request that waits with an error; another may follow."""
+        """Answer the waiting request with an error; another request may follow."""
         pending = self._pending
         assert pending is not None
         self.state = RESPONDING
@@ -168,7 +168,7 @@ class Connection(Owner):
         self._go_on(keep_alive=keep_alive)
 
     def move(self, exchange: Exchange) -> bool:
-        """Give the request that waits to whichever worker is free; return whether that went."""
+        """Move the connection and its request to any free worker; return whether that worked."""
         pending = self._pending
         assert pending is not None
         if not self._is_movable:
@@ -176,27 +176,27 @@ class Connection(Owner):
         request = pending.request
         return self._give_away(exchange, rewrite_head(request), request.body, pending.arrival)
 
-    # Server: called when it comes from another worker, by the ticker, when it drains or has no room
+    # Server: called after a move to this worker, by the ticker, on draining, and for lack of room
 
     def bring(self, parcel: Parcel) -> None:
-        """Go on with the request that another worker has received, if there is one."""
+        """Go on after a move, with the request that the other worker received, if any."""
         if parcel.head:
-            self._brought, self._attempt = parcel.arrival, parcel.attempt + 1
+            self._moved_arrival, self._attempt = parcel.arrival, parcel.attempt + 1
             self._inbox.feed_whole(parcel.head, parcel.body)
         self._advance()
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request of which nothing has come, and all answers were sent."""
+        """Whether all responses have left, and nothing of the next request has arrived."""
         return self.state is IDLE and self._stream.is_at_rest
 
     def check(self, now: float) -> None:
-        """Act on a deadline that has passed."""
+        """Act on deadlines that have passed, and on a client that is too slow."""
         if self.is_lost:
             if self._cycle is not None:
                 self._check_cycle(self._cycle, now)
-        elif self._going.is_too_slow(now):
-            self._stream.reset()  # else the kernel goes on offering what it has of the answer
+        elif self._outflow.is_too_slow(now):
+            self._stream.reset()  # else the kernel would go on sending what it has
             self.on_lost()
         elif self._cycle is not None:
             if self._cycle.is_held_up:
@@ -204,7 +204,7 @@ class Connection(Owner):
             else:
                 self._check_cycle(self._cycle, now)
         elif self._stream.unsent:
-            if self.state is LINGERING:  # its time counts from the last byte
+            if self.state is LINGERING:  # the time counts from the last byte
                 self.deadline = now + LINGER_TIMEOUT
         elif self._is_overdue(now):
             self._give_up()
@@ -215,7 +215,7 @@ class Connection(Owner):
         return now >= self.deadline or (self.state is BODY and self._inbox.is_too_slow(now))
 
     def fail(self, error: RequestError) -> None:
-        """Give a predict up, if there is one; its thread stays taken until it is back."""
+        """Give up a running predict, if any; its thread stays busy until predict returns."""
         if (cycle := self._cycle) is None:
             return
         cycle.leave_predict()
@@ -243,15 +243,15 @@ class Connection(Owner):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
 
     def close(self) -> None:
-        """Close at once, and forget what is left to send."""
+        """Close at once, and drop what is left to send."""
         self._stream.close()
         self.on_lost()
 
-    # the rest runs in the loop's thread
+    # internal, all in the loop's thread
 
     @property
     def _is_movable(self) -> bool:
-        """Whether nothing of it is here but the request that waits."""
+        """Whether another worker needs nothing but the socket and the waiting request."""
         is_here = self._half_closed or self._stream.unsent or not self._inbox.is_empty
         return not is_here and self._service.tls is None
 
@@ -269,7 +269,7 @@ class Connection(Owner):
         return True
 
     def _advance(self) -> None:
-        """Go on to whatever is next: the cycle at work, a request, a refusal, more bytes."""
+        """Do what is next: let the cycle work, start a request, refuse, or await bytes."""
         inbox, stream = self._inbox, self._stream
         if self.is_lost:
             return
@@ -282,7 +282,7 @@ class Connection(Owner):
             self._send_error(inbox.refusal)
         elif self._half_closed:
             self._linger()
-        elif not stream.unsent:  # else when it is sent: what comes next has all of its time
+        elif not stream.unsent:  # otherwise when all is sent: the next deadline starts then
             self._await_bytes()
 
     def _advance_unless_over(self) -> None:
@@ -292,10 +292,10 @@ class Connection(Owner):
     def _begin(self, request: Request) -> None:
         service = self._service
         self.state = WAITING
-        arrival = self._brought or time.monotonic()
+        arrival = self._moved_arrival or time.monotonic()
         self._pending = pending = Pending(service, request, self._base, self._proxies, arrival)
         if pending.at_once:
-            request.body = b""  # is answered by its head, however much came with that
+            request.body = b""  # only the head is needed, however large the body is
             self._run(service.executors.run_now, UNWATCHED)
         else:
             service.queue.enter(self)
@@ -309,7 +309,7 @@ class Connection(Owner):
     def _await_bytes(self) -> None:
         now, settings = time.monotonic(), self._service.settings
         if not self._inbox.has_begun:
-            if self.state is not IDLE:  # the empty lines before a request buy no time
+            if self.state is not IDLE:  # empty lines before a request give no more time
                 self.state, self.deadline = IDLE, now + settings.keep_alive
             if self._service.draining:
                 self.drain()
@@ -325,7 +325,7 @@ class Connection(Owner):
 
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:
-            return  # the cycle knows: it was told to lose its client
+            return  # the cycle knows: `lose_client` was called
         cycle.is_under_way = True
         self._stream.send(part)
         if self._stream.is_clogged:
@@ -335,7 +335,7 @@ class Connection(Owner):
 
     def _finish(self, rest: bytes) -> None:
         cycle = self._cycle
-        if cycle is not None:  # else it was given up at its deadline, and there is no other
+        if cycle is not None:  # else it was given up, and no other follows
             if not self.is_lost:
                 self._stream.send(rest)
             self._end_cycle(cycle, keep_alive=cycle.keep_alive)
@@ -353,14 +353,14 @@ class Connection(Owner):
             self._go_on(keep_alive=keep_alive)
 
     def _forget_request(self) -> None:
-        self._cycle = self._pending = self._brought = None
+        self._cycle = self._pending = self._moved_arrival = None
         self._attempt = 0
 
     def _go_on(self, *, keep_alive: bool) -> None:
-        """Turn to what comes after a response."""
+        """Continue, or end the connection, after a response."""
         if not keep_alive:
             self._linger()
-        elif self._inbox.requests:  # not at once: a thousand of them would be as many calls deep
+        elif self._inbox.requests:  # posted: a thousand would nest as many calls
             self._service.reactor.post(self._advance_unless_over)
         else:
             if self._stream.is_paused and not self._half_closed:
@@ -379,15 +379,15 @@ class Connection(Owner):
             self.close()
 
     def _send_error(self, error: RequestError) -> None:
-        """Answer what is no whole request, and take no other."""
+        """Answer a request that never became whole, and take no other."""
         head = self._inbox.head
-        self._stream.send(refuse_what_came(self._service, head, self._base, self._proxies, error))
+        self._stream.send(refuse_incomplete(self._service, head, self._base, self._proxies, error))
         self._linger()
 
     def _linger(self) -> None:
-        """Close our half, and read on for a while, so that the client reads all we sent.
+        """Close our half, and read on for a while, so that the client can read all we sent.
 
-        To close both with bytes unread would reset the connection and the response with it.
+        Closing both halves with bytes unread would reset the connection, and lose the response.
         """
         if self.is_lost:
             return

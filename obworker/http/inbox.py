@@ -1,4 +1,4 @@
-"""What a client has sent and nobody has begun: whole requests, and the beginning of the next."""
+"""What a client has sent and is not started yet: whole requests, and a part of the next."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from obworker.http.parser import BodyFor, NeedsBody
     from obworker.http.spool import Spool
 
-# A client can send thousands at once. A parsed head takes thirty times its size, and 5 µs of the
-# loop's time; what follows so many requests is kept unparsed.
+# A client can send thousands at once. A parsed head takes thirty times its size in memory, and 5 µs
+# of the loop's time. After this many requests the rest is kept unparsed.
 MOST_REQUESTS = 64
 
 
 class Inbox:
-    """Collects the requests that a parser finds; `pace` judges how fast a body arrives.
+    """Parses what a client sends into `requests`; `pace` judges how fast a body arrives.
 
-    `refusal` is the error in what follows `requests`; nothing is read after that.
+    `refusal` is the error in what follows `requests`; nothing after it is parsed.
     """
 
     def __init__(
@@ -38,27 +38,27 @@ class Inbox:
         self._continue_expected = False
 
     def feed(self, chunk: bytes) -> None:
-        """Parse what has arrived."""
+        """Parse bytes that have arrived."""
         self._received += len(chunk)
         if self.refusal is None:
             try:
                 self._parser.feed(chunk)
             except RequestError as refusal:
-                # The frames of its traceback would keep what has arrived until a garbage
-                # collection.
+                # The frames of its traceback would keep what has arrived in memory until a
+                # garbage collection.
                 self.refusal = refusal.with_traceback(None)
                 refusal.__cause__ = refusal.__context__ = None
             except MemoryError:
                 self.refusal = ServiceUnavailable(NO_MEMORY, why=WHY)
 
     def feed_whole(self, head: bytes, body: bytes | Spool) -> None:
-        """Take a whole request, as another worker has received it."""
+        """Take a whole request that another worker has received."""
         self.feed(head)
         if self.refusal is None and self._parser.in_body:
             self._parser.take_body(body)
 
     def take(self) -> Request:
-        """Return the first of `requests`, and parse on if that was the last."""
+        """Remove and return the first of `requests`; parse on if none is left."""
         request = self.requests.popleft()
         if not self.requests and not self._parser.room:
             self._parser.room = MOST_REQUESTS
@@ -66,7 +66,7 @@ class Inbox:
         return request
 
     def drop_all(self) -> None:
-        """Free what has arrived, before any garbage collection; nothing is fed after that."""
+        """Free what has arrived, without a garbage collection; nothing is fed after that."""
         self.requests.clear()
         self._parser.retire()
 
@@ -81,12 +81,12 @@ class Inbox:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a request has begun to arrive and is not whole."""
+        """Whether a part of a request has arrived, but not all of it."""
         return self._parser.has_begun
 
     @property
     def in_body(self) -> bool:
-        """Whether its body has begun."""
+        """Whether a body is being received, even if it is dropped."""
         return self._parser.in_body
 
     @property
@@ -96,13 +96,13 @@ class Inbox:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing that another worker would need in order to go on."""
+        """Whether nothing is here that another worker would need to go on."""
         parser = self._parser
         is_between = not parser.has_begun and not parser.in_body
         return is_between and not self.requests and self.refusal is None
 
     def take_expectation(self) -> bool:
-        """Return whether the client waits for 100 Continue, and forget it."""
+        """Return whether the client waits for 100 Continue; only the first call says so."""
         expected, self._continue_expected = self._continue_expected, False
         return expected
 

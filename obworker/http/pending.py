@@ -1,4 +1,4 @@
-"""A whole request on its way to an answer: what it is called, who answers it, what it is told."""
+"""A whole request until it is answered: its ID, what answers it, its errors and access line."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Pending:
-    """A request of a connection of which all requests have the environ `base`.
+    """A whole request; `base` is the environ that all requests of its connection share.
 
-    `arrival` is the monotonic instant at which it was whole. It is answered `at_once` where it does
-    not reach predict, be it that it is not let in.
+    `arrival` is the monotonic time at which it was whole. It is answered `at_once` if it does not
+    reach predict, for example because access is refused.
     """
 
     __slots__ = (
@@ -69,9 +69,9 @@ class Pending:
         )
 
     def start(self, outlet: Outlet, monitor: Monitor) -> Cycle:
-        """Return the cycle that answers it; called once."""
+        """Return the cycle that will answer the request; called once."""
         service = self._service
-        return Cycle(  # by place: names would cost as much as all the rest
+        return Cycle(  # positional: keywords would cost as much as all the rest
             self._answerer or service.application,
             self._environ,
             self.request,
@@ -84,12 +84,12 @@ class Pending:
         )
 
     def interim(self) -> bytes:
-        """Return what a client may be sent before the response, if it can be (RFC 9110 15.2)."""
+        """Return an interim response, empty for HTTP/1.0, which has none (RFC 9110 15.2)."""
         return b"" if self.request.head.version == "1.0" else response.CONTINUE
 
     def error(self, error: RequestError, *, keep_alive: bool) -> bytes:
-        """Return a response of the server's own."""
-        _note_own_doing(self._service, error)
+        """Return the response for an error that the server itself reports."""
+        _count_unavailable(self._service, error)
         return response.error_response(
             error,
             method=self.request.head.method,
@@ -101,7 +101,7 @@ class Pending:
         )
 
     def refusal(self, error: RequestError, *, keep_alive: bool) -> bytes:
-        """Return the response to a request that was not begun; count it, and write its line."""
+        """Return the response to a request that was not started; count and log it."""
         service = self._service
         answer = self.error(error, keep_alive=keep_alive)
         service.tally.answered(error.status)
@@ -111,7 +111,7 @@ class Pending:
         return answer
 
     def note_end(self, cycle: Cycle) -> None:
-        """Count the request, and write its line, now that its response was handed over."""
+        """Count and log the request, as its response has been handed over."""
         service, ended = self._service, cycle.ended
         service.tally.answered(cycle.status)
         if ended is not None and not self.at_once:
@@ -143,21 +143,21 @@ class Pending:
         )
 
 
-def refuse_what_came(
+def refuse_incomplete(
     service: Service,
     head: Head | None,
     base: Environ,
     proxies: Proxies | None,
     error: RequestError,
 ) -> bytes:
-    """Return the response to what is no whole request; count it, and write its line.
+    """Return the response to a request that never became whole; count and log it.
 
-    Where `head` is known, what is wrong is the body, and the rest is as with any request.
+    If `head` is known the error is in the body, and the request is treated like any other.
     """
     if head is not None:
         pending = Pending(service, Request(head, b""), base, proxies, time.monotonic())
         return pending.refusal(error, keep_alive=False)
-    _note_own_doing(service, error)
+    _count_unavailable(service, error)
     fields = service.access.fields({})
     answer = response.error_response(error, date=service.date, fields=fields)
     service.tally.answered(error.status)
@@ -167,7 +167,7 @@ def refuse_what_came(
     return answer
 
 
-def _note_own_doing(service: Service, error: RequestError) -> None:
-    """Have the log tell of an error that is not the client's doing."""
+def _count_unavailable(service: Service, error: RequestError) -> None:
+    """Count a ServiceUnavailable, so that it is logged: it is not the client's fault."""
     if isinstance(error, ServiceUnavailable):
         service.troubles.refused.count(error.why)

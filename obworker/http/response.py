@@ -1,4 +1,4 @@
-"""The head of a response as bytes, and how its body is framed (RFC 9112 6). Knows no sockets."""
+"""Encodes the head of a response, and frames its body (RFC 9112 6). Pure: it uses no sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BYTES_REMEMBERED = 1024
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LINE_BREAK = re.compile(r"[\r\n\0]")
-# PEP 3333: an application says nothing about the connection; RFC 9110 7.6.1 lists these.
+# PEP 3333 forbids applications these fields; RFC 9110 7.6.1 lists them.
 HOP_BY_HOP = frozenset(
     (
         "connection",
@@ -44,12 +44,12 @@ class Framing(Enum):
     CLOSE = auto()
 
 
-# To find a member in its Enum takes ten times as long as to find a name here.
+# Looking up an Enum's member takes ten times as long as looking up a name of the module.
 NO_BODY, LENGTH, CHUNKED, CLOSE = Framing
 
 
 def framing(method: str, version: str, status: int, length: int | None) -> Framing:
-    """Decide the framing (RFC 9112 6.3); `length` is the body's size where it is known."""
+    """Decide on the framing (RFC 9112 6.3); `length` is the body's size if known."""
     if method == "HEAD" or status in (204, 304) or status < 200:
         return NO_BODY
     if length is not None:
@@ -58,10 +58,10 @@ def framing(method: str, version: str, status: int, length: int | None) -> Frami
 
 
 class Opening(NamedTuple):
-    """The status line and the fields of an application as they are sent; see `opening`.
+    """An application's status line and header fields, encoded as `lines`; see `opening`.
 
-    `names` are those of the fields, in lower case. `length` is what Content-Length said, which is
-    not among them. It is `plain` where the fields that each response has another of are missing.
+    `names` are those of the fields, in lower case. `length` is the value of Content-Length, which
+    is not in `lines`. `is_plain` says that neither Date nor X-Request-ID is: those always differ.
     """
 
     status: int
@@ -75,14 +75,14 @@ _known: dict[tuple[str, tuple[tuple[str, str], ...]], Opening] = {}
 
 
 def opening(status: str, headers: Headers) -> tuple[Opening, int | None]:
-    """Read what an application said before the body; return what Content-Length said apart.
+    """Check and encode the arguments of start_response; return Content-Length separately.
 
-    Most responses begin as one before them, so what was written last is remembered.
+    Most responses begin like an earlier one, so recent results are cached.
 
     Raises:
         ValueError: a status, name or value would break the framing (response splitting), or
             Content-Length is not one number (RFC 9110 8.6).
-        TypeError: a value is no text.
+        TypeError, AttributeError: a name or a value is not str.
     """
     fields = dict(headers)
     length = fields.pop("Content-Length", None)
@@ -129,7 +129,7 @@ def _write_opening(status: str, headers: Headers) -> Opening:
 
 
 def _status_line(status: str) -> bytes:
-    # 1xx would be no final response, and the client would wait on (RFC 9110 15.2)
+    # 1xx is not a final response: the client would go on waiting (RFC 9110 15.2)
     if not re.fullmatch(r"[2-9]\d\d( [\t -~\x80-\xff]*)?", status):
         raise ValueError(f"status {status!r} is not three digits of a final status and a reason")
     return f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n".encode("latin-1")
@@ -160,10 +160,10 @@ def head(
     request_id: str = "",
     fields: Headers = (),
 ) -> bytes:
-    """Write the status line and the header section, with `length` as Content-Length.
+    """Return the status line and the header section, with `length` as Content-Length.
 
-    `date` is the Date field, `request_id` X-Request-ID (log.given_id has seen it), and `fields`
-    others, to send where the application sent none of that name; what a response varies by adds up
+    `date` (Date), `request_id` (X-Request-ID, checked by log.given_id) and `fields` are added
+    unless the application set a field of that name; Vary is added all the same, as several add up
     (RFC 9110 12.5.5).
     """
     end = b"\r\n" if keep_alive and version == "1.1" else _end(keep_alive=keep_alive)
@@ -187,7 +187,7 @@ def head(
 
 
 def _end(*, keep_alive: bool) -> bytes:
-    """Return the end of a head that has to say how the connection goes on (RFC 9112 9.3)."""
+    """Return the end of a head that must say whether the connection persists (RFC 9112 9.3)."""
     return b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n"
 
 
@@ -197,12 +197,12 @@ def chunk(part: bytes) -> bytes:
 
 
 def http_date(timestamp: float) -> bytes:
-    """Write a POSIX timestamp as HTTP does (RFC 9110 5.6.7)."""
+    """Return a POSIX timestamp in the format of HTTP (RFC 9110 5.6.7)."""
     return formatdate(timestamp, usegmt=True).encode()
 
 
 def body_size(answer: bytes) -> int:
-    """Return the size of the body of a whole response."""
+    """Return the size of the body in a whole response."""
     return len(answer.partition(b"\r\n\r\n")[2])
 
 
@@ -216,9 +216,9 @@ def error_response(
     request_id: str = "",
     fields: Headers = (),
 ) -> bytes:
-    """Write a whole response for an error of the server's own.
+    """Return a whole response for an error that the server itself reports.
 
-    `method` is empty where the request was not understood; `fields` are added to the header.
+    `method` is empty if the request could not be parsed; `fields` are added to the header.
     """
     body = json.dumps({"error": str(error)}, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [("Content-Type", "application/json")]

@@ -1,4 +1,4 @@
-"""The states of a connection, and the timeout in each."""
+"""The states of a connection, with the timeout of each."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ class State(enum.Enum):
     """What a connection is waiting for."""
 
     IDLE = "idle"
-    """A request; closed when its keep-alive time is over."""
+    """A request; the connection is closed after its keep-alive time."""
     HEADER = "header"
-    """The rest of a header; 408 when it takes too long."""
+    """The rest of a header; answered with 408 if that takes too long."""
     BODY = "body"
-    """The rest of a body; 408 when the client pauses too long, or is too slow."""
+    """The rest of a body; answered with 408 if the client pauses too long or is too slow."""
     WAITING = "waiting"
-    """An executor, for a whole request; the queue keeps its time."""
+    """An executor for a whole request; the queue keeps the timeout."""
     RESPONDING = "responding"
-    """A cycle, which has the request; 504 when predict takes too long."""
+    """The cycle that answers the request; 504 if predict takes too long."""
     LINGERING = "lingering"
-    """The client's end: our half is closed (RFC 9112 9.6); closed two seconds later at most."""
+    """The client's close after ours (RFC 9112 9.6); at most two seconds after the last byte."""
 
 
-# For the hot path: a look-up in the class takes ten times as long.
+# For the hot path: looking up a member in the class takes ten times as long.
 IDLE, HEADER, BODY, WAITING, RESPONDING, LINGERING = State

@@ -1,7 +1,7 @@
-"""A client's socket: what comes from it, what is yet to be sent to it, and how it ends.
+"""A client's socket: receives, keeps what is yet to be sent, and closes in several ways.
 
-Nothing here blocks. What the kernel does not take at once is kept, and sent when it does. Whoever
-produces more must check `is_clogged` first.
+Nothing here blocks. What the kernel does not take at once is kept, and sent when it does. Producers
+must check `is_clogged` before they send more.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ if TYPE_CHECKING:
     from obworker.http.tls import TlsSocket
 
 READ_SIZE = 64 << 10
-# After a full read more will follow. This much still fits in the processor's cache.
+# Used after a full read, as more will follow. It still fits in the processor's cache.
 LARGE_READ_SIZE = 256 << 10
-# More than this unsent, and the next part has to wait.
+# While more than this is unsent, the next part has to wait.
 CLOGGED_AT = 64 << 10
 
 
 class Garbled(ConnectionError):
-    """What a client sends cannot be read, now or later; an answer to it still can be sent."""
+    """Nothing more that the client sends can be understood; sending to it still works."""
 
 
 class Owner:
-    """Gets the events of a stream; this base class ignores them."""
+    """Receives the events of a stream; this base class ignores them."""
 
     def on_received(self, chunk: bytes) -> None:
         """Take what has arrived."""
 
     def on_garbled(self, why: str) -> None:
-        """Note that what the client sends cannot be read; TLS has told it if it could."""
+        """Note that what arrives cannot be understood; TLS has told the client if it could."""
 
     def on_end(self) -> None:
         """Note that the client has closed its half."""
 
     def on_flushed(self) -> None:
-        """Note that all that was kept has been sent."""
+        """Note that all kept bytes have been sent."""
 
     def on_lost(self) -> None:
         """Note that the connection is lost; called at most once, and not after `close`."""
 
 
-# Owns closed streams: a stream and its owner would refer to each other until a garbage collection.
-_NOBODY = Owner()
+# Owns closed streams: else they and their owners would be kept until a garbage collection.
+_NO_OWNER = Owner()
 
 
 class Stream:
-    """A client's socket, which it owns.
+    """Owns the socket of a client.
 
-    `unsent` is the number of bytes that wait to be sent, `kept` of all that ever had to wait.
+    `unsent` counts the bytes that wait to be sent, `kept` all that ever had to wait.
     """
 
     __slots__ = (
@@ -93,10 +93,10 @@ class Stream:
         self._unsent: deque[memoryview] = deque()
         self._half_closing = self._closing = False
         self._events = READ
-        reactor.watch(client.fileno(), READ, self._happened)
+        reactor.watch(client.fileno(), READ, self._on_events)
 
     def send(self, part: bytes) -> None:
-        """Send a part, or keep what the kernel does not take."""
+        """Send a part; keep what the kernel does not take, to send it later."""
         if self._unsent:
             self._keep(memoryview(part))
             return
@@ -117,7 +117,7 @@ class Stream:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing is on its way, as far as can be known here."""
+        """Whether no bytes wait here in either direction, and no TLS handshake is under way."""
         if self.unsent or self.is_shaking_hands:
             return False
         return fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, bytes(4)) == bytes(4)
@@ -130,7 +130,7 @@ class Stream:
     def count_unsent(self) -> int:
         """Return how many bytes the client has not received, or 0 once the kernel has them all.
 
-        Those in the kernel's buffer count (SIOCOUTQ, tcp(7)): it takes more only when a third of
+        Bytes in the kernel's buffer count (SIOCOUTQ, tcp(7)): it takes more only once a third of
         that is free, which may be megabytes. Until then a slow client would seem to read nothing.
         """
         if not self.unsent:
@@ -145,42 +145,42 @@ class Stream:
         self._watch(self._events & ~READ)
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read again, after `pause_reading`."""
         self.is_paused = False
         self._watch(self._events | READ)
 
     def close_half(self) -> None:
-        """Close our half once what waits is sent; reading goes on."""
+        """Close our half once all kept bytes are sent; reading goes on."""
         self.resume_reading()
         self._half_closing = True
         if not self._unsent:
             self._shut_down()
 
     def close_when_flushed(self) -> None:
-        """Close once what waits is sent, and call the owner's `on_lost`."""
+        """Close once all kept bytes are sent, and call the owner's `on_lost`."""
         self._closing = True
         if not self._unsent:
             self._lose()
 
     def close(self) -> None:
-        """Close, and drop what waits to be sent; may be called again."""
+        """Close the connection, and drop the kept bytes; may be called again."""
         if not (self.is_closed or self._half_closing) and self._tls is None:
-            with contextlib.suppress(OSError):  # a process that predict forked may have it, too
+            with contextlib.suppress(OSError):  # a child that predict forked may have it, too
                 self.socket.shutdown(socket.SHUT_RDWR)
         self.let_go()
 
     def let_go(self) -> None:
-        """Close the socket, but not the connection: another process may have it, too."""
+        """Close the descriptor; without TLS, another process that has it keeps the connection."""
         if not self.is_closed:
             self.is_closed = True
-            self._owner = _NOBODY
+            self._owner = _NO_OWNER
             self._unsent.clear()
             self.unsent = 0
             self._reactor.forget(self.socket.fileno())
             self.socket.close()
 
     def reset(self) -> None:
-        """Close with a reset: an ordinary close would look like the end of the response."""
+        """Close with a reset, as an ordinary close would look like the end of the response."""
         if not self.is_closed:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.let_go()
@@ -190,13 +190,13 @@ class Stream:
             self._events = events
             self._reactor.change(self.socket.fileno(), events)
 
-    def _happened(self, events: int) -> None:
+    def _on_events(self, events: int) -> None:
         if events != READ and not self._is_to_be_read(events):
             return
         try:
             chunk = self.socket.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
-            if self._tls is not None and self._tls.wants_write:  # a part of the handshake
+            if self._tls is not None and self._tls.wants_write:  # for the handshake, as a rule
                 self._watch(self._events | WRITE)
         except Garbled as error:
             self._owner.on_garbled(str(error))
@@ -210,12 +210,12 @@ class Stream:
                 self._owner.on_end()
 
     def _is_to_be_read(self, events: int) -> bool:
-        was_paused = self.is_paused  # if it is paused by _flush, there may still be data
+        was_paused = self.is_paused  # if it is _flush that pauses, there may be data
         if events & WRITE:
             self._flush()
         if self.is_closed or not events & ~WRITE:
             return False
-        if was_paused and self.is_paused:  # a hang-up or an error: nothing else is reported then
+        if was_paused and self.is_paused:  # only hang-ups and errors are reported then
             self._lose()
         return not self.is_paused
 
@@ -232,10 +232,10 @@ class Stream:
         self._watch(self._events | WRITE)
 
     def _flush(self) -> None:
-        """Send what waits."""
+        """Send kept bytes until the kernel takes no more; then do what waited for that."""
         try:
             if self._tls is not None and not self._unsent:
-                self._tls.send(b"")  # sends what TLS itself has to say
+                self._tls.send(b"")  # sends the messages of TLS itself
             while self._unsent:
                 self._send_first()
         except (BlockingIOError, InterruptedError):
@@ -263,14 +263,14 @@ class Stream:
     def _shut_down(self) -> None:
         try:
             self.socket.shutdown(socket.SHUT_WR)
-        except BlockingIOError:  # a part of TLS's own end waits
+        except BlockingIOError:  # close_notify of TLS has to wait
             self._watch(self._events | WRITE)
         except OSError:
             self._lose()
 
 
 class Outflow:
-    """Judges whether the client reads fast enough what waits for it."""
+    """Judges whether the client reads fast enough while bytes wait for it."""
 
     __slots__ = ("_is_owed", "_pace", "_stream")
 
@@ -280,7 +280,7 @@ class Outflow:
         self._is_owed = False
 
     def is_too_slow(self, now: float) -> bool:
-        """Return whether it is too slow; to be called several times a second."""
+        """Return whether the client is too slow; to be called several times a second."""
         unsent = self._stream.count_unsent()
         was_owed, self._is_owed = self._is_owed, unsent > 0
         moved = self._stream.kept - unsent

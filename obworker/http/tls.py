@@ -1,11 +1,11 @@
 """TLS for accepted connections, with the standard library: a context, and an encrypted socket.
 
-Theory of operation. OpenSSL never sees the socket: what arrives is fed to it from memory, and what
-it writes is sent from memory (ssl.MemoryBIO). So one system call moves many records, no data stays
-inside OpenSSL where the event loop would not notice it, and it is known how much has been sent.
+Theory of operation. OpenSSL never sees the socket: it reads received bytes from memory, and writes
+what is to be sent to memory (ssl.MemoryBIO). So one system call moves many records, no data stays
+inside OpenSSL unnoticed by the event loop, and it is known how much has been sent.
 
-A context is made once for each generation, before workers are forked: so they share the key of
-session tickets, and a client can resume its session with any of them.
+A context is made once for each generation, before workers are forked. So all workers share the key
+of session tickets, and a client can resume its session with any of them.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from obworker.http.response import error_response, http_date
 from obworker.http.stream import Garbled
 
 PROTOCOLS = ["http/1.1"]
-# Most plain text in a record (RFC 8446 5.1).
+# The most plain text in one record (RFC 8446 5.1).
 RECORD_SIZE = 1 << 14
-# This much is encrypted at once; it counts as sent when all of it is.
+# So much is encrypted at a time; it only counts as sent when all of it has been sent.
 SEND_SIZE = 4 * RECORD_SIZE
-# A client that reads nothing can make TLS itself answer without end (RFC 8446 4.6.3, RFC 5246
-# 7.2.2). A handshake needs less: clients accept chains of certificates up to 100 KiB.
+# A client that reads nothing can make TLS produce endless replies (RFC 8446 4.6.3, RFC 5246 7.2.2).
+# A handshake needs less than this: clients accept chains of certificates up to 100 KiB.
 MOST_UNSENT = 2 * SEND_SIZE
-# OpenSSL itself recognises GET, HEAD, POST and PUT only.
+# The start of an HTTP request: OpenSSL only recognises GET, HEAD, POST and PUT.
 PLAIN_HTTP = re.compile(rb"[A-Z]+ [/*h]")
 LINGER = struct.Struct("ii")
-# OpenSSL's reasons for a key that does not fit the certificate; the second if its type differs.
+# OpenSSL's reasons when a key does not fit the certificate; the second if the types differ.
 MISMATCHES = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 CERTIFICATE_HINT = "it begins with -----BEGIN CERTIFICATE"
 
 
 def context(certificate: Pem, key: Pem, authorities: Pem | None = None) -> ssl.SSLContext:
-    """Make the context of a server; the certificate and its key may be in the same file.
+    """Return a server's context; the certificate and its key may be in the same file.
 
-    With `authorities`, clients must have a certificate that one of these has signed.
+    With `authorities`, clients must present a certificate that one of these has signed.
 
     Raises:
         UsageError: a file does not contain what it should, or the key does not fit.
@@ -100,9 +100,9 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 class TlsSocket:
-    """An accepted socket with TLS; its methods behave like those of a plain socket.
+    """Wraps an accepted socket in TLS; its methods behave like those of a plain socket.
 
-    The socket must not block. The handshake happens while data is received.
+    The socket must be non-blocking. `recv` also does the handshake.
     """
 
     def __init__(self, context: ssl.SSLContext, accepted: socket.socket) -> None:
@@ -115,33 +115,33 @@ class TlsSocket:
 
     @property
     def wants_write(self) -> bool:
-        """Whether TLS itself has something to send; send(b"") when the socket is writable."""
+        """Whether encrypted bytes wait; call send(b"") when the socket is writable."""
         return bool(self._unsent)
 
     @property
     def is_shaking_hands(self) -> bool:
-        """Whether a handshake has begun and not ended."""
+        """Whether a handshake has begun but not ended."""
         return self._has_begun and self._tls.version() is None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the client has closed its half; that may have arrived with the last data."""
+        """Whether the client's close_notify has arrived, maybe along with its last data."""
         return self._ended
 
     @property
     def ahead(self) -> int:
-        """How much was sent of the data that must be given again, about: TLS adds some bytes."""
+        """About how many bytes of what `send` must be given again have left; TLS adds some."""
         return max(0, self._owed - len(self._unsent))
 
     def recv(self, size: int) -> bytes:
-        """Receive up to `size` bytes, and return all that they decrypt to.
+        """Receive up to `size` bytes, and return all the data decrypted from them.
 
-        That is empty if the client has closed its half.
+        The result is empty if the client has closed its half.
 
         Raises:
-            BlockingIOError: there is no whole record, or Garbled was raised before.
+            BlockingIOError: no more data can be decrypted yet, or Garbled was raised before.
             Garbled: what arrived is not TLS, or the client's certificate is not accepted.
-            ConnectionError: the client does not read.
+            ConnectionError: the client does not read what TLS sends.
         """
         if self._ended:
             return b""
@@ -163,10 +163,10 @@ class TlsSocket:
         return data
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send the beginning of `data`, and return how much was sent.
+        """Send the beginning of `data`, and return how many bytes were sent.
 
-        The rest must be given again, as with a plain socket, but unchanged: a part of it may be
-        encrypted already.
+        The caller must give the rest again, as with a plain socket, but unchanged: a part of it may
+        be encrypted already.
 
         Raises:
             BlockingIOError: nothing was sent.
@@ -186,7 +186,7 @@ class TlsSocket:
         """Close our half of the TLS connection (RFC 8446 6.1), then of the TCP connection.
 
         Raises:
-            BlockingIOError: the first has to wait; try again when the socket is writable.
+            BlockingIOError: close_notify has to wait; try again when the socket is writable.
         """
         if how != socket.SHUT_RD:
             self._say_goodbye()
@@ -195,13 +195,13 @@ class TlsSocket:
         self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket; with close_notify, unless it is set to be reset (SO_LINGER).
+        """Close the socket; with close_notify, unless SO_LINGER is set for a reset.
 
-        Without close_notify, a client knows that the response was cut off (RFC 8446 6.1).
+        A client that gets no close_notify knows that the response was cut off (RFC 8446 6.1).
         """
         if self.fileno() != -1 and not self._is_to_be_reset:
             self._say_goodbye()
-            with contextlib.suppress(OSError):  # a process that predict forked may have it, too
+            with contextlib.suppress(OSError):  # a child that predict forked may have it, too
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -214,7 +214,7 @@ class TlsSocket:
         return self._socket.getpeername()
 
     def getsockname(self) -> Any:
-        """Return our own address."""
+        """Return the server's address."""
         return self._socket.getsockname()
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
@@ -227,7 +227,7 @@ class TlsSocket:
         return LINGER.unpack(linger) == (1, 0)
 
     def _say_goodbye(self) -> None:
-        with contextlib.suppress(ssl.SSLError):  # the client's own close_notify is not awaited
+        with contextlib.suppress(ssl.SSLError):  # we do not await the client's close_notify
             if not self._said_goodbye:
                 self._said_goodbye = True
                 self._tls.unwrap()
@@ -235,7 +235,7 @@ class TlsSocket:
             self._flush()
 
     def _decrypt(self, arrived: bytes) -> Iterator[bytes]:
-        """Feed OpenSSL a little at a time: its buffer never shrinks."""
+        """Yield the decrypted data. OpenSSL gets a little at a time: its buffer never shrinks."""
         for start in range(0, len(arrived), RECORD_SIZE):
             self._incoming.write(arrived[start : start + RECORD_SIZE])
             yield from self._read_records()
@@ -257,7 +257,7 @@ class TlsSocket:
             for start in range(0, len(part), RECORD_SIZE):
                 self._tls.write(part[start : start + RECORD_SIZE])
                 records.append(self._outgoing.read())
-        except ssl.SSLWantReadError:  # the handshake is not over
+        except ssl.SSLWantReadError:  # the handshake is still under way
             raise BlockingIOError from None
         except ssl.SSLError as error:
             raise ConnectionError(f"TLS: {_reason(error)}") from error
@@ -265,7 +265,7 @@ class TlsSocket:
         return len(part)
 
     def _flush(self) -> bool:
-        """Send what is encrypted; return whether all of it was sent."""
+        """Send encrypted bytes; return whether none are left."""
         if self._outgoing.pending:
             self._unsent += self._outgoing.read()
         if self._unsent:
@@ -274,8 +274,8 @@ class TlsSocket:
         return not self._unsent
 
     def _give_up(self, error: ssl.SSLError, arrived: bytes) -> NoReturn:
-        """Send the client the alert of TLS, or a plain response if it speaks plain HTTP."""
-        self._is_garbled = self._said_goodbye = True  # an alert or a plain text is the last word
+        """Send the TLS alert, or a plain response to plain HTTP; raise Garbled."""
+        self._is_garbled = self._said_goodbye = True  # nothing follows the alert or response
         if error.reason == "HTTP_REQUEST" or PLAIN_HTTP.match(arrived):
             self._outgoing.read()
             refusal = BadRequest("this port speaks TLS: use https://")
