@@ -119,8 +119,9 @@ class Pending:
         if service.access_log is not None:
             now = time.monotonic()
             started = now if cycle.started is None else cycle.started
-            queued, predict = started - self.arrival, 0.0 if ended is None else ended - started
-            record = self._record(cycle.status, cycle.sent, queued, predict, now - self.arrival)
+            predict = 0.0 if ended is None or self.at_once else ended - started
+            queued, duration = started - self.arrival, now - self.arrival
+            record = self._record(cycle.status, cycle.sent, queued, predict, duration)
             service.access_log.write(record)
 
     def _record(

@@ -15,7 +15,7 @@ from wsgiref.validate import validator
 
 import pytest
 from harness import eventually
-from wire import TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
+from wire import AT_ONCE, TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 
 from obworker.errors import ServiceUnavailable
 from obworker.http import acceptor
@@ -532,6 +532,17 @@ class TestAccessLog:
         assert found["second"]["queued"] > found["second"]["predict"]
         for line in found.values():
             assert line["queued"] + line["predict"] <= line["duration"] + 0.001
+
+    def test_a_request_that_does_not_reach_predict_spent_no_time_there(
+        self, start: StartServer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "access"
+        logged = {"access_log_file": str(path), "access_log_format": "json"}
+        client = start(echo, access_log=True, **logged).connect()
+        client.get(AT_ONCE)
+        client.read_reply()
+        eventually(lambda: path.exists() and "\n" in path.read_text())
+        assert json.loads(path.read_text())["predict"] == 0.0
 
     def test_a_request_that_was_refused_has_one_too(
         self, start: StartServer, tmp_path: Path
