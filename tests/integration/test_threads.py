@@ -113,7 +113,8 @@ def test_four_workers_with_a_quota_of_two_cores_have_a_thread_each(
     with with_quota(2) as group:
         if group is None:
             pytest.skip("no cgroup with a quota can be made here")
-        environ, under = machine(64, quota="cores.least_quota()"), group.enter()
+        quota = "cores.least_quota(cores.Path('/'))"
+        environ, under = machine(64, quota=quota), group.enter()
         server = serve("--workers", "4", str(model), environ=environ, under=under)
         answers = ask(server.wait_until_ready(4), 4)
         assert all(has_threads(answer, 1) for answer in answers.values()), answers
