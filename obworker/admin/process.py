@@ -1,13 +1,13 @@
-"""The admin process: answers probes while every worker is busy, and buries them after the master.
+"""The admin process: answers probes while every worker is busy, and cleans up after the master.
 
-It has the scoreboard, its own listener and one end of a socket pair to the master. On that come the
-files of the log when they are others, and in the end a byte, which means that obworker has stopped
-and nothing is left to do; the end of the file without one means that the master is gone, however it
-died, and the undertaker has work.
+It has the scoreboard, its own listener and one end of a socket pair to the master. The master sends
+the log files through it when they change, and at the end a byte, which means that obworker has
+stopped and nothing is left to do. End of file without that byte means that the master is gone,
+however it died, and undertaker.py has work to do.
 
-Signals are not for it: the terminal's are the master's business, and a TERM that went to every
-process of the service must not take away the answer "stopping". So it ignores those that mean
-something to the master, and only the master, or KILL, is to end it.
+Signals are not meant for it: those of the terminal are for the master, and a SIGTERM to every
+process of the service must not take away the answer "stopping". So it ignores the signals that the
+master acts on, and only the master, or SIGKILL, ends it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from obworker.supervisor.scoreboard import Scoreboard
 
 logger = logging.getLogger("obworker.admin")
 
-# A probe is one short request without a body. timeout=0: nothing is overdue, for nothing hangs.
+# A probe is one short request without a body. timeout=0: no request is overdue, as none hangs.
 SETTINGS = Settings(
     access_log=False,
     backlog=BACKLOG,
@@ -47,7 +47,7 @@ SETTINGS = Settings(
     limit_request_body=1024,
 )
 
-# What else the master knows does nothing by itself to one that leads a session without a terminal.
+# The master's other signals have no effect by default on a session leader without a terminal.
 IGNORED = (
     *(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM),
     *(signal.SIGUSR1, signal.SIGUSR2),
@@ -74,7 +74,7 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
 
 
 def _start(name: str, run: Callable[[], object]) -> None:
-    """Start a thread; without room for it end, to be started again when there may be some."""
+    """Start a thread; if that is impossible exit, so that the master tries again later."""
     try:
         threading.Thread(target=run, name=name, daemon=True).start()
     except RuntimeError:
@@ -83,7 +83,7 @@ def _start(name: str, run: Callable[[], object]) -> None:
 
 
 def _is_over(master: socket.socket) -> bool:
-    """Do what the master says; return whether there is only its last word, or its end, to read."""
+    """Return whether the master's last byte or end of file is next; else take its log files."""
     if master.recv(1, socket.MSG_PEEK) != LOG:
         return True
     _, files, _, _ = socket.recv_fds(master, 1, len(OUTPUTS))
@@ -94,7 +94,7 @@ def _is_over(master: socket.socket) -> bool:
 
 
 def _serve(application: Admin, listener: socket.socket, master: socket.socket) -> None:
-    """Answer until the master has its last word to say, or is gone.
+    """Answer until the master sends its last byte, or is gone.
 
     What takes time is done on another thread: neither a probe nor the undertaker waits for it.
     """

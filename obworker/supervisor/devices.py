@@ -1,4 +1,4 @@
-"""The master's side of devices that fail: puts them into quarantine, and gives them back."""
+"""Puts devices that fail into quarantine, and gives them back, for the master."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HINT = "nvidia-smi and the kernel's log (NVRM: Xid) say more"
 
 
 class Devices:
-    """The devices of all slots; `on_fatal` hears when none is left before anything was ready."""
+    """The devices of all slots; `on_fatal` is called if none is left before a worker was ready."""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class Devices:
         self._quarantine = Quarantine()
 
     def is_to_blame(self, device: Device, seat: Seat) -> bool:
-        """Whether it is the fault of its device that a worker failed.
+        """Whether the failure of a worker is the fault of its device.
 
-        It is that of the code where the device serves other code well meanwhile, or where the slot
-        has none.
+        It is that of the code if the slot has no device, or if the old worker serves on the device
+        while the new one cannot boot.
         """
         is_beside = seat.ready_at is None and self._table.slots[seat.slot].serving is not None
         return bool(device.token) and not is_beside
 
     def failed(self, device: Device, seat: Seat, reason: str, now: float) -> None:
-        """Account for a device that failed to the worker of a seat."""
+        """Account for a device that failed under the worker of a seat."""
         hold = self._quarantine.failed(device.label, reason, now, since=seat.spawned_at)
         if hold is None:
             return
@@ -69,20 +69,20 @@ class Devices:
             logger.error("nobody serves: %s; %s; %s", ALL_HELD, then, HINT)
 
     def forbid(self, size: int) -> bool:
-        """Whether so many slots would leave nobody to serve: all of theirs are held."""
+        """Whether `size` workers are too few: all their devices are in quarantine, but not all."""
         return self._table.can_serve and all(map(self._is_held, range(size)))
 
     def tend(self, now: float) -> None:
-        """Give back the devices whose time is over; other code may have other devices."""
+        """Update which slots are held: quarantines end, and other code may have other devices."""
         self._give_back(now + self._remission)
         self._judge()
 
     def give_back_all(self) -> None:
-        """Give back all devices: somebody has seen to them, or they are others by now."""
+        """Give back all devices: by now they may have been repaired, or replaced by others."""
         self._give_back(math.inf)
 
     def publish(self) -> None:
-        """Show everybody which slots are held."""
+        """Write to the scoreboard which slots are held."""
         for slot in self._table.slots:
             row, device = self._board.slot(slot.index), self._name(slot.index)
             hold = self._quarantine.hold(device)
@@ -93,11 +93,11 @@ class Devices:
 
     @property
     def _remission(self) -> float:
-        """How much sooner a quarantine is over: where it spares no other, it only keeps all out."""
+        """How much sooner a quarantine is over if no device is left: then it only does harm."""
         return 0.0 if self._table.can_serve else DURATION - DURATION_WITHOUT_OTHERS
 
     def _judge(self) -> None:
-        """End what cannot be any more where no device is left: the start, or a reload."""
+        """If no device is left, make the start fail, or the reload."""
         if self._table.can_serve or self._table.stopping:
             return
         if not self._generations.is_proved:

@@ -1,4 +1,4 @@
-"""Tells truly how workers ended: to the log, to the scoreboard, and what follows to the master."""
+"""Finds out how workers ended, and reports it to the log, the scoreboard and the master."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONSEQUENCES = {
     Outcome.HELD: "its device is in quarantine",
     Outcome.YIELDED: "there is no room beside the old worker, which goes first from now on",
 }
-# How Python, PyTorch, onnxruntime and CUDA say that memory was short, and CUDA that a GPU takes no
+# How Python, PyTorch, onnxruntime and CUDA report a lack of memory, and CUDA a GPU that takes no
 # second process (nvidia-smi(1), compute mode EXCLUSIVE_PROCESS).
 NO_ROOM = (
     *("memoryerror", "out of memory", "out_of_memory", "failed to allocate memory"),
@@ -34,7 +34,7 @@ NO_ROOM = (
 
 
 class Ends:
-    """Accounts for ends; others learn of those that end, or may end, more than a worker."""
+    """Accounts for ends of workers; the callbacks are for those that end, or may end, more."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Ends:
         self._oom = OomKills()
 
     def count_oom_kills(self) -> None:
-        """Look how often the kernel killed for memory; called before processes are reaped."""
+        """Read how often the kernel has killed for memory; call it before processes are reaped."""
         self._oom.look(time.monotonic())
 
     def exited(self, seat: Seat, code: int, link: Link) -> None:
-        """Account for a worker that was reaped; `link` says what came of it before."""
+        """Account for a worker that was reaped; `link` has what was known before."""
         now, failure, was_ready = time.monotonic(), link.failure, seat.ready_at is not None
         who, when = f"worker {seat.slot} (pid {seat.pid})", self._when(seat, now)
         was_asked_for = seat.expected or self._table.stopping
@@ -80,14 +80,14 @@ class Ends:
             logger.info("%-10s %s", f"worker {seat.slot}", "stopped" if code == 0 else how)
 
     def not_made(self, seat: Seat, why: str) -> None:
-        """Account for a worker that there never was."""
+        """Account for a worker that was never made."""
         end = self._table.exited(seat, time.monotonic())
         self._tell_all(seat, f"worker {seat.slot}", why, Cause.BOOT, end, None)
 
     def _tell_all(
         self, seat: Seat, who: str, how: str, cause: Cause, end: End, failure: Failed | None
     ) -> None:
-        """Tell people, the scoreboard and the master of an end, if nobody asked for it."""
+        """Report an unexpected end to the log, the scoreboard and the master."""
         if end.outcome is Outcome.EXPECTED:
             return
         self.note(seat, cause, how, time.monotonic())
@@ -96,11 +96,11 @@ class Ends:
             self._on_boot_failed(seat.generation, seat.slot, how)
 
     def note(self, seat: Seat, cause: Cause, how: str, now: float) -> None:
-        """Keep for people what an end was that nobody asked for."""
+        """Note an unexpected end on the scoreboard, for people."""
         self._board.slot(seat.slot).note_exit(cause, how, now)
 
     def tell(self, who: str, how: str, end: End, failure: Failed | None) -> None:
-        """Log an end that nobody asked for, and pass on what it leads to."""
+        """Log an unexpected end, and tell the master what follows."""
         if end.outcome is Outcome.EXPECTED:
             return
         then = f"replacing it in {end.wait:.1f} s" if end.wait else "replacing it"
@@ -112,11 +112,11 @@ class Ends:
             self._on_fatal(failure.error if failure else BootError(why))
 
     def was_killed_for_memory(self, code: int) -> bool:
-        """Whether the kernel did that to the process that ended so; asked once for each."""
+        """Whether the OOM killer ended the process with that exit code; ask once for each end."""
         return code == -signal.SIGKILL and self._oom.explains_one()
 
     def _when(self, seat: Seat, now: float) -> str:
-        """Say how long it had served, and what it was doing."""
+        """Say how long the worker had served, and which request it had."""
         if seat.ready_at is None:
             return "while it booted"
         row = self._board.seat(seat.slot, seat.number)
@@ -125,6 +125,6 @@ class Ends:
 
 
 def _lacks_room(failure: Failed | None) -> bool:
-    """Whether a predictor could not be built for want of room, on the machine or on a GPU."""
+    """Whether a predictor could not be built for lack of room, on the machine or on a GPU."""
     text = failure.message.lower() if failure else ""
     return any(sign in text for sign in NO_ROOM)

@@ -1,20 +1,20 @@
-"""Which code is imported, when, and what follows when that goes wrong.
+"""When the user's code is imported, and what follows when that fails.
 
 Theory of operation
 -------------------
-A generation is one import of the user's code, numbered from 1. The first one decides about the
-start: when it cannot be loaded, there is nothing to serve. Later there are two reasons to load:
+A generation is one import of the user's code, numbered from 1. If the first cannot be loaded, there
+is nothing to serve and the start fails. Later there are two reasons to load:
 
-*A reload* was asked for. The new generation is loaded beside the current one and, once loaded,
-handed to the table as its candidate; from there it is the table's (rollout.py). Until that made it
-the current one, any failure ends the reload and nothing else. The newest request wins.
+*A reload* is requested. The new generation is loaded beside the current one and, once loaded, given
+to the table as its candidate; rollout.py does the rest. Until it has become the current one, a
+failure ends the reload and nothing else. A newer request replaces an older one.
 
-*The mold died* by itself. Workers do not need it, so they serve on, and the code is loaded again
-so that others can be forked. Where its files are what they were this just continues the current
-generation; where they have changed it is a reload that nobody asked for, and never a mix.
+*The mold died* by itself. Workers do not need it and continue to serve; the code is loaded again so
+that more of them can be forked. If its files are unchanged, this continues the current generation.
+If they have changed, it becomes a reload that nobody requested, so that code is never mixed.
 
 An import, or what is preloaded after it, can make forking unsafe (fork_safety.py). Then the mold is
-let go, and each worker of that generation is a *direct* one, which imports the code by itself.
+killed, and each worker of that generation is a *direct* worker, which imports the code by itself.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ logger = logging.getLogger("obworker.master")
 
 @dataclass
 class Reload:
-    """A reload on its way; `answer` is told how it ended: why it failed, empty if it did not.
+    """A reload in progress; at its end `answer` is called with why it failed, or an empty text.
 
-    `failures` counts, by slot, the boots that failed after the code had proved itself elsewhere.
+    `failures` counts, by slot, the boots that failed after the code had become the current one.
     """
 
     generation: int
@@ -54,10 +54,10 @@ class Reload:
 
 
 class Generations:
-    """The generations there are and the one that comes.
+    """The current generation and the newest one, and their molds.
 
-    `on_report` learns what an import found, by which plan, `on_fatal` of an error that ends the
-    start, and `on_reloaded` how a reload ended.
+    `on_report` is called with what an import found and its plan, `on_fatal` with an error that ends
+    the start, `on_reloaded` with why a reload failed, or an empty text.
     """
 
     def __init__(
@@ -89,28 +89,28 @@ class Generations:
         self._stopping = False
 
     def plan(self, generation: int) -> Plan:
-        """Return what a generation is to serve, and how."""
+        """Return the plan of a generation."""
         return self._plans[generation]
 
     def size(self, generation: int) -> int:
-        """Return how many workers there are to be where that generation serves."""
+        """Return how many workers are wanted once that generation serves."""
         current, plan = self._plans[self._table.rollout.current], self._plans[generation]
         return self._table.wanted if plan.workers == current.workers else plan.workers
 
     def is_direct(self, generation: int) -> bool:
-        """Whether each worker imports the code by itself."""
+        """Whether each worker of a generation imports the code by itself."""
         return generation in self._direct
 
     def can_spawn(self, generation: int) -> bool:
-        """Whether a worker can be made now."""
+        """Whether a worker of a generation can be made now."""
         return not self._stopping and (
             self.is_direct(generation) or self.molds.can_fork(generation)
         )
 
-    # what is asked for
+    # requests
 
     def reload(self, plan: Plan, now: float, answer: Callable[[str], None]) -> None:
-        """Load the code anew and roll it out; a reload that is on its way gives way to this one."""
+        """Load the code anew and roll it out; this ends a reload that is in progress."""
         if self.reloading is not None:
             self.reloading.answer("a newer reload took its place")
         self._table.rollout.drop_candidate()
@@ -147,15 +147,15 @@ class Generations:
             )
 
     def stop(self) -> None:
-        """Load nothing any more."""
+        """Load nothing any more, and end a reload that is in progress."""
         self._stopping = True
         self.molds.dismiss()
         self._end_reload("obworker was told to stop")
 
-    # what happens
+    # events
 
     def _loaded(self, mold: Mold, loaded: Loaded) -> None:
-        """Go on with code that was imported."""
+        """Roll out the code of a mold, or continue the current generation with it."""
         self._on_report(loaded, mold.plan)
         self._fingerprints[mold.generation] = loaded.fingerprint
         if loaded.unsafe and mold.plan.settings.preload == "auto":
@@ -173,7 +173,7 @@ class Generations:
             self._hand_over(mold.generation)
 
     def _continues(self, generation: int, loaded: Loaded) -> bool:
-        """Whether this is the current code once more."""
+        """Whether this is the current code, loaded again; changed code becomes a reload."""
         reload = self.reloading
         if generation == 1 or (reload is not None and reload.generation == generation):
             return False
@@ -193,7 +193,7 @@ class Generations:
             self.molds.dismiss(spare=generation)
 
     def loaded_directly(self, generation: int, loaded: Loaded) -> None:
-        """Account for a worker that imported the code by itself."""
+        """Note what a direct worker imported; warn if that differs from the others."""
         if not self._table.rollout.knows(generation):
             return
         known = self._fingerprints.get(generation)
@@ -204,19 +204,19 @@ class Generations:
             logger.warning("the code has changed since the other workers loaded it: reload")
 
     def committed(self) -> None:
-        """Let go of what is not current any more."""
+        """Dismiss all molds but the current one, and forget the plans of older generations."""
         current = self._table.rollout.current
         self.molds.dismiss(spare=current)
         self._plans = {number: plan for number, plan in self._plans.items() if number >= current}
 
     def proved(self) -> None:
-        """Note that a worker became ready: what was imported works."""
+        """Note that a worker became ready, so the imported code works."""
         self._boots.ready()
 
     def boot_failed(self, generation: int, slot: int, how: str) -> None:
-        """Account for a worker that was never ready, of code that is in other slots.
+        """Account for a worker that was never ready.
 
-        It is tried for ever; who waits for the reload need not.
+        With current code the slot is tried for ever, but after some failures the reload ends.
         """
         reload = self.reloading
         current = self._table.rollout.current
@@ -235,7 +235,7 @@ class Generations:
         self._failed(mold.generation, failure.error, time.monotonic())
 
     def mold_gone(self, mold: Mold, how: str, now: float) -> None:
-        """Account for a mold that has ended, or that nothing ends."""
+        """Account for a mold that has ended, or that cannot be killed."""
         if mold.dismissed or self._stopping:
             return
         how = mold.reason + how
@@ -259,11 +259,11 @@ class Generations:
             self._remake_later(str(error), now, loaded_at=None)
 
     def fail_reload(self, reason: str) -> None:
-        """End a reload that cannot be; what served serves on."""
+        """Make the reload fail; the current generation continues to serve."""
         current = self._table.rollout.current
         self._table.rollout.drop_candidate()
         self.molds.dismiss(spare=current)
-        if self.molds.get(current) is None:  # or what lies there now would be tried without a pause
+        if self.molds.get(current) is None:  # else the code would be loaded again without a pause
             now = time.monotonic()
             self._remake_due = now + self._remakes.ended(now, ready_at=None)
         logger.error("reload failed: %s; generation %d serves on", reason, current)
@@ -278,7 +278,7 @@ class Generations:
     # what is due
 
     def tend(self, now: float) -> None:
-        """Do what is due: kill an import that is late, load again, end a reload that is done."""
+        """Do what is due: kill a late import, load again, end a reload that is complete."""
         for mold in self.molds.tend(now):
             self.mold_gone(mold, exits.UNKILLABLE, now)
         if self._needs_mold and now >= self._remake_due:
@@ -294,13 +294,13 @@ class Generations:
 
     @property
     def next_deadline(self) -> float | None:
-        """The moment at which `tend` has something to do."""
+        """The time at which `tend` has something to do."""
         remake_due = self._remake_due if self._needs_mold else None
         return earliest(self.molds.next_deadline, remake_due)
 
     @property
     def _needs_mold(self) -> bool:
-        """Whether the current generation has lost its mold and nothing takes its place."""
+        """Whether the current generation has lost its mold, and no other is being loaded."""
         current = self._table.rollout.current
         is_loading = self.reloading is not None and self.reloading.generation != current
         idle = not is_loading and self.molds.is_gone

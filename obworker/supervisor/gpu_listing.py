@@ -1,7 +1,7 @@
 """Which GPUs this machine has, found without a driver library.
 
-NVML or CUDA in this process would leave state behind that a fork cannot use. So a tool is asked, or
-the kernel's files are counted.
+NVML or CUDA in this process would leave state behind that a fork cannot use. So nvidia-smi is run,
+or the kernel's files are counted.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def enumerate_gpus(root: Path = Path("/")) -> Listing:
 
 
 def until_found(enumerate_: Callable[[], Listing] = enumerate_gpus) -> Callable[[], Listing]:
-    """Return what does the same, but asks no more once there were GPUs.
+    """Return a function that does the same, but keeps the first listing that has GPUs.
 
-    Whoever serves on them by then must not wait for a driver that hangs.
+    Once workers serve on them, the caller must not wait for a driver that hangs.
     """
     known: list[Listing] = []
 
@@ -63,9 +63,9 @@ def _count_numbered(root: Path, name: str) -> int:
 
 
 def _count_amd(root: Path) -> int:
-    """Count the nodes of the kernel's topology that compute and whose device file is here.
+    """Count the GPU nodes of the kernel's topology whose device file exists here.
 
-    The topology has the CPUs, too, and in a container all GPUs of the machine.
+    The topology also has the CPUs and, in a container, all GPUs of the machine.
     """
     return sum(
         (root / "dev/dri" / f"renderD{minor}").exists()
@@ -80,10 +80,10 @@ def _render_minor(properties: Path) -> int:
 
 
 def _ask_nvidia_smi() -> list[str] | None:
-    """Return indices, or the UUIDs of MIG instances where the machine has any."""
+    """Return what `nvidia-smi -L` lists (see parse_listing), None if it fails."""
     try:
         process = subprocess.Popen(
-            ["nvidia-smi", "-L"],  # noqa: S607 where it lies differs between machines
+            ["nvidia-smi", "-L"],  # noqa: S607 its directory differs between machines
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             errors="replace",
@@ -101,15 +101,15 @@ def _ask_nvidia_smi() -> list[str] | None:
 
 
 def _give_up(process: subprocess.Popen[str]) -> None:
-    """Kill a program and wait for nothing: in a driver that hangs it sleeps on, signal or not."""
+    """Kill a program without waiting for its end: in a hanging driver, no signal wakes it."""
     linux.signal_process(process.pid, signal.SIGKILL)
     process.returncode = -signal.SIGKILL  # the master reaps it with its orphans
 
 
 def parse_listing(text: str) -> list[str]:
-    """Read ``nvidia-smi -L``: GPU indices, but for a GPU in MIG mode its instances' UUIDs.
+    """Read ``nvidia-smi -L``: GPU indices, but for a GPU in MIG mode the UUIDs of its instances.
 
-    Indices and MIG UUIDs cannot be mixed in one list, so with MIG anywhere all are UUIDs.
+    Indices and MIG UUIDs cannot be mixed in one list, so if any GPU is in MIG mode, all are UUIDs.
     """
     gpus: list[tuple[str, str, list[str]]] = []
     for line in text.splitlines():

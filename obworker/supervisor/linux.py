@@ -27,7 +27,7 @@ logger = logging.getLogger("obworker.worker")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-# What makes a worker show its stacks. No library and no predictor is likely to use it.
+# Makes a process dump its stacks. No library and no predictor is likely to use it.
 DUMP_SIGNAL = signal.SIGRTMIN
 
 LIMIT_ON_PROCESSES = "a limit on processes and threads (pids.max, TasksMax=, ulimit -u)"
@@ -51,29 +51,29 @@ def adopt_orphans() -> None:
 
 
 def die_with_parent(parent: int) -> bool:
-    """Be killed when the parent process ends; return False if it has ended already.
+    """Have this process killed when its parent ends; return False if that has ended already.
 
-    Of the parent *at this moment* (prctl(2), PR_SET_PDEATHSIG): call it after any re-parenting.
+    It is the parent *at this moment* (prctl(2), PR_SET_PDEATHSIG): call it after any re-parenting.
     """
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
 
 
 def trim_heap() -> None:
-    """Give memory that was freed back to the system, which the C library keeps (malloc_trim(3))."""
+    """Return freed memory, which the C library keeps, to the system (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # musl has no such call
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def why_no_process(error: OSError) -> str:
-    """Say why none could be made: what the kernel fails with at a limit names none."""
+    """Say why no process could be made, and by which limit, which the kernel does not name."""
     limits = {errno.EAGAIN: LIMIT_ON_PROCESSES, errno.EMFILE: LIMIT_ON_DESCRIPTORS}
     limit = limits.get(error.errno or 0)
     return f"{error.strerror}, {limit}" if limit else f"{error.strerror}"
 
 
 def next_ended() -> int | None:
-    """Return the pid of a child that has ended, which stays its own until `reap`."""
+    """Return the pid of a child that has ended, if any; it is not reused before `reap`."""
     try:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -87,9 +87,9 @@ def reap(pid: int) -> int:
 
 
 def kill_rest_of_group(leader: int) -> None:
-    """Kill what is left of the group of a child that has ended.
+    """Kill what is left of the process group of a child that has ended.
 
-    Before it is reaped: its number cannot be anybody else's yet.
+    Call it before the child is reaped: until then its pid cannot be reused.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
@@ -98,14 +98,14 @@ def kill_rest_of_group(leader: int) -> None:
 def kill_rest_of_session(leader: int) -> None:
     """Kill what is left of the session of a child that has ended, before it is reaped.
 
-    What it had as children is ours by then (see adopt_orphans), so nobody else is looked at.
+    Its own children are ours by then (see adopt_orphans), so only our children are searched.
     """
     for group in {leader} | groups_of({leader}, children()):
         kill_rest_of_group(group)
 
 
 def group_exists(group: int) -> bool:
-    """Whether a process group has a member, be it one that has ended and is not reaped."""
+    """Whether a process group has a member, even if that is a zombie."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -116,7 +116,7 @@ def group_exists(group: int) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has gone, or waits to be reaped by a parent that does not."""
+    """Whether a process is gone, or is a zombie that its parent has not reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -129,7 +129,7 @@ def has_ended(pid: int) -> bool:
 def groups_of(sessions: Collection[int], among: Collection[int] | None = None) -> set[int]:
     """Return the process groups of sessions: under job control each job is one (credentials(7)).
 
-    They are looked for `among` some processes, or all.
+    Only the processes in `among` are searched, or all if it is None.
     """
     groups = set()
     for pid in _processes() if among is None else among:
@@ -144,16 +144,16 @@ def _processes() -> Iterator[int]:
 
 
 def children() -> set[int]:
-    """Return the children of this process (proc(5); not every kernel tells)."""
+    """Return the children of this process (proc(5); not every kernel has the file)."""
     listing = text_of(Path(f"/proc/self/task/{os.getpid()}/children"))
     return {int(pid) for pid in listing.split()}
 
 
 def kill_descendants(spare: set[int]) -> None:
-    """Kill every process below this one but for `spare`, also those that left the groups we know.
+    """Kill every descendant but those of `spare`, also those that left the groups we know.
 
-    Their children become ours as they end (see adopt_orphans), so it is done when none is left, or
-    when one does not die.
+    The children of a killed process become ours (see adopt_orphans), so this repeats until none is
+    left, or until KILL_TIMEOUT if one does not die.
     """
     deadline = time.monotonic() + KILL_TIMEOUT
     while (left := children() - spare) and time.monotonic() < deadline:
@@ -166,9 +166,9 @@ def kill_descendants(spare: set[int]) -> None:
 
 
 def show_stacks_on_demand() -> None:
-    """Have this process write its stacks to standard error, for DUMP_SIGNAL and a fatal signal.
+    """Have this process write its stacks to standard error at DUMP_SIGNAL and at fatal signals.
 
-    At C level: it works while a C extension holds the interpreter's lock, or none ever gives it up.
+    This happens in C, so it works even while a C extension holds the GIL and never releases it.
     """
     faulthandler.enable(STANDARD_ERROR)
     faulthandler.register(DUMP_SIGNAL, STANDARD_ERROR)
@@ -185,16 +185,16 @@ def has_terminal() -> bool:
 
 
 def raise_descriptor_limit() -> None:
-    """Allow as many descriptors as the system lets us: each connection of a worker is one."""
+    """Raise the descriptor limit as far as allowed: each connection of a worker takes one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def pin(cores: Collection[int]) -> None:
-    """Run on these cores only; without any, as before.
+    """Run on these cores only; if there are none, change nothing.
 
-    It is about the calling thread and those it will start (sched_setaffinity(2)).
+    This applies to the calling thread and the threads it starts later (sched_setaffinity(2)).
     """
     try:
         if cores:
@@ -204,7 +204,7 @@ def pin(cores: Collection[int]) -> None:
 
 
 def kill_group(pid: int, number: signal.Signals) -> None:
-    """Signal the process group of `pid`, or just `pid` where it leads none yet."""
+    """Signal the process group of `pid`, or `pid` alone if it does not lead one yet."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
@@ -214,26 +214,26 @@ def kill_group(pid: int, number: signal.Signals) -> None:
 
 
 def kill_session(leader: int, number: signal.Signals) -> None:
-    """Signal all that is in the session which `leader` has begun, whatever its group."""
+    """Signal every process of the session that `leader` has begun, whatever its group."""
     for group in {leader} | groups_of({leader}):
         kill_group(group, number)
 
 
 def signal_process(pid: int, number: int) -> None:
-    """Signal one process, if it is still there, and ours."""
+    """Signal one process, if it still exists and we may."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
 def flush_output() -> None:
-    """Write what was printed, where the user's code has not closed or replaced the streams."""
+    """Flush the standard streams, unless the user's code has closed or replaced them."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
 
 
 def execute(command: list[str]) -> NoReturn:
-    """Become another program, which none of this one's timers is to end (execve(2))."""
+    """Become another program, and stop all timers, which would end it (execve(2))."""
     flush_output()
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
         signal.setitimer(timer, 0)
@@ -241,12 +241,12 @@ def execute(command: list[str]) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without running any finaliser."""
+    """End this process without running finalisers."""
     flush_output()
     os._exit(code)
 
 
 def set_title(text: str) -> None:
     """Name this process in ps and top."""
-    shown = text.encode(errors="backslashreplace").decode()  # a path may be no UTF-8
+    shown = text.encode(errors="backslashreplace").decode()  # a path may not be valid UTF-8
     setproctitle.setproctitle(f"obworker: {shown}")

@@ -1,18 +1,18 @@
-"""The process that keeps everything alive, and never runs a line of the user's code.
+"""The master process: keeps all others running, and never runs a line of the user's code.
 
-Theory of operation. One thread, one loop, the standard library only. The loop waits for signals,
-for messages from the molds and the workers, or for the nearest deadline, and for no longer than a
-second, for workers say in shared memory what they do and wake nobody (alarm.py). Then it
+Theory of operation. The master has one thread with one loop. The loop waits for signals, messages
+from molds and workers, or the nearest deadline, but at most a second: workers write their state to
+shared memory, which wakes nobody (alarm.py). Then it
 
-1. reads what signals came,
+1. reads the signals that have come,
 2. reads messages,
-3. reaps children that ended (after reading: a worker's Spawned always comes before its end),
-4. looks at the workers' rows,
-5. does what the table of slots says is due,
-6. shows everybody how things stand.
+3. reaps children that have ended (after reading: a worker's Spawned always comes before its end),
+4. reads the workers' rows of the scoreboard,
+5. does what is due,
+6. writes its own state to the scoreboard.
 
-What to do about a slot is decided in agenda.py, about a generation in generations.py; workers.py
-and molds.py know how.
+agenda.py decides what to do about a slot, generations.py what to do about a generation; workers.py
+and molds.py carry it out.
 """
 
 from __future__ import annotations
@@ -101,11 +101,12 @@ class Master:
         self._error: ObworkerError | None = None
 
     def run(self) -> None:
-        """Serve until a signal ends it.
+        """Serve until told to stop.
 
         Raises:
             LoadError: the user's code cannot be imported (at the start only).
             BootError: no worker ever became ready.
+            DeviceError: nor could one, as every GPU is in quarantine.
         """
         linux.adopt_orphans()
         linux.raise_descriptor_limit()
@@ -133,7 +134,7 @@ class Master:
     # the loop
 
     def _turn(self) -> None:
-        """Wait for what happens next, and act on it; a bug of ours ends the turn and no more."""
+        """Wait for events and act on them; a bug in obworker ends only this turn."""
         try:
             for key, _ in self._selector.select(self._patience()):
                 key.data()
@@ -141,7 +142,7 @@ class Master:
             self._act()
         except Exception:  # the master's seam
             logger.exception("a bug in obworker, which goes on")
-            time.sleep(TICK)  # one that comes every time must not spin
+            time.sleep(TICK)  # a bug in every turn must not make the loop spin
 
     def _patience(self) -> float:
         """Return how long to wait for an event."""
@@ -175,7 +176,7 @@ class Master:
             logger.debug("reaped an orphan, pid %d", pid)
 
     def _read_channels(self) -> None:
-        """Read every message that has come: the last words of whoever has ended are among them."""
+        """Read every message that has come, also the last ones of processes that have ended."""
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, Channel):
                 key.data()
@@ -204,7 +205,7 @@ class Master:
 
     @property
     def _places(self) -> int:
-        """How many requests may wait: with no worker at all, as many as for one."""
+        """How many requests may wait; with no worker at all, as many as for one."""
         limit = self._plan.settings.max_queue
         return PLACES_PER_WORKER * max(1, self._table.wanted) if limit is None else limit
 
@@ -250,7 +251,7 @@ class Master:
         self._workers.kill_all()
 
     def reload(self, answer: Callable[[str], None] = nobody) -> None:
-        """Load the code, the environment and the settings anew; `answer` learns how it went."""
+        """Load code, environment and settings anew; see `Reload` for `answer`."""
         if self._table.stopping:
             answer("obworker is stopping")
             return
@@ -266,7 +267,7 @@ class Master:
             return
         if fixed := plan.needs_restart(self._first_settings):
             logger.warning("only a restart changes %s", ", ".join(fixed))
-        self._follow_rollout()  # one before this may have come into force in this very turn
+        self._follow_rollout()  # an earlier reload may have taken effect in this turn
         self._scaling.reload(plan.workers if plan.workers != self._plan.workers else None)
         self._workers.devices.give_back_all()
         self._roll_out_by(plan)
@@ -277,7 +278,7 @@ class Master:
         self._table.rollout.strategy = Strategy(plan.settings.reload_strategy)
 
     def _follow_rollout(self) -> None:
-        """Go by the settings of the code that serves: those of a reload come with it, or never."""
+        """Apply the settings of the current generation; those of a reload wait for its code."""
         plan = self._generations.plan(self._table.rollout.current)
         if plan is self._plan:
             return
@@ -295,7 +296,7 @@ class Master:
         self._workers.signal_all(signal.SIGUSR1)
 
     def _reloaded(self, failure: str) -> None:
-        """Show everybody how a reload ended, before those are told who wait for it."""
+        """Publish how a reload ended, before its caller is answered."""
         if self._generations.reloading is None:
             self._roll_out_by(self._generations.plan(self._table.rollout.current))
         self._publish()
@@ -304,7 +305,7 @@ class Master:
         header.reloads += not failure
 
     def resize(self, size: int) -> str:
-        """Want so many workers; return why that cannot be, else an empty text."""
+        """Set how many workers are wanted; return why that is impossible, else an empty text."""
         if self._table.stopping:
             return "obworker is stopping"
         if not 1 <= size <= MAX_SLOTS:
@@ -322,7 +323,7 @@ class Master:
             logger.warning("%-10s %s", "scaling", failure)
 
     def show_stacks(self, slot: int) -> list[str]:
-        """Have the processes of a slot show their stacks, and an import under way; return who."""
+        """Have the processes of a slot, and running imports, dump their stacks; name them."""
         if not 0 <= slot < len(self._table.slots):
             return []
         shown = self._workers.in_slot(slot) | self._molds.importing
@@ -331,7 +332,7 @@ class Master:
         return [f"{who} (pid {pid})" for pid, who in shown.items()]
 
     def _pause(self) -> None:
-        """Let all workers go and keep the port: connections wait in the kernel."""
+        """Stop all workers but keep the port open: connections wait in the kernel."""
         if linux.has_terminal():
             return  # somebody resized the window
         logger.info("SIGWINCH: letting the workers go; SIGHUP brings them back, SIGTTIN one")
@@ -340,7 +341,7 @@ class Master:
     # stopping
 
     def _stop(self) -> None:
-        """Let no connection begin, keep no process alive; the table knows how to go on."""
+        """Refuse new connections and fill no slot any more; agenda.py says how to empty them."""
         if not self._table.stopping:
             self._listeners.refuse_new_connections()
             self._table.stop()

@@ -1,15 +1,16 @@
-"""The process that imports the user's code once, and from which workers are forked.
+"""The mold: the process that imports the user's code once, and from which workers are forked.
 
-Executed afresh for every generation, with nothing but a channel to the master and the listeners.
-It has no threads of its own. It forks twice for each worker: the process in between tells the
-master the worker's pid and ends, so the worker becomes the master's own child, and the master knows
-of every pid before it can possibly reap it.
+It is executed anew for every generation, with no descriptors but those of Inherited, and has no
+threads of its own. It forks twice for each worker: the intermediate process sends the worker's pid
+to the master and ends. So the worker becomes the master's own child, and the master knows every pid
+before it can reap it.
 
-What it has in memory, workers share for as long as nobody writes to it (fork(2)). So it also makes
-what is large and the same for all: the onnx session, and what the predictor's preload() returns.
+The mold's memory is shared with its workers until somebody writes to it (fork(2)). So the mold also
+makes what is large and the same for all: the onnx session, and what the predictor's preload()
+returns.
 
-The user's code runs here, so here it can crash, hang or exit without harm to what serves. Where its
-import or its preload() made forking unsafe, a *direct* worker imports it and then serves by itself.
+The user's code runs here, where it can crash, hang or exit without harm to workers that serve. If
+its import or preload() makes forking unsafe, *direct* workers import the code, each by itself.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Inherited:
-    """What was passed through the exec."""
+    """The descriptors that were passed through the exec."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Inherited:
         exchange: list[int],
         certificates: int,
     ) -> None:
-        """Take the descriptors over; what the user's code runs has no need of them."""
+        """Take the descriptors over; programs that the user's code runs do not inherit them."""
         for descriptor in (channel, *listeners, scoreboard, *exchange):
             os.set_inheritable(descriptor, False)
         self.master = os.getppid()
@@ -117,7 +118,7 @@ def direct(channel: int, *descriptors: Any) -> None:
     linux.set_title(spawn.title)
     linux.pin(spawn.cores)
     context = _load(order, settings, inherited, is_mold=False)
-    os.environ.update(spawn.environment)  # over what the import has set, as in a fork
+    os.environ.update(spawn.environment)  # overrides what the import has set, as in a fork
     worker.main(spawn, inherited.channel, context)
 
 
@@ -125,7 +126,7 @@ Kind = TypeVar("Kind", bound=Message)
 
 
 def _await(channel: Channel, kind: type[Kind]) -> Kind:
-    """Return the message of that kind that must come now; exit where the master has gone."""
+    """Return the next message, which must be of that kind; exit if the master is gone."""
     message, _ = channel.receive()
     if not isinstance(message, kind):
         os._exit(0)
@@ -134,16 +135,16 @@ def _await(channel: Channel, kind: type[Kind]) -> Kind:
 
 def _configure(order: Load) -> Settings:
     settings = Settings(**order.settings)
-    log.reopen_files(settings)  # those of the master are what serves goes by
+    log.reopen_files(settings)  # the inherited ones are those of the current generation
     log.configure(settings.log_level)
     signals.on_rotation(lambda: log.reopen_files(settings))
     return settings
 
 
 def _load(order: Load, settings: Settings, inherited: Inherited, *, is_mold: bool) -> Context:
-    """Take the certificate and import the user's code, or say why it cannot be and exit.
+    """Load the certificate and import the user's code; if that fails, tell the master and exit.
 
-    A mold makes what workers share, too, unless they are not going to be forked from it.
+    A mold also preloads what workers share, unless they will not be forked from it.
     """
     started, channel = time.monotonic(), inherited.channel
     unsafe: list[str] = []
@@ -173,7 +174,7 @@ def _load(order: Load, settings: Settings, inherited: Inherited, *, is_mold: boo
 
 
 def _import(order: Load) -> Blueprint:
-    """Import without collections: what an import makes is there to stay."""
+    """Import without garbage collections: what an import makes is there to stay."""
     gc.disable()
     try:
         factory: Callable[..., Blueprint] = pkgutil.resolve_name(order.factory)
@@ -183,9 +184,9 @@ def _import(order: Load) -> Blueprint:
 
 
 def _preload(blueprint: Blueprint, *, is_forced: bool) -> tuple[Blueprint, list[str]]:
-    """Make what workers share; say, too, why this process must not be forked, if so.
+    """Make what workers share; also return why this process must not be forked, if so.
 
-    Then nothing is shared. Where already the import made it so, nothing needs to be made.
+    In that case nothing is shared. If the import is the reason, nothing is made.
     """
     unsafe = fork_safety.problems()
     if unsafe and not is_forced:
@@ -208,8 +209,8 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: Cont
     assert isinstance(message, Spawn)
     assert end is not None
     linux.flush_output()
-    # Before the fork: hooks of os.register_at_fork run in the child before any line of ours. Every
-    # order sets the same variables, so nothing of one slot's is left for the next.
+    # Before the fork, as hooks of os.register_at_fork run in the child before any line of ours.
+    # Every order sets the same variables, so none of one slot's is left for the next.
     os.environ.update(message.environment)
     fork_safety.release_thread_pools()
     between = _fork_or_say_why(end)
@@ -220,18 +221,18 @@ def _fork(message: Message, end: Channel | None, channel: Channel, context: Cont
                 channel.close()
                 linux.pin(message.cores)
                 worker.main(message, end, context)
-            if pid is not None and not end.send(Spawned(pid)):  # given up: nobody would know of it
+            if pid is not None and not end.send(Spawned(pid)):  # the master has given it up
                 os.kill(pid, signal.SIGKILL)
         finally:
             os._exit(0)
     if between is not None:
-        with contextlib.suppress(ChildProcessError):  # the user's code has seen to SIGCHLD
+        with contextlib.suppress(ChildProcessError):  # the user's code handles SIGCHLD
             os.waitpid(between, 0)
     end.close()
 
 
 def _fork_or_say_why(end: Channel) -> int | None:
-    """Fork as os.fork() does; where the kernel makes no process, tell the master, not the mold."""
+    """Fork like os.fork(); if the kernel makes no process, tell the master and return None."""
     try:
         return os.fork()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the master is told to keep running."""
+"""What the master is to keep running, and with which resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from obworker.supervisor.systemd import without_systemd
 from obworker.supervisor.threads import Budget
 from obworker.supervisor.visibility import Listing
 
-# Where it listens, as the master has bound it.
+# The addresses that the master listens on, which it has bound already.
 FIXED = ("bind", "host", "port", "unix_mode", "admin_bind", "control_socket")
 LEAST_FROZEN = 1.0
 MOST_FROZEN = 30.0
@@ -30,9 +30,9 @@ MOST_FROZEN = 30.0
 class Plan:
     """What to serve and how; `factory` names the function that a mold calls with `arguments`.
 
-    There are so many `workers` at the start; slot i has device i modulo their number, for ever.
-    `environ` is what every process finds. `budget` shares out native threads, `placement` cores.
-    `api_keys` are packed. `given` are the keys of the options that somebody gave.
+    `workers` is their number at the start. Slot i always has device i modulo the number of devices.
+    `environ` is the environment of every process. `budget` divides native threads, `placement`
+    cores. `api_keys` are packed. `given` has the keys of the options that were given explicitly.
     """
 
     label: str
@@ -57,11 +57,11 @@ class Plan:
         given: Collection[str] = (),
         enumerate_: Callable[[], Listing] = gpu_listing.enumerate_gpus,
     ) -> Plan:
-        """Work out what the settings come to on this machine, with `environ` as environment.
+        """Work out what the settings mean on this machine, with `environ` as environment.
 
         Raises:
-            UsageError: a GPU that is asked for is not there, GPUs cannot be dealt out as asked, a
-                certificate cannot be used, or an API key file is not right.
+            UsageError: a requested GPU does not exist, GPUs cannot be divided as requested, a
+                certificate cannot be used, or an API key file is invalid.
         """
         certificates = Certificates.of(settings)
         certificates.context()
@@ -87,14 +87,14 @@ class Plan:
         )
 
     def needs_restart(self, first: Settings) -> list[str]:
-        """Return which of its settings the master, started by the `first`, cannot go by."""
+        """Return the settings that differ from the `first` ones and need a restart."""
         return [name for name in FIXED if getattr(self.settings, name) != getattr(first, name)]
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long a worker may take for what.
+        """How long a worker may stay in each state.
 
-        One that has no request is taken for frozen after the time that it may be silent with one.
+        An idle worker counts as frozen after the time that a request may take, within limits.
         """
         settings = self.settings
         return Timeouts(
@@ -109,19 +109,19 @@ class Plan:
         return self.devices[slot % len(self.devices)]
 
     def environment(self, slot: int, workers: int) -> dict[str, str]:
-        """Return the variables that are a slot's own where there are so many workers.
+        """Return the variables of a slot itself, if there are so many workers.
 
-        Its devices come first.
+        Those of its devices come first.
         """
         threads = self.budget.worker_environ(self.pools(slot, workers))
         return self.device(slot).environment | threads | {"OBWORKER_SLOT": str(slot)}
 
     def pools(self, slot: int, workers: int) -> dict[str, int]:
-        """Return how many threads each kind of library of a slot is to have."""
+        """Return how many threads each kind of native library in a slot is to have."""
         return self.budget.pools(workers, self.placement.room(slot, workers))
 
     def shares(self, workers: int) -> Iterator[tuple[str, str]]:
-        """Say what so many workers have of the processors, as labelled lines for people."""
+        """Yield how so many workers share the processors, as labelled lines for people."""
         yield "threads", self.budget.describe(workers)
         if self.placement.sets:
             yield "affinity", self.placement.describe(workers)
@@ -130,7 +130,7 @@ class Plan:
 def _arguments(
     settings: Settings, environ: Mapping[str, str], budget: Budget, *, on_device: bool
 ) -> dict[str, Any]:
-    """Return what the factory has to know to make the application."""
+    """Return the arguments with which the factory makes the application."""
     may_spin = budget.may_spin(settings.onnx_threads)
     return {
         "path": str(Path(settings.model or "").absolute()),

@@ -1,12 +1,12 @@
-"""Which devices have failed so often that they are left alone for a while. Pure.
+"""Which devices have failed so often that they are not used for a while. Pure.
 
 Three failures within ten minutes are no accident. Most are the fault of the device; a few may be
-that of a request that a kernel cannot bear, so no quarantine is for ever.
+that of a request that makes a kernel fail, so no quarantine is for ever.
 
-A fault of the hardware ends the contexts of all processes on the device. Each notices when it next
-uses it: under load within a second, without any by its health check. So what fails soon after
-another and was there before that is one failure with it. A process that was made since has tried
-the device anew: if it fails, too, that is another failure, however soon.
+A hardware fault ends the contexts of all processes on the device. Each process notices when it next
+uses the device: within a second under load, else in its health check. So if two processes fail soon
+after each other, and the second existed before the first failed, that is one failure. A process
+made after that has tried the device anew: if it fails, too, that is another failure, however soon.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 MOST_FAILURES = 3
 WINDOW = 600.0
 DURATION = 600.0
-# Nothing is spared by leaving the last device alone.
+# If no other device is left, nothing is gained by waiting longer.
 DURATION_WITHOUT_OTHERS = 60.0
 # Three health checks at their default interval.
 NOTICED_WITHIN = 30.0
@@ -24,7 +24,7 @@ NOTICED_WITHIN = 30.0
 
 @dataclass(frozen=True)
 class Hold:
-    """Why a device is left alone, and until when."""
+    """Why a device is not used, and until when."""
 
     reason: str
     until: float
@@ -38,13 +38,13 @@ class Quarantine:
         self._holds: dict[str, Hold] = {}
 
     def hold(self, device: str) -> Hold | None:
-        """Return why a device is in quarantine, if it is."""
+        """Return the hold on a device, None if it is not in quarantine."""
         return self._holds.get(device)
 
     def failed(self, device: str, reason: str, now: float, *, since: float) -> Hold | None:
-        """Count a failure, unless it is part of the last; return the hold that it leads to.
+        """Count a failure, unless it is part of the last one; return the hold that follows, if any.
 
-        The process to which it failed is there `since`.
+        `since` is when the process that failed was made.
         """
         recent = [then for then in self._failures.get(device, ()) if then > now - WINDOW]
         if recent and since < recent[-1] and now < recent[-1] + NOTICED_WITHIN:
@@ -56,7 +56,7 @@ class Quarantine:
         return hold
 
     def release(self, now: float) -> list[str]:
-        """Give back the devices whose time is over by `now`, and return them; each starts anew."""
+        """Give back, and return, the devices whose hold is over by `now`; counts start anew."""
         devices = [device for device, hold in self._holds.items() if hold.until <= now]
         for device in devices:
             del self._holds[device], self._failures[device]

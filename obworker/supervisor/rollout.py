@@ -1,20 +1,20 @@
-"""Which code each slot is to serve, and whose turn it is to be replaced. Pure.
+"""Which code each slot is to serve, and which slot has its worker replaced next. Pure.
 
 Theory of operation
 -------------------
-Every slot is to have one process that serves *fresh* code. New code is first only a *candidate*:
-the lowest slot, the canary, gets a worker of it. When that one is ready the candidate becomes the
-*current* generation, from which all slots are filled from then on, and the slots that are left
-take their turns. When it never becomes ready the candidate is dropped, and nothing has changed.
+Every slot should have one process that serves *fresh* code. New code is at first a *candidate*: the
+lowest slot, the canary, gets a worker of it. When that worker is ready the candidate becomes the
+*current* generation: all slots are filled from it, and the other slots are replaced in turn. If no
+worker of the candidate becomes ready, it is dropped, and nothing has changed.
 
-A worker that is to be replaced, because its code is old or because it is to be recycled, takes its
-*turn*, one slot at a time, so that there is never more than one process too many. By surge the new
-worker is ready before the old one drains; by replacement the old one goes first. `auto` is surge
-until a worker had no room beside the old one: then it is replacement until other code serves,
-unless that would leave nobody to serve. A slot that has begun its turn ends it, unless its new
-worker has to wait for its next try and the old one serves on.
+A worker with old code, or one that is to be recycled, is replaced when its slot has the *turn*.
+Only one slot has it at a time, so there is never more than one extra process. With surge the new
+worker is ready before the old one drains; with replace the old one goes first. `auto` is surge
+until a worker had no room beside the old one. Then it is replace until other code serves, unless
+that would leave no worker that serves. A slot keeps the turn until its worker is replaced, unless
+the new one has to wait for its next try while the old one serves.
 
-A slot with a process that cannot be killed is never filled, so it takes no turn and is no canary.
+A slot with a process that cannot be killed is never filled, so it gets no turn and is no canary.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Strategy(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """What the end of a process leads to."""
+    """What follows the end of a process."""
 
     EXPECTED = "expected"
     RETRY = "retry"
     GAVE_UP = "gave up"
-    """Nothing of the current code was ever ready: the start has failed."""
+    """No worker of the current code was ever ready: the start has failed."""
     DROPPED = "dropped"
-    """Nothing of the candidate was ever ready: the reload has failed."""
+    """No worker of the candidate was ever ready: the reload has failed."""
     HELD = "held"
-    """The device failed too often: nothing follows until it is given back."""
+    """The device failed too often: the slot stays empty until it is given back."""
     YIELDED = "yielded"
-    """There is no room for two: from now on the old worker goes first."""
+    """There is no room for two workers: from now on the old one goes first."""
 
 
 class Rollout:
@@ -69,10 +69,10 @@ class Rollout:
     # generations
 
     def reload(self, generation: int) -> None:
-        """Try new code; the newest wins. Where nothing was ever ready it is just the code now.
+        """Make new code the candidate, instead of any other.
 
-        So it is where no worker is wanted. Where all devices are held, those of the new code may be
-        others.
+        It is current at once if no worker was ever ready, or if no slot can try it. A quarantine
+        is no such reason, as the devices of the new code may be others.
         """
         self._yielded_before, self._yields, self._trial = self._yields, False, BootPolicy()
         can_be_tried = any(slot.quarantined for slot in self._slots) or self._canary is not None
@@ -82,12 +82,12 @@ class Rollout:
             self._commit(generation)
 
     def drop_candidate(self) -> None:
-        """Stay with the code there is, and with what is known of the room it takes."""
+        """Drop the candidate, and recall whether two workers of the current code had room."""
         if self.candidate is not None:
             self.candidate, self._yields = None, self._yielded_before
 
     def continue_as(self, generation: int) -> None:
-        """Fill slots from another mold with the same code: the workers there are stay fresh."""
+        """Fill slots from a new mold of the same code: the workers of the old one stay fresh."""
         self.current = generation
         self._fresh.add(generation)
 
@@ -96,31 +96,31 @@ class Rollout:
         self._boots = self._trial
 
     def knows(self, generation: int) -> bool:
-        """Whether a worker of that code may become one that serves."""
+        """Whether workers of that generation are to serve, or to be tried."""
         return generation in self._fresh or generation == self.candidate
 
     def generation_for(self, slot: Slot) -> int:
-        """Return the code that a slot is to be filled with."""
+        """Return the generation with which a slot is to be filled."""
         if self.candidate is not None and self.is_tried(slot):
             return self.candidate
         return self.current
 
     def is_tried(self, slot: Slot) -> bool:
-        """Whether the candidate is to prove itself there."""
+        """Whether the candidate is to be tried in that slot."""
         return self.candidate is not None and slot is self._canary
 
     def suits(self, slot: Slot, generation: int) -> bool:
-        """Whether that is code to be served there."""
+        """Whether that generation is to serve in that slot."""
         return generation == self.candidate if self.is_tried(slot) else generation in self._fresh
 
     def fits(self, slot: Slot, seat: Seat) -> bool:
-        """Whether what serves there is what is wanted there."""
+        """Whether the process of a seat may stay: its code is right, and no recycling is due."""
         return self.suits(slot, seat.generation) and not seat.recycle
 
     def serving(self, slot: Slot) -> Seat | None:
-        """Return the process that serves and is to stay: one that fits, or else the newest.
+        """Return the seat whose process serves and is to stay: one that fits, else the newest.
 
-        Code that was given up may become ready before it is killed.
+        A worker of a dropped candidate may become ready before it is killed.
         """
         return max(
             slot.within(*SERVING),
@@ -133,7 +133,7 @@ class Rollout:
         fillable = (slot for slot in self._slots if slot.wanted and not slot.within(State.STUCK))
         return next(fillable, None)
 
-    # what became of a boot
+    # results of boots
 
     def ready(self, generation: int) -> bool:
         """Note that a worker is ready; return whether that makes its code the current one."""
@@ -171,33 +171,33 @@ class Rollout:
     # turns
 
     def is_surge(self, slot: Slot) -> bool:
-        """Whether the new worker comes before the old one goes."""
+        """Whether the new worker is made before the old one goes."""
         if self._yields:
             return not self._others_serve(slot)
         return self.strategy is not Strategy.REPLACE
 
     def has_turn(self, slot: Slot) -> bool:
-        """Whether what serves in the slot is to be replaced now."""
+        """Whether the worker that serves in the slot is to be replaced now."""
         return slot is self._turn and self._wants_turn(slot)
 
     def pass_turn(self, can_spawn: Callable[[int], bool]) -> None:
-        """Give the turn to another slot, unless the one that has it is in the middle of it."""
+        """Give the turn to the next slot, unless the one that has it is being replaced."""
         if self._turn is not None and self._is_replacing(self._turn, can_spawn):
             return
         waiting = [slot for slot in self._slots if self._wants_turn(slot)]
         self._turn = min(waiting, key=self._place_in_line, default=None)
 
     def _is_replacing(self, slot: Slot, can_spawn: Callable[[int], bool]) -> bool:
-        """Whether there is a process too many, or one too few because the old one went first."""
+        """Whether there are two processes, or none that serves because the old one went first."""
         if len(slot.within(*MOVING)) > 1:
             return True
         is_gap = slot.wanted and slot.serving is None and not slot.within(State.STUCK)
         return is_gap and not self.is_surge(slot) and can_spawn(self.generation_for(slot))
 
     def _place_in_line(self, slot: Slot) -> tuple[float, bool, float]:
-        """Return what orders the slots: who failed comes last, the canary first, then the oldest.
+        """Return a sort key: failed slots come last; else the canary is first, then the oldest.
 
-        Were it only the order of slots, the first ones would be recycled again before the last.
+        In the order of their numbers, the first slots would be recycled again before the last.
         """
         retry_deadline = max(
             (seat.deadline or 0.0 for seat in slot.within(State.BACKOFF)), default=0.0
@@ -207,7 +207,7 @@ class Rollout:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every process runs fresh code, and every slot has one that serves."""
+        """Whether every process runs fresh code, and every wanted slot has one that serves."""
         return self.candidate is None and all(self._is_complete(slot) for slot in self._slots)
 
     def _is_complete(self, slot: Slot) -> bool:

@@ -1,16 +1,16 @@
-"""Serves one slot: from a predictor that is built until the last answer is sent.
+"""Serves one slot in a worker: from building the predictor to the last answer.
 
-Theory of operation. When the predictor is built the worker listens, says Ready, and accepts when
-the master says Serve. From then on it ends in one of three ways, which all drain it:
+Theory of operation. When the predictor is built the worker listens, sends Ready, and accepts when
+the master sends Serve. From then on it drains for one of two reasons:
 
-    the master says Drain, or is gone
+    the master sends Drain, or is gone
     it has to leave: a predict or a health check did not come back, the predictor is not well,
-        run() failed, the GPU is lost, somebody sent SIGTERM; then it tells the master, so another
-        can come
-    the graceful timeout is over
+        run() failed, the GPU is lost, or SIGTERM came; then it tells the master, which makes
+        another worker
 
-A worker that has served enough asks to be recycled, and serves on until it is told to drain. One
-whose GPU is lost could only return what is wrong: whatever is in it is answered with 503 at once.
+It ends when it has drained, soon after the graceful timeout at the latest, or at SIGQUIT. A worker
+that has served enough asks to be recycled, and serves until told to drain. One whose GPU is lost
+cannot give a right answer, so all its requests are answered with 503 at once.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ logger = logging.getLogger("obworker.worker")
 
 EXIT_DRAINED = 0
 EXIT_LOST = 1
-"""The predictor's background thread failed, a predict never came back, or the master went."""
+"""The predictor failed, a predict never came back, draining took too long, or the master went."""
 
 WIND_UP_TIMEOUT = 2.0
-# The share of the graceful timeout after which a worker begins nothing new.
+# The share of the graceful timeout after which a worker refuses requests that are still queued.
 REFUSING_AFTER = 0.9
-# The master kills a worker that is late. One that drains without the master's knowledge ends by
-# itself so much later, so that of the two it is always the master who says why.
+# The master kills a worker that drains for too long. If the master does not know that it drains,
+# the worker ends by itself. It waits a little longer, so that the master, if it knows, says why.
 UNNOTICED_MARGIN = 1.0
 LOOK_INTERVAL = 0.25
-# Its GPU's memory is free for the next worker when a process has ended, and not before.
+# The GPU memory of a process is free for the next worker only when the process has ended.
 DEVICE_LOST_TIMEOUT = 5.0
 DEVICE_LOST = "this worker's GPU has failed; try again"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a worker has from its mold."""
+    """What a worker gets from its mold."""
 
     listeners: tuple[socket.socket, ...]
     board: Scoreboard
@@ -95,7 +95,7 @@ class Serving:
         self._context = context
         self._code = EXIT_DRAINED
         self._stuck = 0
-        # Done when the predictor cannot go on: from any thread, maybe before there is a loop.
+        # Set when the predictor cannot go on: by any thread, maybe before there is a loop.
         self._fatal: Future[ObworkerError] = Future()
         self._counting = threading.Lock()
         self._row = context.board.seat(order.slot, order.seat)
@@ -107,14 +107,14 @@ class Serving:
         Raises:
             BootError: it cannot be built.
             RunError: its run() has failed already.
-            DeviceError: its GPU has.
+            DeviceError: its GPU has failed.
         """
         context = self._context
         with one_process("__init__"):
             application = context.blueprint.boot(self._threads, self._alarm, self._count_no_memory)
         if self._fatal.done():
             raise self._fatal.result()
-        linux.trim_heap()  # a model is loaded in pieces that are not all kept
+        linux.trim_heap()  # loading a model leaves freed memory behind
         return application
 
     def serve(self, application: Predictions) -> NoReturn:
@@ -172,7 +172,7 @@ class Serving:
         )
 
     def _listen(self) -> None:
-        """Listen, so that whoever is told of us finds the port open; accept when told to."""
+        """Listen, so that the port is open before the worker is ready; it accepts when told to."""
         try:
             for listener in self._context.listeners:
                 listeners.claim(listener, alone=False)
@@ -181,7 +181,7 @@ class Serving:
             raise BootError(f"cannot listen: {error.strerror}") from error
 
     def _begin(self) -> None:
-        """Start the threads and say Ready; for who holds the wheel, so the loop begins after it."""
+        """Start the threads and send Ready; called with the wheel, so the loop begins later."""
         executors = self._server.executors
         try:
             executors.start()
@@ -197,15 +197,15 @@ class Serving:
         self._server.reopen_access_log()
 
     def _look_out(self) -> None:
-        """See now and then whether there are others, and whether it is time to leave."""
+        """Check regularly whether other workers serve, and whether to ask to be replaced."""
         self._server.reactor.call_later(LOOK_INTERVAL, self._look_out)
         self._server.queue.has_peers = self._context.board.serves_beside(self._row)
         if not self._asks_to_leave:
-            with contextlib.suppress(OSError):  # without descriptors nobody can tell its memory
+            with contextlib.suppress(OSError):  # its memory cannot be read without a descriptor
                 self._ask_to_leave()
 
     def _ask_to_leave(self) -> None:
-        """Ask to be replaced when there is a reason to, and serve on until then."""
+        """Ask to be replaced if there is a reason to, and serve until then."""
         reason = self._recycling.why(
             requests=self._row.requests - self._requests_before,
             memory=self._process.memory_info().rss,
@@ -215,7 +215,7 @@ class Serving:
             self._asks_to_leave = True
             self._channel.send(Recycle(reason))
 
-    # what may end it
+    # reasons to end
 
     def _read_signals(self, _events: int) -> None:
         reactions: dict[int, Callable[[], object]] = {
@@ -228,7 +228,7 @@ class Serving:
                 reactions[number]()
 
     def _read_order(self, _events: int) -> None:
-        """Do as the master says, that it is for good also later; drain, too, when it is gone."""
+        """Obey the master: Serve, or Drain, which may come again as final; drain if it is gone."""
         message, _ = self._channel.receive()
         if isinstance(message, Serve):
             self._server.start()
@@ -239,12 +239,12 @@ class Serving:
         self._drain(message if isinstance(message, Drain) else Drain(empty_queue=True, final=True))
 
     def _alarm(self, error: ObworkerError) -> None:
-        """Hear, on any thread, that the predictor cannot go on; once is enough."""
+        """Note, on any thread, that the predictor cannot go on; only the first error counts."""
         with contextlib.suppress(InvalidStateError):
             self._fatal.set_result(error)
 
     def _break_off(self, error: ObworkerError) -> None:
-        """Leave, and before anything else can begin, if the GPU is lost."""
+        """Leave because the predictor failed; if the GPU is lost, first fail all requests."""
         self._code = error.exit_code
         if isinstance(error, DeviceError):
             self._server.fail_all(ServiceUnavailable(DEVICE_LOST, why="its GPU has failed"))
@@ -263,7 +263,7 @@ class Serving:
         self._leave(reason)
 
     def _overdue(self, cycle: Cycle) -> None:
-        """Say what a predict is that never came back, and make room for a worker that works."""
+        """Log which predict has not come back, and make room for a worker that works."""
         age = time.monotonic() - cycle.received
         with log.about_request(cycle.request_id):
             line = cycle.request.head.line
@@ -273,9 +273,9 @@ class Serving:
         self._leave("a predict is past its deadline")
 
     def _lose_thread(self) -> None:
-        """Say what every thread is doing, one of which is lost.
+        """Dump the stacks of all threads, and count one thread as lost.
 
-        Without another, what is queued has nobody to wait for.
+        If none is left, queued requests are refused: no thread would answer them.
         """
         faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
         self._stuck += 1
@@ -285,16 +285,16 @@ class Serving:
     # how it ends
 
     def _leave(self, reason: str, *, device_lost: bool = False) -> None:
-        """Answer what has come, and make room for another worker."""
+        """Tell the master, which makes another worker, and answer what has come."""
         self._channel.send(Leaving(reason, device_lost))
         if device_lost:
             self._server.reactor.call_later(DEVICE_LOST_TIMEOUT, self._end, self._code)
         self._drain(Drain(empty_queue=False, final=False))
 
     def _drain(self, order: Drain) -> None:
-        """Answer what has come, but not for ever: nobody else may know that this worker leaves.
+        """Answer what has come, for a limited time: the master may not know of it.
 
-        What is still queued near the end gets a 503: it is nobody's fault but the time's.
+        What is still queued near the end gets a 503: it has just run out of time.
         """
         self._health.stop()
         reactor = self._server.reactor
@@ -308,6 +308,6 @@ class Serving:
         self._end(self._code)
 
     def _end(self, code: int) -> NoReturn:
-        """End the process, also where a thread is in a predict that never comes back."""
+        """End the process, even if a thread is in a predict that never comes back."""
         self._server.close()
         linux.leave(code)

@@ -1,7 +1,7 @@
 """One worker process: takes its slot's devices, builds the predictor, serves until told to stop.
 
-It ends by os._exit: finalisers of libraries that were loaded before the fork join threads that
-exist only in the mold, and hang.
+It ends by os._exit: finalisers of libraries that were loaded before the fork would hang, as they
+join threads that exist only in the mold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADOPTION_TIMEOUT = 5.0
 
 
 def main(order: Spawn, channel: Channel, context: Context) -> None:
-    """Run a worker in this process, which was just forked, and end the process."""
+    """Run a worker in this process, which was made for it, and end the process."""
     code = EXIT_LOST
     try:
         _take_slot(order, context.master)
@@ -33,7 +33,7 @@ def main(order: Spawn, channel: Channel, context: Context) -> None:
     except ObworkerError as error:
         channel.send(Failed.of(error, was_loaded=True))
         code = error.exit_code
-    except BaseException:  # the worker's seam: nothing of the mold's may run after it
+    except BaseException:  # the worker's seam: no code of the mold may run after it
         logger.exception("worker %d failed", order.slot)
     finally:
         linux.leave(code)
@@ -52,7 +52,7 @@ def _take_slot(order: Spawn, master: int) -> None:
 
 
 def _be_adopted(master: int) -> None:
-    """Wait until the process in between has ended, then be tied to the master."""
+    """Wait until the master is our parent (see mold.py), then be killed when it ends."""
     deadline = time.monotonic() + ADOPTION_TIMEOUT
     while os.getppid() != master and time.monotonic() < deadline:
         time.sleep(0.0005)
@@ -61,8 +61,8 @@ def _be_adopted(master: int) -> None:
 
 
 def _reseed() -> None:
-    """Draw other random numbers than the other forks of the same mold."""
+    """Seed random numbers, which otherwise are the same in all forks of a mold."""
     random.seed()
-    numpy_random = sys.modules.get("numpy.random")  # numpy 2 imports it when it is asked for
+    numpy_random = sys.modules.get("numpy.random")  # numpy 2 imports it on first use
     if numpy_random is not None:
         numpy_random.seed()

@@ -1,7 +1,7 @@
-"""The master's hands: makes, drains and kills the workers that the table wants made or gone.
+"""Makes, drains and kills workers for the master, as agenda.py decides.
 
-What is due is decided in agenda.py. This knows how it is done, hears what workers say on their
-channels, reads their rows of the scoreboard, and tells their ends truly.
+This module also reads the messages of workers and their rows of the scoreboard, and accounts for
+their ends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ logger = logging.getLogger("obworker.master")
 
 
 class Workers:
-    """Carries out what is due; `on_ready` and `on_fatal` tell the master what came of it."""
+    """Carries out what is due.
+
+    `on_ready` is called whenever a worker is ready, `on_fatal` with an error that ends the start.
+    """
 
     def __init__(
         self,
@@ -80,10 +83,10 @@ class Workers:
             Action.GIVE_UP_SPAWN: self._give_up_spawn,
         }
 
-    # the loop's calls
+    # called by the master's loop
 
     def observe(self) -> None:
-        """Take over what the workers' rows say."""
+        """Read the workers' rows of the scoreboard into the table."""
         now = time.monotonic()
         for seat in self._table.seats:
             if seat.state in SERVING:
@@ -94,7 +97,7 @@ class Workers:
 
     @property
     def next_deadline(self) -> float | None:
-        """The moment at which `act` has something to do."""
+        """The time at which `act` has something to do."""
         return self._agenda.next_deadline
 
     def act(self, now: float) -> None:
@@ -104,7 +107,7 @@ class Workers:
             self._carry_out[action](seat)
 
     def publish(self) -> None:
-        """Show everybody what the table says."""
+        """Write the state of the table to the scoreboard."""
         self._board.header.slots = len(self._table.slots)
         for seat in self._table.seats:
             row = self._board.seat(seat.slot, seat.number)
@@ -113,7 +116,7 @@ class Workers:
         self.devices.publish()
 
     def end_connections(self) -> None:
-        """Tell workers that drain already that there will be no others to go on."""
+        """Tell workers that drain already to close connections: no other worker will take them."""
         for seat in self._table.seats:
             if seat.state is State.DRAINING:
                 self._links.of(seat).channel.send(self._order_to_drain())
@@ -125,17 +128,17 @@ class Workers:
                 self._kill(seat)
 
     def in_slot(self, slot: int) -> dict[int, str]:
-        """Return the processes of a slot that are not being ended, and what they are called."""
+        """Return the processes of a slot that are not being killed: their names by pid."""
         seats = self._table.slots[slot].within(*HAS_PROCESS - BEING_KILLED)
         return {seat.pid: f"worker {slot}" for seat in seats if seat.pid is not None}
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every worker, and not to its children."""
+        """Send a signal to every worker, but not to its children."""
         for seat in self._table.seats:
             if seat.pid is not None and seat.state in HAS_PROCESS:
                 linux.signal_process(seat.pid, number)
 
-    # how it is done
+    # actions
 
     def _spawn(self, seat: Seat) -> None:
         self._table.spawn(seat, time.monotonic())
@@ -171,7 +174,7 @@ class Workers:
         )
 
     def _execute(self, seat: Seat, theirs: Channel) -> None:
-        """Make a worker that imports the code by itself."""
+        """Make a direct worker, which imports the code by itself."""
         plan, order = self._generations.plan(seat.generation), self._order(seat)
         try:
             environ = plan.environ | order.environment
@@ -194,10 +197,10 @@ class Workers:
         return Drain(empty_queue=final and not self._descriptors.listeners.lent, final=final)
 
     def _dump(self, seat: Seat) -> None:
-        """Have a worker that does not do its work show where it is, and end it.
+        """Have a late worker dump its stacks, before it is killed.
 
-        One that was only stopped goes on with SIGCONT. It is told to drain, and if it can say that
-        it does, it is let; so what it has accepted is answered all the same.
+        It is also told to drain, and sent SIGCONT in case it was only stopped. If it replies that
+        it drains it is not killed, so what it has accepted is answered all the same.
         """
         reason = self._why_late(seat)
         logger.error("worker %d (pid %s): %s; its stacks follow", seat.slot, seat.pid, reason)
@@ -246,13 +249,13 @@ class Workers:
             why = "was not forked in time"
             logger.error("the mold does not fork; killing it")
             self._generations.molds.kill(seat.generation)
-        for message in link.channel.last_words():  # one that comes later is killed by its mold
+        for message in link.channel.last_words():  # a worker made later is killed by its mold
             if isinstance(message, Spawned):
                 linux.kill_group(message.pid, signal.SIGKILL)
         self._links.close(seat)
         self.ends.not_made(seat, link.failure.message if link.failure else why)
 
-    # what they say
+    # messages
 
     def _read(self, seat: Seat) -> None:
         link = self._links.find(seat)
@@ -299,7 +302,7 @@ class Workers:
         self._on_ready()
 
     def _hear_why(self, seat: Seat, link: Link, message: Leaving) -> None:
-        """Learn why a worker leaves; that its GPU is lost is news also where it drains already."""
+        """Note why a worker leaves; that its GPU is lost counts even if it drains already."""
         if message.device_lost:
             link.lost_device, link.reason = message.reason, f"{message.reason}, and "
         if seat.state in SERVING | {State.DUMPING}:
@@ -321,7 +324,7 @@ class Workers:
         logger.error("worker %d (pid %s): %s; %s", seat.slot, seat.pid, reason, then)
 
     def _unreachable(self, seat: Seat, link: Link) -> None:
-        """Account for a channel that ended: so has the process, or nobody can tell it to."""
+        """Account for a channel that ended: the process has ended, too, or cannot be told to."""
         self._links.hang_up(link)
         if seat.state is State.SPAWNING:
             self._table.unreachable(seat, time.monotonic())
@@ -329,20 +332,20 @@ class Workers:
             link.hung_up = True
             self._kill(seat)
 
-    # how they end
+    # ends
 
     def exited(self, seat: Seat, code: int) -> None:
         """Account for a worker that was reaped."""
         link = self._links.close(seat)
         for _ in range(self._board.seat(seat.slot, seat.number).waiting):
-            self._descriptors.exchange.release()  # what waited within it has gone with it
+            self._descriptors.exchange.release()  # the requests that waited in it are gone
         if link.lost_device and self.devices.is_to_blame(link.device, seat):
             link.cause = Cause.DEVICE
             self.devices.failed(link.device, seat, link.lost_device, time.monotonic())
         self.ends.exited(seat, code, link)
 
     def mold_gone(self, generation: int) -> None:
-        """Take back what a mold that ended was asked for."""
+        """Free the seats whose workers were requested from a mold that has ended."""
         for seat in self._table.seats:
             if seat.state is State.SPAWNING and seat.generation == generation:
                 self._links.close(seat)
