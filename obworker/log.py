@@ -159,7 +159,7 @@ def open_files(settings: Settings) -> None:
     Raises:
         UsageError: a file cannot be opened.
     """
-    try_files(settings)
+    _try_access_log(settings)
     if settings.log_file is None:
         return
     try:
@@ -174,10 +174,14 @@ def try_files(settings: Settings) -> None:
     Raises:
         UsageError: one cannot be opened.
     """
-    if settings.access_log and settings.access_log_file is not None:
-        os.close(open_log("--access-log-file", settings.access_log_file))
+    _try_access_log(settings)
     if settings.log_file is not None:
         os.close(open_log("--log-file", settings.log_file))
+
+
+def _try_access_log(settings: Settings) -> None:
+    if settings.access_log and settings.access_log_file is not None:  # the workers open it
+        os.close(open_log("--access-log-file", settings.access_log_file))
 
 
 def reopen_files(settings: Settings) -> None:

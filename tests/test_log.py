@@ -145,6 +145,19 @@ def test_a_fifo_that_nobody_reads_holds_up_nothing(tmp_path: Path, option: str) 
         open_files(Settings(**settings))
 
 
+def test_a_log_file_is_opened_once_or_the_reader_of_a_fifo_would_see_its_end(
+    tmp_path: Path,
+) -> None:
+    code = """
+opened = []
+sys.addaudithook(lambda event, about: opened.append(about[0]) if event == "open" else None)
+log.open_files(settings)
+os.write(1, str(opened.count(settings.log_file)).encode())
+"""
+    run(code, log_file=tmp_path / "log", access_log=False)
+    assert (tmp_path / "log").read_text() == "1"
+
+
 def test_an_access_log_that_is_off_is_not_opened(tmp_path: Path) -> None:
     open_files(Settings(access_log=False, access_log_file=str(tmp_path / "access")))
     assert not (tmp_path / "access").exists()
