@@ -5,9 +5,9 @@ A predictor.py needs four names: ``run`` to serve its class when it is executed 
 time, and ``request_id`` to name it.
 """
 
-from obworker.log import request_id
 from obworker.predictor.deadline import extend_deadline
 from obworker.predictor.events import emit_event
+from obworker.request_context import request_id
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "emit_event", "extend_deadline", "request_id", "run"]

@@ -24,7 +24,7 @@ from collections import deque
 
 from obworker.access_lines import FORMATS, AccessRecord
 from obworker.errors import UsageError
-from obworker.log import append, append_again, open_log
+from obworker.log_files import append, append_again, open_log
 from obworker.printing import STANDARD_OUTPUT
 
 logger = logging.getLogger("obworker.log")

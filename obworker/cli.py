@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from obworker import configuration, log, standalone, start_sh
+from obworker import configuration, log, log_files, standalone, start_sh
 from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given, Resolve, Resolved
 from obworker.environment import default_port, with_dotenv
@@ -216,7 +216,7 @@ def _supervise(
     model = _model(given)
     if _has_script(model):
         return start_sh.supervise(Path(model), given, sources, environ, resolve)
-    log.open_files(given)
+    log_files.open_files(given)
     log.configure(given.log_level)
     gpus = until_found()
     plan = partial(_plan, given, sources, environ, gpus)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
-from obworker import log
+from obworker import log, log_files
 from obworker.cores import threads_alone
 from obworker.environment import Environment, detect
 from obworker.errors import LoadError
@@ -61,7 +61,7 @@ def _serve_here(
     if threading.current_thread() is not threading.main_thread():
         raise LoadError("run() has to be called on the main thread, where predict will run")
     os.environ.update(environ)
-    log.open_files(settings)
+    log_files.open_files(settings)
     log.configure(settings.log_level)
     _choose_devices(settings, environ)
     with contextlib.ExitStack() as stack:

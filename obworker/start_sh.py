@@ -8,7 +8,7 @@ import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from obworker import log
+from obworker import log, log_files
 from obworker.configuration import CONFIG_VARIABLE, Resolve
 from obworker.environment import port_in
 from obworker.errors import ListenError, UsageError
@@ -51,7 +51,7 @@ def supervise(
         ListenError: its port is in use.
     """
     given = _settings_of_script(given)
-    log.open_files(given)
+    log_files.open_files(given)
     log.configure(given.log_level)
     resolve_model_path(given.model_path, directory)
     signals = Signals(OF_MASTER)

@@ -25,14 +25,21 @@ MAY_IMPORT = {
     "cgroups": set(),
     "cores": {"cgroups", "kernel_files"},
     "printing": set(),
-    "log": {"errors", "printing", "settings"},
+    "request_context": set(),
+    "log": {"printing", "request_context"},
+    "log_files": {"errors", "printing", "settings"},
     "access_lines": set(),
-    "access_log": {"access_lines", "errors", "log", "printing"},
-    "http": {"errors", "settings", "environment", "log", "access_lines", "access_log", "values"},
-    "predictor": {"cores", "errors", "onnx_options", "settings", "environment", "log"},
+    "access_log": {"access_lines", "errors", "log_files", "printing"},
+    "http": {
+        *("errors", "settings", "environment", "request_context", "access_lines", "access_log"),
+        "values",
+    },
+    "predictor": {
+        *("cores", "errors", "onnx_options", "settings", "environment", "log", "request_context"),
+    },
     "supervisor": {
         *("cgroups", "cores", "kernel_files", "printing"),
-        *("errors", "settings", "environment", "log", "http"),
+        *("errors", "settings", "environment", "log", "log_files", "request_context", "http"),
     },
     "admin": {"errors", "settings", "environment", "log", "http", "supervisor"},
     "command": {"configuration", "errors", "options", "printing", "settings"},
@@ -40,15 +47,20 @@ MAY_IMPORT = {
     "status": set(),
     "prepack": {"command", "errors", "onnx_options", "predictor"},
     "operations": {"command", "control", "errors", "options", "status", "supervisor"},
-    "standalone": {"cores", "environment", "errors", "log", "predictor", "settings", "supervisor"},
+    "standalone": {
+        *("cores", "environment", "errors", "log", "log_files", "predictor", "settings"),
+        "supervisor",
+    },
     "start_sh": {
-        *("configuration", "environment", "errors", "log", "predictor", "settings", "supervisor"),
+        *("configuration", "environment", "errors", "log", "log_files", "predictor", "settings"),
+        "supervisor",
     },
     "cli": {
-        *("command", "configuration", "environment", "errors", "log", "operations", "options"),
+        *("command", "configuration", "environment", "errors", "log", "log_files", "operations"),
+        "options",
         *("predictor", "prepack", "printing", "settings", "standalone", "start_sh", "supervisor"),
     },
-    "__init__": {"predictor", "cli", "log"},
+    "__init__": {"predictor", "cli", "request_context"},
     "__main__": {"cli"},
 }
 # `from obworker import emit_event, run`: what the loader binds as openbayes_serving

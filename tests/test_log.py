@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from obworker.errors import UsageError
-from obworker.log import open_files
+from obworker.log_files import open_files
 from obworker.settings import Settings
 
 
@@ -21,10 +21,10 @@ def run(code: str, **settings: Any) -> tuple[str, str]:
     """Run code in a process that logs as the settings say; return what its own outputs got."""
     start = (
         "import faulthandler, json, logging, os, subprocess, sys\n"
-        "from obworker import log\n"
+        "from obworker import log, log_files, request_context\n"
         "from obworker.settings import Settings\n"
         "settings = Settings(**json.loads(sys.argv[1]))\n"
-        "log.open_files(settings); log.configure('info')\n"
+        "log_files.open_files(settings); log.configure('info')\n"
         "logger = logging.getLogger('obworker.test')\n"
     )
     done = subprocess.run(
@@ -88,7 +88,7 @@ class TestLogFile:
 ROTATE = """
 os.rename(settings.log_file, settings.log_file + ".1")
 logger.info("into the old file")
-log.reopen_files(settings)
+log_files.reopen_files(settings)
 """
 
 
@@ -102,7 +102,7 @@ class TestReopening:
 
     def test_a_failure_is_logged_and_the_old_file_stays_in_use(self, tmp_path: Path) -> None:
         (tmp_path / "logs").mkdir()
-        code = "log.reopen_files(settings)\nlogger.info('still here')"
+        code = "log_files.reopen_files(settings)\nlogger.info('still here')"
         path = tmp_path / "logs"
         moved = f"os.rename({str(path)!r}, {str(path) + '-moved'!r})\n"
         run(moved + code, log_file=path / "log")
@@ -114,14 +114,14 @@ class TestReopening:
         assert after.endswith("still here")
 
     def test_without_a_file_nothing_happens(self) -> None:
-        assert run("log.reopen_files(settings); print('fine')") == ("fine\n", "")
+        assert run("log_files.reopen_files(settings); print('fine')") == ("fine\n", "")
 
     def test_no_descriptor_is_left(self, tmp_path: Path) -> None:
         code = """
 def count(): return len(os.listdir("/proc/self/fd"))
 before = count()
 for _ in range(10):
-    log.reopen_files(settings)
+    log_files.reopen_files(settings)
 os.write(1, str(count() - before).encode())
 """
         run(code, log_file=tmp_path / "log", access_log=False)
@@ -151,7 +151,7 @@ def test_a_log_file_is_opened_once_or_the_reader_of_a_fifo_would_see_its_end(
     code = """
 opened = []
 sys.addaudithook(lambda event, about: opened.append(about[0]) if event == "open" else None)
-log.open_files(settings)
+log_files.open_files(settings)
 os.write(1, str(opened.count(settings.log_file)).encode())
 """
     run(code, log_file=tmp_path / "log", access_log=False)
@@ -190,7 +190,7 @@ class TestRequestIds:
     def test_a_line_of_a_request_has_its_id(self) -> None:
         code = (
             "logger.info('before')\n"
-            "with log.about_request('r-1'): logger.warning('within')\n"
+            "with request_context.about_request('r-1'): logger.warning('within')\n"
             "logger.info('after')"
         )
         before, within, after = run(code)[1].splitlines()
@@ -205,7 +205,7 @@ class TestRequestIds:
             "    flush = staticmethod(sys.stdout.flush)\n"
             "    isatty = staticmethod(lambda: True)\n"
             "sys.stderr = Terminal(); log.configure('info')\n"
-            "with log.about_request('r-1'):\n"
+            "with request_context.about_request('r-1'):\n"
             "    logger.info('hello'); logger.error('oh')\n"
         )
         assert run(code)[0].splitlines() == ["[r-1] hello", "error: [r-1] oh"]
@@ -227,7 +227,7 @@ class TestRequestIds:
     def test_so_has_a_line_of_anybody_who_configured_nothing(self) -> None:
         code = (
             "own = logging.getLogger('users.own'); own.setLevel('DEBUG'); own.debug('no')\n"
-            "with log.about_request('r-1'): own.warning('hello')"
+            "with request_context.about_request('r-1'): own.warning('hello')"
         )
         (line,) = run(code)[1].splitlines()
         assert re.search(r"WARNING +\[\d+\] \[r-1\] hello$", line)
@@ -235,7 +235,8 @@ class TestRequestIds:
     def test_who_configured_something_has_it_their_way(self) -> None:
         code = (
             "logging.basicConfig(format='mine: %(message)s')\n"
-            "with log.about_request('r-1'): logging.getLogger('users.own').warning('hello')"
+            "with request_context.about_request('r-1'):\n"
+            "    logging.getLogger('users.own').warning('hello')"
         )
         assert run(code)[1] == "mine: hello\n"
 
@@ -244,9 +245,9 @@ class TestRequestIds:
             "import contextvars, threading\n"
             "def run(target):\n"
             "    thread = threading.Thread(target=target); thread.start(); thread.join()\n"
-            "with log.about_request('r-1'):\n"
-            "    run(lambda: print(repr(log.request_id())))\n"
+            "with request_context.about_request('r-1'):\n"
+            "    run(lambda: print(repr(request_context.request_id())))\n"
             "    context = contextvars.copy_context()\n"
-            "    run(lambda: context.run(lambda: print(repr(log.request_id()))))\n"
+            "    run(lambda: context.run(lambda: print(repr(request_context.request_id()))))\n"
         )
         assert run(code)[0].splitlines() == ["''", "'r-1'"]

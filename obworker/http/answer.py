@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from obworker.errors import RequestError
 from obworker.http import response
 from obworker.http.response import Framing, Headers, Opening
-from obworker.log import about_request
+from obworker.request_context import about_request
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -28,7 +28,7 @@ from obworker.http.environ import Environ
 from obworker.http.monitor import UNWATCHED, Monitor
 from obworker.http.parser import Request
 from obworker.http.response import Headers
-from obworker.log import about_request
+from obworker.request_context import about_request
 
 logger = logging.getLogger("obworker.http")
 

@@ -6,7 +6,7 @@ import itertools
 import secrets
 from typing import TYPE_CHECKING
 
-from obworker.log import ID_FIELD, PLATFORM_ID_FIELD, given_id
+from obworker.request_context import ID_FIELD, PLATFORM_ID_FIELD, given_id
 
 if TYPE_CHECKING:
     from obworker.http.environ import Environ

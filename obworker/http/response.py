@@ -162,7 +162,7 @@ def head(
 ) -> bytes:
     """Return the status line and the header section, with `length` as Content-Length.
 
-    `date` (Date), `request_id` (X-Request-ID, checked by log.given_id) and `fields` are added
+    `date` (Date), `request_id` (X-Request-ID, checked by given_id) and `fields` are added
     unless the application set a field of that name; Vary is added all the same, as several add up
     (RFC 9110 12.5.5).
     """

@@ -22,13 +22,13 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from obworker.log import about_request, request_id, set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.errands import Abandoned, Errand, is_async_iterable
 from obworker.predictor.traces import summarise
+from obworker.request_context import about_request, request_id, set_request_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

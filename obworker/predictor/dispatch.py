@@ -8,7 +8,6 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
-from obworker.log import ID_FIELD, PLATFORM_ID_FIELD, given_id, set_request_id
 from obworker.predictor import reply
 from obworker.predictor.arguments import Call
 from obworker.predictor.deadline import extension
@@ -16,6 +15,7 @@ from obworker.predictor.events import request_id
 from obworker.predictor.failures import Failures, answer_json
 from obworker.predictor.loop import PredictorLoop
 from obworker.predictor.streaming import Body, Stream
+from obworker.request_context import ID_FIELD, PLATFORM_ID_FIELD, given_id, set_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

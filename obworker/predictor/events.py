@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from numbers import Number
 from urllib.parse import urlsplit
 
-from obworker.log import about_request
-from obworker.log import request_id as log_id
+from obworker.request_context import about_request
+from obworker.request_context import request_id as log_id
 
 RECORDER_URL = "http://127.0.0.1:6666/events"
 RECORDER_TIMEOUT = 1.0

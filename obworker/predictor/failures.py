@@ -17,10 +17,11 @@ from obworker.errors import (
     RequestError,
     ServiceUnavailable,
 )
-from obworker.log import enable_loggers, request_id
+from obworker.log import enable_loggers
 from obworker.predictor.encoding import ReplyError
 from obworker.predictor.faults import Diagnosis, Fault, diagnose
 from obworker.predictor.traces import trim, user_traceback
+from obworker.request_context import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from obworker import log
+from obworker import request_context
 from obworker.errors import EXIT_INTERRUPTED, ObworkerError
 from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
@@ -123,5 +123,5 @@ def _report_fatal(error: ObworkerError) -> None:
 
 def _report_overdue(cycle: Cycle) -> None:
     """Log it and go on, as a debugger may be at work."""
-    with log.about_request(cycle.request_id):
+    with request_context.about_request(cycle.request_id):
         logger.error("%s is past its deadline", cycle.request.head.line)

@@ -24,7 +24,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from obworker import log
+from obworker import log, log_files
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
 from obworker.supervisor import exits, linux
@@ -258,7 +258,7 @@ class Master:
         logger.info("reloading: loading the code anew")
         try:
             plan = self._replan()
-            log.try_files(plan.settings)
+            log_files.try_files(plan.settings)
         except (ObworkerError, OSError) as error:
             current = self._table.rollout.current
             logger.error("reload failed: %s; generation %d serves on", error, current)
@@ -284,13 +284,13 @@ class Master:
             return
         self._plan = plan
         self._scaling.reloaded()
-        log.reopen_files(plan.settings)
+        log_files.reopen_files(plan.settings)
         log.configure(plan.settings.log_level)
         self._outside.admin.follow_log()
         self._tell_shares()
 
     def _reopen_logs(self) -> None:
-        log.reopen_files(self._plan.settings)
+        log_files.reopen_files(self._plan.settings)
         self._outside.admin.follow_log()
         self._molds.signal_all(signal.SIGUSR1)
         self._workers.signal_all(signal.SIGUSR1)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from obworker import log
+from obworker import log, log_files
 from obworker.errors import BootError, LoadError, ObworkerError
 from obworker.http.api_keys import ApiKeys
 from obworker.http.exchange import Exchange
@@ -135,9 +135,9 @@ def _await(channel: Channel, kind: type[Kind]) -> Kind:
 
 def _configure(order: Load) -> Settings:
     settings = Settings(**order.settings)
-    log.reopen_files(settings)  # the inherited ones are those of the current generation
+    log_files.reopen_files(settings)  # the inherited ones are those of the current generation
     log.configure(settings.log_level)
-    signals.on_rotation(lambda: log.reopen_files(settings))
+    signals.on_rotation(lambda: log_files.reopen_files(settings))
     return settings
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from obworker import log
+from obworker import log, log_files
 from obworker.errors import BootError, LoadError, ObworkerError, ScriptError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux, listeners
@@ -223,7 +223,7 @@ class Script:
                 reactions[number]()
 
     def _reopen_logs(self) -> None:
-        log.reopen_files(self._settings)
+        log_files.reopen_files(self._settings)
         self._outside.admin.follow_log()
 
     def terminate(self) -> None:
@@ -270,7 +270,7 @@ class Script:
     def _read_settings(self) -> None:
         """Adopt what the configuration file, environment and .env say now, except for the port."""
         settings, environ = self._reread()
-        log.open_files(settings)
+        log_files.open_files(settings)
         self._outside.admin.follow_log()
         log.configure(settings.log_level)
         self._settings, self._environ = settings, environ

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 
-from obworker import log
+from obworker import log_files, request_context
 from obworker.errors import BootError, DeviceError, ObworkerError, ServiceUnavailable
 from obworker.http.api_keys import ApiKeys
 from obworker.http.cycle import Cycle
@@ -193,7 +193,7 @@ class Serving:
         self._look_out()
 
     def _reopen_logs(self) -> None:
-        log.reopen_files(self._context.settings)
+        log_files.reopen_files(self._context.settings)
         self._server.reopen_access_log()
 
     def _look_out(self) -> None:
@@ -265,7 +265,7 @@ class Serving:
     def _overdue(self, cycle: Cycle) -> None:
         """Log which predict has not come back, and make room for a worker that works."""
         age = time.monotonic() - cycle.received
-        with log.about_request(cycle.request_id):
+        with request_context.about_request(cycle.request_id):
             line = cycle.request.head.line
             logger.error("worker %d: %s took over %.1f s, see --timeout", self._slot, line, age)
         self._lose_thread()

@@ -18,7 +18,7 @@ import pytest
 from harness import eventually
 from wire import Collector
 
-from obworker import log
+from obworker import request_context
 from obworker.http.cycle import CLIENT_CLOSED_REQUEST, Application, Cycle
 from obworker.http.environ import base_environ, make_environ
 from obworker.http.parser import Limits, RequestParser
@@ -820,7 +820,7 @@ class TestFields:
 
         class Noting(logging.Filter):
             def filter(self, record: logging.LogRecord) -> bool:
-                ids.append(log.request_id())
+                ids.append(request_context.request_id())
                 return True
 
         noting = Noting()

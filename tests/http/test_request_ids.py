@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from obworker.http.request_ids import RequestIds
-from obworker.log import given_id
+from obworker.request_context import given_id
 
 GIVEN, PLATFORM = "HTTP_X_REQUEST_ID", "HTTP_X_OPENBAYES_SERVING_REQUEST_ID"
 

@@ -16,7 +16,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from obworker import log
+from obworker import request_context
 from obworker.predictor.events import Recorder, emit_event, flush, install, request_id
 
 WAIT = 10.0
@@ -168,13 +168,13 @@ def test_what_could_not_be_sent_is_logged_on_behalf_of_its_request(
 
     class Noting(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
-            ids.append(log.request_id())
+            ids.append(request_context.request_id())
             return True
 
     noting = Noting()
     caplog.handler.addFilter(noting)
     platform.status = 503
-    with log.about_request("r-1"):
+    with request_context.about_request("r-1"):
         emit_event("score", "x", id=1)
     assert flush(WAIT)
     caplog.handler.removeFilter(noting)
