@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from obworker import configuration, log, log_files, standalone, start_sh
 from obworker.command import make_command, parse, to_standard_output
 from obworker.configuration import CONFIG_VARIABLE, Given, Resolve, Resolved
-from obworker.environment import default_port, with_dotenv
+from obworker.environment import default_port, metrics_directory, with_dotenv
 from obworker.errors import (
     EXIT_INTERRUPTED,
     LoadError,
@@ -278,7 +278,7 @@ def _supervise_predictor(
     signals = Signals(OF_MASTER)
     first = plan()
     sockets = lent.from_systemd(environ)
-    surroundings = Surroundings(environ, sockets.admin)
+    surroundings = Surroundings(environ, sockets.admin, metrics_directory(environ))
     with contextlib.ExitStack() as undo:
         served = listeners.open_all(given, environ, sockets.main)
         undo.callback(served.withdraw)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dotenv
@@ -16,11 +17,12 @@ from obworker.values import LAST_PORT, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 GEAR_VARIABLE = "OPENBAYES_JOB_URL"
 PRODUCTION_VARIABLE = "OPENBAYES_SERVING_PRODUCTION"
 LOCAL_PORT_VARIABLE = "OPENBAYES_SERVING_PORT"
+# of prometheus_client
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 PRODUCTION_PORT = 80
 GEAR_PORT = 8080
@@ -82,3 +84,25 @@ def with_dotenv(environ: Mapping[str, str], directory: Path | None) -> dict[str,
     if illegal := [key for key in found if "=" in key]:
         raise UsageError(f"{path}: {illegal[0]!r} cannot be the name of an environment variable")
     return found | dict(environ)
+
+
+def metrics_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return the directory in which predictor.py's metrics are kept, if there is one; make it.
+
+    prometheus_client fails where the directory is not there.
+
+    Raises:
+        UsageError: it cannot be made, or its path is relative: predictor.py runs in its own
+            directory, so the same path would mean another one there.
+    """
+    name = environ.get(METRICS_VARIABLE)
+    if not name:
+        return None
+    directory = Path(name)
+    if not directory.is_absolute():
+        raise UsageError(f"{METRICS_VARIABLE}: {name} is not an absolute path")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{METRICS_VARIABLE}: cannot make {name}: {error.strerror}") from error
+    return directory

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 
-from obworker.admin import metrics
+from obworker.admin import metrics, predictor_metrics
 from obworker.http.cycle import StartResponse
 from obworker.http.environ import Environ
 from obworker.supervisor import health, lapse, memory
@@ -31,10 +32,14 @@ def takes_time(_method: str, path: str) -> bool:
 
 
 class Admin:
-    """The WSGI application of the admin process; one thread makes the pages that take time."""
+    """The WSGI application of the admin process; one thread makes the pages that take time.
 
-    def __init__(self, board: Scoreboard) -> None:
+    `metrics` is the directory of predictor.py's own metrics.
+    """
+
+    def __init__(self, board: Scoreboard, metrics: Path | None = None) -> None:
         self._board = board
+        self._metrics = metrics
         self._memories = Memories(self._measure)
         self._pages: dict[str, Callable[[], Answer]] = {
             **{path: partial(probe, board) for path, probe in PROBES.items()},
@@ -63,9 +68,10 @@ class Admin:
         return in_json(verdict(ready=bool(report["ready"])), report)
 
     def _scrape(self) -> Answer:
-        """Return the report as metrics, with the memory of all processes."""
+        """Return the report and the memory of all processes as metrics, and the predictor's own."""
         measured = self._memories.recent()
-        body = metrics.text(self._report(), measured, self._others)
+        own = predictor_metrics.collect(self._metrics) if self._metrics else ()
+        body = metrics.text(self._report(), measured, self._others, own)
         return Answer(HTTPStatus.OK, body, metrics.CONTENT_TYPE)
 
     def _report(self) -> health.Report:

@@ -198,15 +198,23 @@ METRICS = (
 # fmt: on
 
 
-def text(report: Report, measured: Measurement, others: Mapping[int, str]) -> bytes:
-    """Format a report, and the memory of processes; `others` names those that are not workers."""
+def text(
+    report: Report,
+    measured: Measurement,
+    others: Mapping[int, str],
+    own: Iterable[Metric] = (),
+) -> bytes:
+    """Format a report, the memory of processes, and the predictor's `own` metrics.
+
+    `others` names processes that are not workers.
+    """
     # The import takes 50 ms, and not every service is scraped.
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
     processes = _by_process(report, measured.usage, others)
     more = {"processes": processes, "memory_read": measured.seconds}
-    registry.register(_Collected(_families({**report, **more})))
+    registry.register(_Collected((*_families({**report, **more}), *own)))
     written: bytes = generate_latest(registry)
     return written
 

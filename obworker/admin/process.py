@@ -19,6 +19,7 @@ import socket
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from obworker import log
 from obworker.admin import nvml
@@ -54,8 +55,11 @@ IGNORED = (
 )
 
 
-def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
-    """Run the admin process; the numbers are descriptors, -1 for no listener."""
+def main(scoreboard: int, listener: int, channel: int, log_level: str, metrics: str) -> None:
+    """Run the admin process; the numbers are descriptors, -1 for no listener.
+
+    `metrics` is the directory of predictor.py's metrics, or empty.
+    """
     linux.set_title("admin")
     linux.show_stacks_on_demand()
     signals.ignore(*IGNORED)
@@ -66,7 +70,8 @@ def main(scoreboard: int, listener: int, channel: int, log_level: str) -> None:
     _start("nvml", partial(nvml.watch, board))
     with socket.socket(fileno=channel) as master:
         if listener != -1:
-            _serve(Admin(board), socket.socket(fileno=listener), master)
+            application = Admin(board, Path(metrics) if metrics else None)
+            _serve(application, socket.socket(fileno=listener), master)
         while not _is_over(master):
             pass
         if not master.recv(1):

@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from obworker.errors import ListenError
 from obworker.printing import STANDARD_ERROR, STANDARD_OUTPUT
@@ -25,7 +26,7 @@ from obworker.supervisor.policy import RestartPolicy
 logger = logging.getLogger("obworker.master")
 
 DEFAULT_ADDRESS = Address("127.0.0.1", 25253)
-ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r})"
+ENTRY = "from obworker.admin.process import main; main({}, {}, {}, {!r}, {!r})"
 GOOD_BYE, LOG = b".", b"l"
 BACKLOG = 64
 OUTPUTS = (STANDARD_OUTPUT, STANDARD_ERROR)
@@ -74,6 +75,7 @@ class Admin:
         log_level: str,
         *,
         lent: bool = False,
+        metrics: Path | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._scoreboard = scoreboard
@@ -84,6 +86,7 @@ class Admin:
         self._lent = lent
         self._environ = dict(environ)
         self._log_level = log_level
+        self._metrics = "" if metrics is None else str(metrics)
         self._restarts = RestartPolicy(chance)
         self._process: Process | None = None
         self._due: float | None = None
@@ -171,7 +174,7 @@ class Admin:
     def _execute(self, end: socket.socket) -> int:
         listener = -1 if self._listener is None else self._listener.fileno()
         shared = (self._scoreboard, listener, end.fileno())
-        entry = ENTRY.format(*shared, self._log_level)
+        entry = ENTRY.format(*shared, self._log_level, self._metrics)
         return bootstrap.spawn(entry, self._environ, {*shared} - {-1})
 
     def _start_later(self, what: str, now: float, *, ready_at: float | None) -> None:

@@ -12,6 +12,7 @@ import selectors
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from obworker.settings import Settings
 from obworker.supervisor import listeners
@@ -25,10 +26,14 @@ from obworker.supervisor.systemd import Condition, Notifier, without_systemd
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the master was started with: its environment, and the admin socket from systemd."""
+    """What the master was started with.
+
+    `lent_admin` is the admin socket from systemd, `metrics` where predictor.py's metrics are kept.
+    """
 
     environ: Mapping[str, str]
     lent_admin: socket.socket | None = None
+    metrics: Path | None = None
 
 
 class Outside:
@@ -61,6 +66,7 @@ class Outside:
             without_systemd(environ),
             settings.log_level,
             lent=lent is not None,
+            metrics=surroundings.metrics,
         )
         self._board = board
         self._notifier = Notifier(environ)

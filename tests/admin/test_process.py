@@ -15,7 +15,7 @@ from obworker.supervisor.scoreboard import Scoreboard
 os.setuid(54321)  # root may have any number of threads
 resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 ours, theirs = socket.socketpair()
-main(Scoreboard.create().descriptor, -1, theirs.fileno(), "info")
+main(Scoreboard.create().descriptor, -1, theirs.fileno(), "info", "")
 """
 
 
