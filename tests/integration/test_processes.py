@@ -545,6 +545,18 @@ def test_an_interrupt_cuts_a_graceful_stop_short(start: Start, notes: Path) -> N
         assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_at_the_very_end_changes_no_exit_code(
+    start: Start, number: signal.Signals
+) -> None:
+    server = start()
+    server.signal(signal.SIGTERM)
+    server.wait_for_log(r"\] stopped")
+    while server.process.poll() is None:
+        server.signal(number)
+    assert server.wait() == 0
+
+
 def test_term_with_a_stuck_request_is_over_when_the_graceful_timeout_is(
     start: Start, notes: Path
 ) -> None:
