@@ -146,9 +146,7 @@ def _serve_model(arguments: Sequence[str]) -> int:
     try:
         return _supervise(*resolved, lambda: _resolve(values, None))
     finally:
-        ignore(
-            *OF_MASTER
-        )  # Python's own end takes their handlers away: one more TERM would kill it
+        ignore(*OF_MASTER)  # Python ends with their default effects: one more TERM would kill it
 
 
 def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:
