@@ -38,7 +38,7 @@ from obworker.supervisor import lent, linux, listeners
 from obworker.supervisor.gpu_listing import until_found
 from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.script import SCRIPT
-from obworker.supervisor.signals import OF_MASTER, Signals
+from obworker.supervisor.signals import OF_MASTER, Signals, ignore
 
 if TYPE_CHECKING:
     from obworker.supervisor.plan import Plan
@@ -143,7 +143,10 @@ def _serve_model(arguments: Sequence[str]) -> int:
     resolved = _resolve(values, None)
     if values["print_config"]:
         return _print_config(*resolved)
-    return _supervise(*resolved, lambda: _resolve(values, None))
+    try:
+        return _supervise(*resolved, lambda: _resolve(values, None))
+    finally:
+        ignore(*OF_MASTER)  # Python ends with their default effects: one more TERM would kill it
 
 
 def _resolve(values: Mapping[str, Any], model: Path | None) -> Resolved:

@@ -67,6 +67,13 @@ def _lossy(stream: io.TextIOWrapper) -> TextIO:
 
 
 def open_closed() -> None:
+    """Have the three standard streams, whatever whoever started us has closed."""
+    open_closed_descriptors()
+    sys.stdout = sys.stdout or _open(STANDARD_OUTPUT)
+    sys.stderr = sys.stderr or _open(STANDARD_ERROR)
+
+
+def open_closed_descriptors() -> None:
     """Open /dev/null in place of those of the first three descriptors that are closed.
 
     Otherwise a socket could get such a number, and what is printed would be written to it.
@@ -74,8 +81,6 @@ def open_closed() -> None:
     while (opened := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
         os.set_inheritable(opened, True)
     os.close(opened)
-    sys.stdout = sys.stdout or _open(STANDARD_OUTPUT)
-    sys.stderr = sys.stderr or _open(STANDARD_ERROR)
 
 
 def _open(descriptor: int) -> TextIO:

@@ -157,7 +157,8 @@ class Application:
             stream.start(start_response)
             return stream
         if reply.is_wsgi(value):
-            return self._pass_on(value(environ, start_response), context, call)
+            body = reply.call_wsgi(value, environ, start_response)
+            return self._pass_on(body, context, call)
         return _send(value, call, start_response)
 
     def _pass_on(self, body: Iterable[bytes], context: Context, call: Call) -> Iterable[bytes]:

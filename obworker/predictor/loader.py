@@ -52,7 +52,7 @@ def announce(predictor: type) -> bool:
 
 def _check_class(predictor: object) -> None:
     if not isinstance(predictor, type):
-        raise LoadError(f"run() takes the class, not a {type(predictor).__name__} made of it")
+        raise LoadError(f"run() takes the class, not a {type(predictor).__name__}")
 
 
 class Source(NamedTuple):
@@ -112,7 +112,12 @@ def choose_defined(module: types.ModuleType) -> list[type]:
     Abstract ones only if there is no other.
     """
     found = [value for value in _own(module) if has_method(value, "predict", "predict_batch")]
-    return [value for value in found if not inspect.isabstract(value)] or found
+    return [value for value in found if not _is_abstract(value)] or found
+
+
+def _is_abstract(predictor: type) -> bool:
+    is_protocol = vars(predictor).get("_is_protocol", False)  # typing.is_protocol: Python 3.13
+    return inspect.isabstract(predictor) or is_protocol
 
 
 def _own(module: types.ModuleType) -> list[type]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeGuard
 
 from obworker.predictor import accept as negotiation
-from obworker.predictor.encoding import BYTES, to_json, to_msgpack
+from obworker.predictor.encoding import BYTES, ReplyError, to_json, to_msgpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -27,6 +27,23 @@ def is_stream(value: object) -> TypeGuard[Iterator[object]]:
 def is_wsgi(value: object) -> TypeGuard[WSGIApplication]:
     """Return whether `value` is a WSGI application, as a Response of Flask or Werkzeug is."""
     return callable(value) and not isinstance(value, type)
+
+
+def call_wsgi(
+    application: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Call a WSGI application.
+
+    Raises:
+        ReplyError: it is none, such as a method that predict forgot to call.
+    """
+    try:
+        return application(environ, start_response)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        kind = type(application).__name__
+        raise ReplyError(f"a {kind} that is no WSGI application: {error}") from None
 
 
 def render(value: object, accept: str) -> tuple[str, bytes]:

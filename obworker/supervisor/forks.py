@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 
+from obworker.printing import open_closed_descriptors
 from obworker.supervisor import linux
 
 logger = logging.getLogger("obworker.worker")
@@ -41,9 +42,13 @@ class Origin:
 
 @contextlib.contextmanager
 def one_process(code: str) -> Iterator[None]:
-    """Run the user's code that `code` names; end processes that it has forked when they return."""
+    """Run the user's code that `code` names; end processes that it has forked when they return.
+
+    A standard stream that it closes is replaced, before a socket gets its number.
+    """
     origin = Origin(code)
     try:
         yield
     finally:
         origin.end_others()
+        open_closed_descriptors()

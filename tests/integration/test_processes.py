@@ -395,6 +395,37 @@ def test_a_service_does_not_need_the_streams_of_its_predictor(
     assert server.stop() == 0
 
 
+CLOSES = """
+import os
+
+{at_import}
+
+class Predictor:
+    def __init__(self):
+        {at_start}
+
+    def predict(self):
+        print("to nobody", flush=True)
+        return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("at_import", "at_start"),
+    [("os.close(1)", "pass"), ("pass", "os.close(1)"), ("os.closerange(0, 3)", "pass")],
+)
+def test_what_is_printed_to_a_closed_descriptor_gets_into_no_socket(
+    serve: Serve, model: Path, at_import: str, at_start: str
+) -> None:
+    source = CLOSES.format(at_import=at_import, at_start=at_start)
+    (model / "predictor.py").write_text(source)
+    server = serve(str(model)).wait_until_ready()
+    assert server.request().body == b"1"
+    worker = server.workers()[0]
+    assert Path(f"/proc/{worker.pid}/fd/1").readlink() == Path(os.devnull)
+    assert server.stop() == 0
+
+
 # the mold ends
 
 
@@ -543,6 +574,18 @@ def test_an_interrupt_cuts_a_graceful_stop_short(start: Start, notes: Path) -> N
         server.signal(signal.SIGINT)
         assert server.wait() == 0
         assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_at_the_very_end_changes_no_exit_code(
+    start: Start, number: signal.Signals
+) -> None:
+    server = start()
+    server.signal(signal.SIGTERM)
+    server.wait_for_log(r"\] stopped")
+    while server.process.poll() is None:
+        server.signal(number)
+    assert server.wait() == 0
 
 
 def test_term_with_a_stuck_request_is_over_when_the_graceful_timeout_is(

@@ -370,6 +370,23 @@ def test_a_reply_that_cannot_be_sent_is_named_in_the_log(
     assert "allowed are dict, list" in message
 
 
+@pytest.mark.parametrize(("value", "kind"), [("self.predict", "method"), ("len", "builtin")])
+def test_a_function_that_was_to_be_called_is_not_taken_for_a_response(
+    serve: Serve, messages_of: MessagesOf, value: str, kind: str
+) -> None:
+    response = serve(returning(value), "production").post(HTTP_X_REQUEST_ID="r-1")
+    assert (response.status, response.json) == (500, {"error": "Internal Server Error"})
+    (message,) = messages_of("r-1")
+    assert message.startswith(f"predict returned what cannot be sent: a {kind}")
+    assert "no WSGI application" in message
+
+
+def test_a_type_error_inside_a_wsgi_callable_keeps_its_traceback(serve: Serve) -> None:
+    response = serve(returning("lambda environ, start_response: None + 1")).post()
+    assert response.status == 500
+    assert "unsupported operand" in response.json["traceback"]
+
+
 def test_a_value_from_a_function_that_streams_is_an_error(serve: Serve) -> None:
     """It would be lost, and the answer empty."""
     source = """

@@ -113,8 +113,14 @@ def test_main_stays_what_it_is_to_what_would_run_it_again(model: Model) -> None:
     assert [getattr(main, name, None) for name in names] == before
 
 
-def test_an_abstract_class_is_not_the_one_to_serve(model: Model) -> None:
-    base = f"import abc\nclass Base(abc.ABC):\n @abc.abstractmethod\n {PREDICT}"
+@pytest.mark.parametrize(
+    "base",
+    [
+        f"import abc\nclass Base(abc.ABC):\n @abc.abstractmethod\n {PREDICT}",
+        f"import typing\nclass Base(typing.Protocol):\n {PREDICT}",
+    ],
+)
+def test_an_abstract_class_is_not_the_one_to_serve(model: Model, base: str) -> None:
     assert load(model(f"{base}\nclass Mine(Base):\n {PREDICT}")).__name__ == "Mine"
 
 
