@@ -68,7 +68,6 @@ class Run:
     def _disturb(self, seconds: float) -> None:
         self._server.wait_for_log(self._server.listening)
         eventually(self._server.is_whole, START_SECONDS, "readiness")
-        eventually(self._server.is_asked, START_SECONDS, "an answer to a probe")
         for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
             self._storm(name, part * seconds)
             self._wait_for_rest()

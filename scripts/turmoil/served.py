@@ -105,12 +105,6 @@ class Served(Obworker):
             link.send(question("GET", path))
             return link.hear()
 
-    def is_asked(self) -> bool:
-        """Return whether its admin process answers by now."""
-        with suppress(ConnectionRefusedError):
-            return self.ask("/livez").status == 200
-        return False
-
     def is_whole(self) -> bool:
         """Return whether it is at rest: as many processes as there should be, and no request."""
         return self.now() == self._at_rest
