@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from contract import Case, Model
+from contract.rows import Case, Model
 from harness import SERVING, Reply, Server, command, request
 
 LISTENING = r"Listening at: http://127\.0\.0\.1:(\d+)"

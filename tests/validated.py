@@ -15,7 +15,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from contract import Case, Model
+from contract.rows import Case, Model
 from harness import Reply
 
 from obworker.predictor import application
