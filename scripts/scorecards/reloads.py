@@ -1,4 +1,4 @@
-"""Reloads: onto code that does not run, onto code that takes long, and very many of them."""
+"""Scenarios: reloads onto broken code, reloads onto slow code, and very many reloads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _still_serving(serves: bool) -> str:
 
 
 def _account(verdict: Verdict, cause: str) -> tuple[str, bool]:
-    """Return what the server said of a failed reload, and whether that was right."""
+    """Return what the server reported about a failed reload, and whether that was right."""
     if verdict.code is None:
         return "", True
     is_named = re.search(cause, verdict.reason) is not None
@@ -54,7 +54,7 @@ def _account(verdict: Verdict, cause: str) -> tuple[str, bool]:
 
 
 def onto_slow_code(workers: int, serve: Serve) -> Measured:
-    """Reload onto good code that takes long to import, under load."""
+    """Reload onto good code that takes a long time to import, under load."""
     server = serve(Model("old"), workers=workers)
     with server.load() as load:
         load.go_on(100)
@@ -73,7 +73,7 @@ def onto_slow_code(workers: int, serve: Serve) -> Measured:
 
 
 class Footprint(NamedTuple):
-    """What a server costs: of the master its descriptors and memory, of all the processes."""
+    """The master's descriptors and memory in bytes, and the number of all processes."""
 
     descriptors: int
     processes: int
@@ -103,7 +103,7 @@ def _reload_often(server: Server, times: int) -> None:
 
 
 def _settled(server: Server, like: Footprint) -> Footprint:
-    """Return the footprint once it is as it was, or when it will not be: old workers drain."""
+    """Wait until old workers have drained or the time is up, and return the footprint then."""
 
     def is_back() -> bool:
         now = _footprint(server)
