@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import psutil
@@ -27,10 +28,12 @@ class Footprint(NamedTuple):
 def least(server: Served) -> Footprint:
     """Return the least descriptors and memory that the server has within a few seconds."""
     end = time.monotonic() + WATCH_SECONDS
-    found = [_now(server)]
-    while time.monotonic() < end:
+    found: list[Footprint] = []
+    while not found or time.monotonic() < end:
+        # a worker that has had its number of requests may be replaced even now
+        with suppress(psutil.NoSuchProcess):
+            found.append(_now(server))
         time.sleep(0.2)
-        found.append(_now(server))
     return Footprint(
         {role: min(one.descriptors[role] for one in found) for role in found[0].descriptors},
         {role: min(one.memory[role] for one in found) for role in found[0].memory},
