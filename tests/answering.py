@@ -1,4 +1,4 @@
-"""A server of the standard library's, in this process, for scripts that are to ask somebody."""
+"""Runs a server of the standard library in this process, for scripts that send requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """Serve with a handler on the port that this yields."""
+    """Serve with a handler while the block runs; yield the port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -1,4 +1,4 @@
-"""The asynchronous HTTP libraries, each with its own loop, behind the calls of the others."""
+"""The asynchronous HTTP libraries, behind the same calls as the blocking ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from libraries import POOL, TIMEOUT, Call, Library, reply
 
 
 class AsyncLibrary(Library):
-    """What they share: the loop runs while a call does."""
+    """A library with an event loop of its own, which runs only during a call."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -66,7 +66,7 @@ async def one_by_one(parts: list[bytes]) -> AsyncIterator[bytes]:
 
 
 class AsyncHttpx(AsyncLibrary):
-    """httpx, the asynchronous half."""
+    """The asynchronous client of httpx."""
 
     async def _open(self) -> None:
         self._client = httpx.AsyncClient(base_url=self._base, timeout=TIMEOUT, trust_env=False)
@@ -88,14 +88,14 @@ class AsyncHttpx(AsyncLibrary):
 
 
 class Aiohttp(AsyncLibrary):
-    """aiohttp, with a session."""
+    """aiohttp with a session."""
 
     async def _open(self) -> None:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT))
 
     async def _post(self, call: Call) -> Reply:
         url = self._base + call.path
-        # it warns of large bodies that are not files
+        # aiohttp warns about large bodies that are not files
         data = io.BytesIO(call.body) if isinstance(call.body, bytes) else one_by_one(call.body)
         request = self._session.request(call.method, url, data=data, headers=call.headers)
         async with request as answer:

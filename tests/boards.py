@@ -1,4 +1,4 @@
-"""Scoreboards for tests, written as a master and its workers would write them."""
+"""Makes scoreboards for tests, with what a master and its workers would write into them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW = 1000.0
 
 @contextmanager
 def scoreboard(slots: int = 0, phase: Phase = Phase.SERVING, **header: Any) -> Iterator[Scoreboard]:
-    """Make a scoreboard of a service that wants a worker in each of so many slots."""
+    """Make the scoreboard of a service that wants a worker in each of `slots` slots."""
     board = Scoreboard.create()
     board.header.slots = board.header.wanted = slots
     board.header.phase, board.header.min_ready = phase, 1
@@ -28,7 +28,7 @@ def scoreboard(slots: int = 0, phase: Phase = Phase.SERVING, **header: Any) -> I
 
 
 def fill(board: Scoreboard, slot: int, seat: int, state: State, **fields: Any) -> None:
-    """Put a process into a seat."""
+    """Write a process in this state into a seat."""
     row = board.seat(slot, seat)
     row.state = state
     for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl command."""
+"""Makes certificates for tests with the openssl command."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ class Certificate(NamedTuple):
 
 
 class Authority:
-    """A certificate authority in a directory of its own."""
+    """A certificate authority, with all its files in one directory."""
 
     def __init__(self, directory: Path) -> None:
         if not shutil.which("openssl"):
             pytest.skip("the openssl command is not installed")
         self._directory = directory
-        # Python 3.13 asks an authority to say what its key is for (RFC 5280, 4.2.1.3).
+        # Python 3.13 requires that an authority's certificate names the use of its key (RFC 5280,
+        # 4.2.1.3).
         usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
         self.own = self._make("authority", "-addext", "basicConstraints=critical,CA:TRUE", *usage)
 
     def issue(self, name: str) -> Certificate:
-        """Make a certificate for localhost and 127.0.0.1 that this authority has signed."""
+        """Make a certificate for localhost and 127.0.0.1, signed by this authority."""
         signed_by = ("-CA", str(self.own.cert), "-CAkey", str(self.own.key))
         names = f"subjectAltName=DNS:{HOST},IP:127.0.0.1"
         is_none = ("-addext", "basicConstraints=critical,CA:FALSE")
@@ -48,7 +49,7 @@ class Authority:
 
 
 def openssl(*arguments: str, given: bytes = b"") -> bytes:
-    """Run the openssl command; return what it wrote to both outputs."""
+    """Run the openssl command, and return what it wrote to stdout and stderr."""
     done = subprocess.run(
         ["openssl", *arguments],
         input=given,

@@ -1,4 +1,4 @@
-"""Clients that keep a server busy and judge every request: answered, or what became of it."""
+"""Clients that keep a server busy and record the outcome of every request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANSWER_TIMEOUT = 30.0
 
 
 class Outcome(enum.Enum):
-    """What became of one attempt."""
+    """How an attempt to send a request ended."""
 
     ANSWERED = "answered with 200"
     FAILED = "answered with something else"
@@ -25,19 +25,19 @@ class Outcome(enum.Enum):
 
 
 class Result(NamedTuple):
-    """An outcome, with the answer's body or what went wrong."""
+    """An outcome, with the body of the response or a description of what went wrong."""
 
     outcome: Outcome
     text: str
 
     @property
     def json(self) -> Any:
-        """The body as JSON."""
+        """The body, parsed as JSON."""
         return json.loads(self.text)
 
 
 class Client:
-    """One connection at a time to a port of this machine, kept between requests or not."""
+    """Has one connection at a time to a port of this machine, and keeps it if told to."""
 
     def __init__(self, port: int, *, keep: bool) -> None:
         self._port = port
@@ -45,7 +45,7 @@ class Client:
         self._socket: socket.socket | None = None
 
     def post(self, path: str = "/", body: bytes = b"") -> Result:
-        """Send one request; never raises for what the server does."""
+        """Send one request; whatever the server does is a result, not an exception."""
         if self._socket is not None and (end := self._look_for_end(self._socket)):
             self.close()
             return end
@@ -112,7 +112,7 @@ def _more(connection: socket.socket) -> bytes:
 
 
 class Load:
-    """Threads that post until they are refused or told to stop: half of them keep connections."""
+    """Threads that send requests until they are refused or stopped; half keep their connection."""
 
     def __init__(self, port: int, threads: int, path: str = "/") -> None:
         self.results: list[Result] = []
@@ -126,12 +126,12 @@ class Load:
             thread.start()
 
     def stop(self) -> list[Result]:
-        """End all threads after their current request; return every result."""
+        """End all threads after their current request, and return all results."""
         self._over.set()
         return self.wait()
 
     def wait(self) -> list[Result]:
-        """Wait until all threads have ended by themselves; return every result."""
+        """Wait until all threads have ended by themselves, and return all results."""
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive()
@@ -147,7 +147,7 @@ class Load:
 
 
 def in_parallel(calls: list[Callable[[], Result]]) -> list[Result]:
-    """Run calls at once, each on a thread of its own; return their results in order."""
+    """Make all calls at the same time, each in a thread, and return the results in order."""
     results: dict[int, Result] = {}
 
     def run(number: int) -> None:

@@ -1,4 +1,4 @@
-"""A control group of this machine's own for a test, where the machine lets us make one."""
+"""Makes a real control group for a test, on machines that let the tests make one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PERIOD = 100_000
 
 
 class Group:
-    """A cgroup with a quota of cores, and one within it that has none of its own."""
+    """A cgroup with a quota of CPU time, and a cgroup inside it that has no quota of its own."""
 
     def __init__(self, above: Path) -> None:
         self.outer = above / f"test-{uuid.uuid4().hex[:12]}"
         self.inner = self.outer / "inner"
 
     def make(self, cores: float) -> None:
-        """Make both; raise OSError where that is not for us to do."""
+        """Make both cgroups; raise OSError if that is not allowed."""
         self.outer.mkdir()
         quota = int(cores * PERIOD)
         if (self.outer / "cpu.max").exists():
@@ -32,11 +32,11 @@ class Group:
         self.inner.mkdir()
 
     def enter(self) -> tuple[str, ...]:
-        """Return a command that runs the one which follows in the inner group."""
+        """Return the beginning of a command line that runs the rest of it in the inner cgroup."""
         return ("sh", "-c", f'echo $$ > {self.inner}/cgroup.procs && exec "$@"', "sh")
 
     def remove(self) -> None:
-        """Remove both; their processes must have ended."""
+        """Remove both cgroups; their processes must have ended."""
         for directory in (self.inner, self.outer):
             with suppress(FileNotFoundError):
                 directory.rmdir()
@@ -44,7 +44,7 @@ class Group:
 
 @contextmanager
 def with_quota(cores: float) -> Iterator[Group | None]:
-    """Make a group that has so many cores' time; None where nobody lets us."""
+    """Make a group with a quota of so many cores; yield None if no group can be made."""
     group = next((made for made in map(Group, _places()) if _can_make(made, cores)), None)
     try:
         yield group

@@ -1,4 +1,4 @@
-"""Servers of the contract's models: one model at a time, each server started when asked for."""
+"""Starts servers for the contract's models when they are needed, for one model at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from contract import Case, Model
+from contract.rows import Case, Model
 from harness import SERVING, Reply, Server, command, request
 
 LISTENING = r"Listening at: http://127\.0\.0\.1:(\d+)"
@@ -14,7 +14,7 @@ FACTORY = "obworker.predictor.application:create"
 
 
 class Fleet:
-    """Real servers for the model that is asked about; those of the model before are ended."""
+    """The real servers for one model; a request to another model ends them first."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -23,15 +23,15 @@ class Fleet:
         self._servers: dict[str, tuple[Server, int]] = {}
 
     def obworker(self, case: Case) -> Reply:
-        """Return what obworker answers."""
+        """Send a case's request to obworker, and return the response."""
         return self._ask("obworker", case)
 
     def gunicorn(self, case: Case) -> Reply:
-        """Return what the same application answers under gunicorn."""
+        """Send a case's request to the same application under gunicorn; return the response."""
         return self._ask("gunicorn", case)
 
     def write(self, model: Model) -> Path:
-        """Return the directory of a model; two servers of a model share it."""
+        """Return the directory of a model, written at the first call; its servers share it."""
         if model != self._model:
             self.close()
             self._model, self._path = model, self._directory / model.name
@@ -40,14 +40,14 @@ class Fleet:
         return self._path
 
     def server(self, kind: str, model: Model) -> tuple[Server, int]:
-        """Return the server of that kind, and its port, started if there is none."""
+        """Return the model's server of this kind and its port; start it if it does not run."""
         path = self.write(model)
         if kind not in self._servers:
             self._servers[kind] = STARTERS[kind](model, path, self._directory)
         return self._servers[kind]
 
     def log(self) -> str:
-        """Return the end of every log, for people."""
+        """Return the end of every server's log, to be read by people."""
         return "\n".join(
             f"--- {kind}\n{server.log()[-4000:]}" for kind, (server, _) in self._servers.items()
         )
@@ -76,7 +76,8 @@ def _start_gunicorn(model: Model, path: Path, directory: Path) -> tuple[Server, 
 
 
 def _start(model: Model, program: list[str], log: Path, pattern: str) -> tuple[Server, int]:
-    environ = {"PYTHONDONTWRITEBYTECODE": None, **model.environ}  # what holds must not be its doing
+    # The contract must hold without this variable, too.
+    environ = {"PYTHONDONTWRITEBYTECODE": None, **model.environ}
     server = Server(program, log, cwd=log.parent, environ=environ)
     try:
         return server, int(server.wait_for_log(pattern)[1])

@@ -1,4 +1,4 @@
-"""Real servers for tests: start them, talk to them, look at their processes, leave none behind."""
+"""Starts real servers for tests, talks to them, inspects their processes, leaves none behind."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from typing import NamedTuple, TypeVar
 import psutil
 
 ROOT = Path(__file__).parents[1]
-# Every process that a server starts inherits this variable: that is how leftovers are found.
+# All processes of a server inherit this variable, by whose value `survivors` finds them.
 MARK = "TEST_SERVER_MARK"
 SERVING = re.compile(r"serving +https?://\S+?:(\d+)/")
 ADMIN = re.compile(r"admin +http://127\.0\.0\.1:(\d+)/")
 
-# Servers that run at once must not want the same address; tests of the admin process give one.
+# Servers of different tests run at the same time and must not want the same address. Tests of the
+# admin process or of the control socket set an address of their own.
 QUIET = {"OBWORKER_ADMIN_BIND": "off", "OBWORKER_CONTROL_SOCKET": "off"}
-# A title must not be written over the environment, in which the mark is found.
+# setproctitle would write a process's title over its environment, and the mark would be lost.
 TRACEABLE = {"SPT_NOENV": "1"}
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ T = TypeVar("T")
 def eventually(
     condition: Callable[[], T | None], within: float = 15.0, what: str = "condition"
 ) -> T:
-    """Return the first true value of `condition`; fail when there is none in time."""
+    """Poll `condition` until it returns a true value, and return that; fail after `within` s."""
     deadline = time.monotonic() + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
@@ -43,7 +44,7 @@ def eventually(
 
 
 class Reply(NamedTuple):
-    """A whole response."""
+    """A complete response; the header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -59,7 +60,7 @@ def request(
     *,
     timeout: float = 30,
 ) -> Reply:
-    """Send one request over a connection of its own; header names come back in lower case."""
+    """Send one request on a new connection, and return the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request(method, path, body, dict(headers or {}))
@@ -71,7 +72,7 @@ def request(
 
 
 class Server:
-    """One command under test, its log, and all processes it ever started."""
+    """A command under test, its log, and all processes that it has started."""
 
     def __init__(
         self,
@@ -99,25 +100,25 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The pid of the process that was started: the master's, for life."""
+        """The pid of the process that was started, which is the master for as long as it runs."""
         return self.process.pid
 
     @property
     def port(self) -> int:
-        """The port it says it serves on; waits for it to say so."""
+        """The port that it serves on; waits until the log names it."""
         return int(self.wait_for_log(SERVING)[1])
 
     @property
     def admin_port(self) -> int:
-        """The port of its admin process; waits for it to say so."""
+        """The port of its admin process; waits until the log names it."""
         return int(self.wait_for_log(ADMIN)[1])
 
     def log(self) -> str:
-        """Return all it has written so far."""
+        """Return everything that it has written so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def wait_for_log(self, pattern: str | re.Pattern[str], within: float = 60) -> re.Match[str]:
-        """Return the first match of a pattern in the log; fail when the server ends without."""
+        """Wait for a match in the log, and return it; fail at once if the server ends without."""
 
         def found() -> re.Match[str] | None:
             ended = self.process.poll()
@@ -128,7 +129,7 @@ class Server:
         return eventually(found, within, f"{pattern!r} in the log")
 
     def wait_until_ready(self, workers: int = 1) -> Server:
-        """Wait until so many workers have reported ready."""
+        """Wait until so many workers have logged that they are ready."""
         eventually(
             lambda: self._count_ready() >= workers or self.process.poll() is not None,
             60,
@@ -149,11 +150,11 @@ class Server:
         *,
         timeout: float = 30,
     ) -> Reply:
-        """Send one request."""
+        """Send one request on a new connection, and return the response."""
         return request(self.port, method, path, body, headers, timeout=timeout)
 
     def workers(self) -> dict[int, psutil.Process]:
-        """Return the worker processes by slot, as their titles tell."""
+        """Return the worker processes by slot; their titles tell the slot."""
         found = {}
         for process in psutil.Process(self.pid).children():
             with suppress(psutil.NoSuchProcess, IndexError):
@@ -163,21 +164,21 @@ class Server:
         return found
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the master a signal."""
+        """Send a signal to the master."""
         self.process.send_signal(number)
 
     def wait(self, within: float = 30) -> int:
-        """Wait for the end and return the exit code."""
+        """Wait until it ends, and return the exit code."""
         try:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {within} s:\n{self.log()}") from None
 
     def survivors(self) -> list[str]:
-        """Return the command lines of processes that it started and that still run."""
+        """Return the pid and command line of each of its processes that still runs."""
         found = []
         for process in psutil.process_iter():
-            with suppress(OSError, psutil.Error):  # it ends while it is looked at
+            with suppress(OSError, psutil.Error):  # the process has ended in the meantime
                 if self._is_ours(process):
                     found.append(f"{process.pid} {' '.join(process.cmdline())}")
         return found
@@ -187,7 +188,7 @@ class Server:
         return self._mark.encode() in environ and process.status() != psutil.STATUS_ZOMBIE
 
     def stop(self) -> int:
-        """End it with TERM and return the exit code; nothing may be left running."""
+        """End it with TERM, and return the exit code; fail if a process of it is left."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         code = self.wait()
@@ -195,7 +196,7 @@ class Server:
         return code
 
     def destroy(self) -> None:
-        """Kill whatever is left, whatever happened."""
+        """Kill all processes that are left, in whatever state the test has left them."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -208,7 +209,7 @@ Serve = Callable[..., Server]
 
 
 def command(*argv: str, script: Path | None = None) -> list[str]:
-    """Return the command line of obworker, or of a predictor.py run as a script."""
+    """Return the command line of obworker, or of a predictor.py that is run as a script."""
     program = ["-m", "obworker"] if script is None else [str(script)]
     return [sys.executable, *program, *argv]
 
@@ -216,7 +217,7 @@ def command(*argv: str, script: Path | None = None) -> list[str]:
 def run_to_end(
     *argv: str, environ: Mapping[str, str] | None = None, within: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run obworker until it ends by itself."""
+    """Run obworker until it ends by itself, and return what it wrote and its exit code."""
     return subprocess.run(
         command(*argv),
         capture_output=True,

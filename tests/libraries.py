@@ -1,7 +1,7 @@
-"""The HTTP libraries that people call a service with, each behind the same few calls.
+"""The HTTP libraries with which people call a service, all behind the same few calls.
 
-What differs between them is theirs: pools, framing, how a stream is read. None of them sends a POST
-again, so a request that the server loses is an error here.
+They differ in how they pool connections, frame bodies and read streams. None of them repeats a
+POST, so a request that the server loses shows up as an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POOL = 4
 
 
 class Call(NamedTuple):
-    """One request; a body in a list is sent in chunks."""
+    """A request; if its body is a list, it is sent in chunks."""
 
     method: str
     path: str
@@ -36,11 +36,11 @@ class Call(NamedTuple):
 
 
 class Library(abc.ABC):
-    """One library with its pool of connections to one server."""
+    """A library with its pool of connections to one server."""
 
     @abc.abstractmethod
     def __init__(self, base: str) -> None:
-        """Take the server's URL, without a slash at its end."""
+        """Take the URL of the server, without a slash at the end."""
 
     def send(
         self,
@@ -49,7 +49,7 @@ class Library(abc.ABC):
         headers: Mapping[str, str] | None = None,
         method: str = "POST",
     ) -> Reply:
-        """Send one request; header names come back in lower case."""
+        """Send one request, and return the response with header names in lower case."""
         return self._send(Call(method, path, body, dict(headers or {})))
 
     @abc.abstractmethod
@@ -57,14 +57,14 @@ class Library(abc.ABC):
 
     @abc.abstractmethod
     def stream(self, path: str) -> Iterator[bytes]:
-        """Post and return what comes, as it comes."""
+        """Send a POST, and yield the parts of the response's body as they arrive."""
 
     @abc.abstractmethod
     def close(self) -> None:
         """Close the pool."""
 
     def load(self, path: str, over: threading.Event) -> list[Reply]:
-        """Post from all connections of the pool at once, until told to stop."""
+        """Send requests on all connections of the pool at once until `over` is set."""
 
         def post() -> list[Reply]:
             replies = []
@@ -82,7 +82,7 @@ def reply(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
 
 
 class Requests(Library):
-    """requests, with a session; `authority` is the file of the certificates that it trusts."""
+    """requests with a session; `authority` is the file with the certificates that it trusts."""
 
     def __init__(self, base: str, authority: str | None = None) -> None:
         self._base = base
@@ -109,7 +109,7 @@ class Requests(Library):
 
 
 class Urllib3(Library):
-    """urllib3, with a pool."""
+    """urllib3 with a pool."""
 
     def __init__(self, base: str) -> None:
         self.pool = urllib3.connection_from_url(base, maxsize=POOL, timeout=TIMEOUT, retries=False)
@@ -129,7 +129,7 @@ class Urllib3(Library):
 
 
 class Httpx(Library):
-    """httpx, the blocking half."""
+    """The blocking client of httpx."""
 
     def __init__(self, base: str) -> None:
         self._client = httpx.Client(base_url=base, timeout=TIMEOUT, trust_env=False)
@@ -149,7 +149,7 @@ class Httpx(Library):
 
 
 class Standard(Library):
-    """http.client, which has no pool: a connection for each thread."""
+    """http.client, which has no pool: each thread has its own connection."""
 
     def __init__(self, base: str) -> None:
         self._address = base.removeprefix("http://")

@@ -1,4 +1,4 @@
-"""A real nginx in front of a server, as people put one there."""
+"""Runs a real nginx in front of a server, configured as people do it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import socket
 import subprocess
 from pathlib import Path
 
-# Debian's stands in a directory that is not on everybody's PATH.
+# Debian installs it in a directory that is not on every user's PATH.
 PROGRAM = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 MISSING = "nginx is not installed (Debian: apt-get install nginx)"
 
-# Started by root it would serve as nobody, who may not enter the directories of a test.
+# An nginx that root starts would serve as the user nobody, who may not enter a test's directories.
 USER = "user root;" if os.geteuid() == 0 else ""
 CONFIGURATION = """
 {user}
@@ -49,7 +49,7 @@ http {{
 
 
 class Nginx:
-    """One nginx on a free port; every error of its upstream is a 502, for it may not try again."""
+    """An nginx on a free port; it never retries, so a failure of the server behind it is a 502."""
 
     def __init__(self, upstream: int, directory: Path) -> None:
         assert PROGRAM is not None, MISSING
@@ -63,7 +63,7 @@ class Nginx:
                 user=USER, directory=directory, upstream=upstream, address=address, port=self.port
             )
         )
-        # NGINX names descriptors to listen on that exist already: how it replaces its own binary
+        # NGINX names inherited descriptors to listen on; nginx uses it when it replaces its binary
         descriptor = self._listener.fileno()
         self._process = subprocess.Popen(
             [PROGRAM, "-p", str(directory), "-e", str(self._errors), "-c", str(configuration)],
@@ -74,17 +74,17 @@ class Nginx:
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end."""
+        """The URL that it serves, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     def complaints(self) -> list[str]:
-        """Return what it logged that is no mere notice."""
+        """Return the lines of its log that are more than a notice."""
         severe = ("[warn]", "[error]", "[crit]", "[alert]", "[emerg]")
         lines = self._errors.read_text().splitlines()
         return [line for line in lines if any(word in line for word in severe)]
 
     def close(self) -> None:
-        """End it, and show its log to the test that failed."""
+        """End it, and print its log, which pytest shows if the test has failed."""
         self._process.terminate()
         self._process.wait(30)
         self._listener.close()

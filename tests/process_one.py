@@ -1,8 +1,8 @@
-"""A real systemd for tests: process 1 of namespaces of its own, which knows the tests' units only.
+"""Runs a real systemd for tests, as process 1 of its own namespaces and with the tests' units only.
 
-It needs root and an installed systemd, and boots in a fraction of a second. It sees the machine's
-files and network, but its own /run, /var/cache, processes and cgroups. It ends with its standard
-input, so it does not outlive the tests however they end.
+That needs root and an installed systemd, which boots in a fraction of a second. It shares the
+machine's files and network, and has its own /run, /var/cache, processes and cgroups. It ends when
+its standard input is closed, so it never outlives the tests, however they end.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from harness import eventually
 BOOT_TIMEOUT = 20
 COMMAND_TIMEOUT = 60
 SYSTEMD = Path("/lib/systemd/systemd")
-# What units refer to without saying so (systemd.special(7)).
+# Units that other units depend on implicitly (systemd.special(7)).
 TARGETS = ("basic", "default", "multi-user", "network-online", "shutdown", "sockets", "sysinit")
 
-# Control groups go first: a namespace of them shows the group that its maker is in as the root.
+# The cgroup is entered first, because the root of a cgroup namespace is the cgroup that its creator
+# is in at that time.
 OUTSIDE = """
 set -e
 mount --make-rprivate /
@@ -51,7 +52,7 @@ exec env --ignore-environment PATH="$PATH" container=test SYSTEMD_UNIT_PATH="$UN
 
 
 def why_not() -> str:
-    """Return why systemd cannot be booted here; empty where nothing is known to be in the way."""
+    """Return why systemd cannot be booted here; the text is empty if no reason is known."""
     if os.geteuid() != 0:
         return "namespaces, control groups and mounts need root"
     if not SYSTEMD.exists():
@@ -87,7 +88,7 @@ class Systemd:
             )
 
     def boot(self) -> Systemd:
-        """Wait until it takes orders."""
+        """Wait until it has booted and systemctl can reach it."""
         eventually(self._runs, BOOT_TIMEOUT, "a systemd that runs")
         return self
 
@@ -103,7 +104,7 @@ class Systemd:
         return None
 
     def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run systemctl beside it and wait for the end, whatever that is."""
+        """Run systemctl in its namespaces, and return the outcome, whatever that is."""
         process = self._process()
         assert process is not None, "systemd has gone"
         namespaces = ("--mount", "--pid", "--cgroup", "--uts", "--ipc")
@@ -120,7 +121,7 @@ class Systemd:
         return self.systemctl("show", "--value", "--property", name, unit).stdout.strip()
 
     def main_process(self, unit: str) -> psutil.Process:
-        """Return the main process of a unit, as this side of the namespace sees it."""
+        """Return the main process of a unit, as it is seen from outside the namespace."""
         inside = int(self.show(unit, "MainPID"))
         process = self._process()
         assert process is not None
@@ -132,7 +133,7 @@ class Systemd:
         raise AssertionError(f"{unit} has no main process")
 
     def shut_down(self) -> None:
-        """Kill it, and with it all it ever started."""
+        """Kill it and all processes that it has started."""
         assert self._outside.stdin
         self._outside.stdin.close()
         self._outside.wait(COMMAND_TIMEOUT)

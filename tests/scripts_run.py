@@ -1,4 +1,4 @@
-"""A script of the repository that runs a server of its own, as a test runs it."""
+"""Runs those scripts of the repository that start a server, for tests of these scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness import ROOT
 
 @contextmanager
 def running_script(module: str, *argv: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a package of scripts/, and end it with the block."""
+    """Run a package of scripts/ while the block runs."""
     running = subprocess.Popen(
         [sys.executable, "-m", module, *argv],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}:{ROOT / 'tests'}"},
@@ -32,7 +32,7 @@ def running_script(module: str, *argv: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def workers_of(running: subprocess.Popen[Any]) -> list[psutil.Process]:
-    """Return the workers of the server that a script runs."""
+    """Return the workers of the server that a script has started."""
     found = []
     for process in psutil.Process(running.pid).children(recursive=True):
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""A pynvml of a machine with three GPUs: one as usual, one in MIG mode, one that fails."""
+"""A stub of pynvml for a machine with three GPUs: a usual one, one in MIG mode, one that fails."""
 
 from __future__ import annotations
 

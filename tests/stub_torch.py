@@ -1,4 +1,4 @@
-"""As much of torch as scripts/gpu_check asks for, without a GPU; an index out of range is fatal."""
+"""A stub of torch for scripts/gpu_check, without a GPU; an index out of range is a fatal error."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""A process table played through with a clock that moves when told to, and without processes.
+"""Plays stories through a process table, with a clock that a test sets and without processes.
 
-A `Play` does what the master does: it carries out whatever is due by calling the table's method for
-it. A story has a line for each thing that happens: the event, what the slots hold once all that is
-due has been carried out, and, where the event has one, its consequence:
+A `Play` stands for the master: it carries out every action that is due by calling the method of the
+table for it. A story has one line for each event. A line has the event; then the contents of all
+slots after every action that is due has been carried out; and, if the event returns something, what
+it returns:
 
     reload 2    | idle1+spawning2 idle1
     spawned 0   | idle1+booting2 idle1
     fail 0      | idle1+backoff idle1      | retry 0.5
 
-Events that the master learns of at once are separated by commas. The processes of a slot stand in
-the order in which they were asked for, with their generation.
+Commas separate events that the master learns of at the same time. A slot shows the state and the
+generation of each of its processes, in the order in which the processes were asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TIMEOUTS = Timeouts(spawn=10, load=50, boot=100, graceful=25)
 
 
 class Play:
-    """A table, its clock and its molds; `chance` 0.5 is no jitter."""
+    """A table with a clock and molds; a `chance` of 0.5 means that waits have no jitter."""
 
     def __init__(
         self,
@@ -65,13 +66,13 @@ class Play:
 
     @property
     def left(self) -> float | None:
-        """How long it is until something is due by itself."""
+        """Seconds until the next deadline, None if there is no deadline."""
         deadline = self.agenda.next_deadline
         return None if deadline is None else deadline - self.now
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left to be done for any slot, or nothing can be."""
+        """Whether every slot is as it should be, or holds a stuck process and cannot be changed."""
         return all(map(self._is_settled, self.table.slots))
 
     def _is_settled(self, slot: Slot) -> bool:
@@ -88,11 +89,12 @@ class Play:
     # what the master does
 
     def act(self) -> list[tuple[Action, int]]:
-        """Carry out what is due, as the master does when it was woken by an event or a deadline.
+        """Carry out every action that is due, as the master does when it is woken.
 
-        That must be all: it is not woken again before the next event or deadline. (A spawn that is
-        given up and a worker that is stuck are events themselves. A dump may pass the turn on, and
-        wakes the master a second later anyway.)
+        Afterwards nothing may be due, because the master is not woken before the next event or
+        deadline. Three actions are exceptions, after which it looks again. To give up a spawn, and
+        to declare a worker stuck, are events themselves. After a dump it may be the next worker's
+        turn, and a dump wakes the master after a second anyway.
         """
         self.done = []
         self.observe()
@@ -151,14 +153,14 @@ class Play:
         return end
 
     def follow(self, end: End) -> None:
-        """Do what an end leads to."""
+        """Stop the table if the end of a process means that the service gives up."""
         if end.outcome is Outcome.GAVE_UP:
             self.table.stop()
 
     # stories
 
     def tell(self, story: str) -> None:
-        """Let a story happen, and check every line of it."""
+        """Play a story, and check the outcome of every line."""
         for line in story.strip().splitlines():
             event, picture, *rest = (part.strip() for part in line.split("|"))
             came = "".join(self.happen(*part.split()) for part in event.split(","))
@@ -166,12 +168,12 @@ class Play:
             assert (self.picture, came) == (" ".join(picture.split()), "".join(rest)), line.strip()
 
     def happen(self, event: str, *arguments: str) -> str:
-        """Let one thing happen; return its consequence."""
+        """Play one event, and return what it returns, as text."""
         return str(getattr(self, f"_{event}")(*arguments) or "")
 
     @property
     def picture(self) -> str:
-        """What each slot holds."""
+        """The contents of all slots."""
         return " ".join(
             "+".join(self._draw(seat) for seat in sorted(slot.seats, key=self._order) if _is(seat))
             or "-"
@@ -193,7 +195,7 @@ class Play:
     # events
 
     def _start(self) -> None:
-        """Begin: whatever is due is carried out after every event, and after none."""
+        """Do nothing: what is due is carried out after every event, and so after this one."""
 
     def _spawned(self, slot: str) -> None:
         seat = self.seat(slot, State.SPAWNING)
@@ -208,19 +210,19 @@ class Play:
         return self._ready(slot)
 
     def _fail(self, slot: str, how: str = "") -> str:
-        """Let the worker that boots end; asked for and made in between where it is not yet."""
+        """Let the booting worker of a slot end; if it is not spawned yet, spawn it first."""
         if self.table.slots[int(slot)].within(State.SPAWNING):
             self._spawned(slot)
         seat = self.seat(slot, State.BOOTING)
         return _text(self.exited(seat, certain=how == "certain", no_room=how == "no_room"))
 
     def _fail_by_device(self, slot: str) -> str:
-        """Let the worker that boots end because its GPU failed."""
+        """Let the booting worker of a slot end because its GPU failed."""
         self._spawned(slot)
         return _text(self.exited(self.seat(slot, State.BOOTING), certain=True, device_lost=True))
 
     def _lose_device(self, slot: str) -> str:
-        """Let the worker drain because its GPU failed."""
+        """Let the serving worker of a slot leave because its GPU failed."""
         wait = self.table.leaving(self.seat(slot, *SERVING), self.now, device_lost=True)
         return "later" if wait is None else f"{wait:g}"
 
@@ -228,14 +230,14 @@ class Play:
         return _text(self.exited(self.seat(slot, *GOING), device_lost=True))
 
     def _hold(self, *slots: str) -> None:
-        """Put the devices of these slots into quarantine, and give back all others."""
+        """Put the devices of these slots into quarantine, and release all other devices."""
         self.table.quarantine(lambda slot: str(slot) in slots)
 
     def _crash(self, slot: str) -> str:
         return _text(self.exited(self.seat(slot, *SERVING)))
 
     def _gone(self, slot: str) -> str:
-        """Let the worker end that was told or made to."""
+        """Let the worker of a slot end that was told to leave, or was killed."""
         return _text(self.exited(self.seat(slot, *GOING)))
 
     def _gone_all(self, slot: str) -> None:
@@ -247,7 +249,7 @@ class Play:
         return "later" if wait is None else f"{wait:g}"
 
     def _revive(self, slot: str) -> str:
-        """Let the worker that was to show its stacks come back to life, and leave."""
+        """Let the worker that was told to dump its stacks recover, and leave."""
         return self._leave(slot, State.DUMPING)
 
     def _leave_older(self, slot: str) -> str:
@@ -258,11 +260,11 @@ class Play:
         self.seat(slot, *SERVING).recycle = "has served its time"
 
     def _freeze(self, slot: str) -> None:
-        """Let the event loop of the worker stand still."""
+        """Let the event loop of a slot's worker stand still: its last heartbeat was now."""
         self.beats[id(self.seat(slot, *SERVING))] = self.now
 
     def _begin(self, slot: str, seconds: str) -> None:
-        """Let a request enter predict; `seconds` is how long it may take, 0 for ever."""
+        """Let a request enter predict; it may take so many seconds, or any time if that is 0."""
         deadline = self.now + float(seconds) if float(seconds) else 0.0
         self.busy[id(self.seat(slot, *SERVING))] = deadline
 
@@ -279,7 +281,7 @@ class Play:
         self.table.rollout.continue_as(int(generation))
 
     def _forget(self, generation: str) -> None:
-        """Lose a mold."""
+        """Lose the mold of a generation."""
         self.molds.discard(int(generation))
 
     def _mold(self, generation: str) -> None:

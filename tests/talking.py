@@ -1,4 +1,4 @@
-"""A real server of tests/predictors/talks, which answers whatever a client wants to hear."""
+"""Runs a real server of tests/predictors/talks, which answers whatever the request asks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TALKS = str(ROOT / "tests" / "predictors" / "talks")
 
 
 class Talking(Server):
-    """Two workers on a free port, ready, that take orders over a socket in the directory."""
+    """A server with two ready workers on a free port, and its control socket in the directory."""
 
     def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
         self._control = ("--control-socket", str(directory / "control"))
@@ -22,16 +22,16 @@ class Talking(Server):
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end."""
+        """The URL that it serves, without a slash at the end."""
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def reload(self) -> None:
-        """Replace every worker, as an operator does."""
+        """Replace all workers, with the command that an operator uses."""
         program = command("reload", "--wait", *self._control)
         ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 0, ended.stderr
 
     def close(self) -> None:
-        """Kill it, and show its log to the test that failed."""
+        """Kill it, and print its log, which pytest shows if the test has failed."""
         self.destroy()
         print(f"--- log of {self.process.args!r}\n{self.log()}")

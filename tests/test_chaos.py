@@ -16,6 +16,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import cast
 
+import psutil
 import pytest
 from answering import answering
 from harness import eventually
@@ -403,6 +404,34 @@ def test_a_worker_that_has_never_answered_is_asked_before_it_is_measured() -> No
     quiet = Quiet()
     has_come = partial(rest.has_come, cast("Served", quiet), quiet.ledger, quiet.greet)
     assert [has_come() for _ in range(4)] == [False, False, False, True]
+
+
+class Measurable:
+    """A process that can be measured, unless it has ended."""
+
+    def __init__(self, *, has_ended: bool = False) -> None:
+        self._has_ended = has_ended
+
+    def num_fds(self) -> int:
+        if self._has_ended:
+            raise psutil.NoSuchProcess(0)
+        return 20
+
+    def memory_info(self) -> SimpleNamespace:
+        return SimpleNamespace(rss=1 << 20)
+
+
+def test_a_worker_that_is_recycled_while_it_is_measured_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(footprint, "WATCH_SECONDS", 0)
+    listed = iter([[Measurable(), Measurable(has_ended=True)]])
+    server = SimpleNamespace(
+        ask=lambda _: None,
+        master=Measurable(),
+        processes=lambda role: next(listed, [Measurable()]) if role == "worker" else [Measurable()],
+    )
+    assert footprint.least(cast("Served", server)).descriptors["worker"] == 20
 
 
 def test_growth_is_more_descriptors_or_much_more_memory() -> None:

@@ -1,4 +1,4 @@
-"""obworker's own units in a real systemd, with drop-ins for where the tests' files are."""
+"""Runs the units in conf/ in a real systemd, with drop-ins for the paths of the tests' files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Predictor:
         return {{"pid": os.getpid(), "leaked": leaked}}
 """
 
-# The tests' Python and files may be in /root or /tmp, which the unit hides.
+# The unit hides /root and /tmp from the service, and the tests' Python and files may be there.
 DROP_IN = """
 [Service]
 ExecStart=
@@ -48,7 +48,7 @@ ListenStream=127.0.0.1:{port}
 
 
 def prepare(directory: Path) -> Systemd:
-    """Return a systemd that knows the units of conf/, still to be booted; and to be shut down."""
+    """Return a systemd that has the units of conf/; the caller boots it and shuts it down."""
     (directory / "etc").mkdir()
     systemd = Systemd(directory)
     for unit in ("obworker@.service", "obworker@.socket"):
@@ -84,12 +84,12 @@ class Service:
         (self.model / "predictor.py").write_text(PREDICTOR.format(import_time=import_time))
 
     def write_script(self) -> None:
-        """Have a start.sh in place of the predictor.py."""
+        """Put a start.sh beside the predictor.py, which wins over it."""
         self._configure(free_port())
         (self.model / "start.sh").write_text(f"exec {sys.executable} -m http.server $PORT")
 
     def systemctl(self, verb: str) -> None:
-        """Give an order; fail where it does."""
+        """Run systemctl for the unit; fail if it fails."""
         done = self.systemd.systemctl(verb, self.unit)
         assert done.returncode == 0, f"{done.stderr}\n{self.log()}"
 
@@ -113,11 +113,11 @@ class Service:
         return int(found[-1])
 
     def stop(self) -> None:
-        """Stop it, and what listens for it."""
+        """Stop the service and its socket unit."""
         self.systemd.systemctl("stop", self.socket, self.unit)
 
     def listen(self) -> int:
-        """Start the socket unit, and only that, on a port."""
+        """Start the socket unit, without the service, on a free port, and return that."""
         port = free_port()
         directory = self.systemd.units / f"{self.socket}.d"
         directory.mkdir()
@@ -128,8 +128,8 @@ class Service:
 
 
 def _title(process: psutil.Process) -> str:
-    """Return what a process calls itself; nothing for one that has just ended."""
+    """Return the title of a process; it is empty if the process has just ended."""
     try:
         return " ".join(process.cmdline()).strip()
-    except psutil.NoSuchProcess:  # a zombie, too, is one of these
+    except psutil.NoSuchProcess:  # psutil.ZombieProcess is derived from it
         return ""

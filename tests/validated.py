@@ -1,6 +1,7 @@
-"""A program: answers a model's cases in this process, every call checked by wsgiref.validate.
+"""A program that answers a model's cases in this process; wsgiref.validate checks every call.
 
-Reads the pickled model, its directory and the cases; writes the pickled replies.
+It reads the pickled model, its directory and the cases from its standard input, and writes the
+pickled replies to its standard output.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from contract import Case, Model
+from contract.rows import Case, Model
 from harness import Reply
 
 from obworker.predictor import application
 
 
 def environ_of(case: Case) -> dict[str, Any]:
-    """Return the environ of a case; as validate demands, its input is no more than read(n)."""
+    """Return the WSGI environ of a case's request."""
     path, _, query = case.path.partition("?")
     headers = {name.upper().replace("-", "_"): value for name, value in case.headers.items()}
     content = case.content or b""
-    if headers.pop("TRANSFER_ENCODING", None):  # undone by every server
+    if headers.pop("TRANSFER_ENCODING", None):  # the server undoes the coding
         content = b"".join(re.findall(rb"[0-9a-f]+\r\n(.*?)\r\n", content))
     environ: dict[str, Any] = {
         "REQUEST_METHOD": case.method,
@@ -43,7 +44,7 @@ def environ_of(case: Case) -> dict[str, Any]:
 
 
 def answer(app: Any, case: Case) -> Reply:
-    """Call the application as a server does."""
+    """Call the application as a server does, and return the response."""
     started: list[Any] = []
     written: list[bytes] = []
 
@@ -64,7 +65,7 @@ def answer(app: Any, case: Case) -> Reply:
 
 
 def main() -> None:
-    """Answer what stands on standard input."""
+    """Answer the cases on standard input."""
     model: Model
     model, directory, cases = pickle.load(sys.stdin.buffer)
     os.environ.update(model.environ)

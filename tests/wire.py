@@ -1,4 +1,4 @@
-"""A real server in this process, on a loop of its own, and a client that sees every byte."""
+"""Runs a real HTTP server in this process, in its own thread, and a client that sees every byte."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from obworker.http.server import Server
 from obworker.settings import Settings
 
 TIMEOUT = 10.0
-# The only key in the file that the fixture `keys` makes.
+# The only API key in the file that the fixture `keys` writes.
 KEY = "sk-0123456789abcdef"
-# The path of what is answered on the loop's thread.
+# Requests to this path are answered in the event loop's thread, without a place in the queue.
 AT_ONCE = "/at-once"
 
 
 class Reply(NamedTuple):
-    """A response as it came; `chunks` where it was chunked."""
+    """A response as it came over the wire; `chunks` has its chunks, if it was chunked."""
 
     status: int
     headers: dict[str, str]
@@ -37,7 +37,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """One connection, written to and read from byte by byte: nothing is done behind its back."""
+    """One connection that sends exactly what the test says and shows exactly what came."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -56,14 +56,14 @@ class Client:
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1"), body)
 
     def read_line(self) -> bytes:
-        """Read to the end of a line; an empty one means that the server closed."""
+        """Read one line; it is empty if the server has closed the connection."""
         return self._file.readline()
 
     def read(self, size: int) -> bytes:
         return self._file.read(size)
 
     def read_head(self) -> tuple[int, dict[str, str]]:
-        """Read a status line and header section; a field that came twice fails."""
+        """Read a status line and a header section; fail if a field comes twice."""
         status = self.read_line()
         assert status.startswith(b"HTTP/1.1 "), f"no response: {status!r}"
         headers: dict[str, str] = {}
@@ -80,7 +80,7 @@ class Client:
         return data
 
     def read_reply(self, method: str = "GET") -> Reply:
-        """Read one response, whatever its framing."""
+        """Read one response, with whatever framing it has."""
         status, headers = self.read_head()
         chunks = []
         if method == "HEAD" or status in (204, 304):
@@ -96,16 +96,16 @@ class Client:
         return Reply(status, headers, body, chunks)
 
     def read_to_end(self) -> bytes:
-        """Read until the server closes its half."""
+        """Read until the server closes its side of the connection."""
         return self._file.read()
 
     @property
     def at_end(self) -> bool:
-        """Whether the server closes without sending another byte; waits for the one or other."""
+        """Whether the server closes without another byte; waits until it closes or sends one."""
         return self.read(1) == b""
 
     def half_close(self) -> None:
-        """Send no more, but go on reading."""
+        """Close the sending side, and go on reading."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -113,13 +113,13 @@ class Client:
         self.socket.close()
 
     def reset(self) -> None:
-        """Leave at once: what a killed process or a dropped link looks like."""
+        """Reset the connection, as happens when a client is killed or its link is dropped."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
 
 class Bugs(logging.Handler):
-    """Keeps what the loop reports of callbacks that raised."""
+    """Collects what the event loop logs about callbacks that raised an exception."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Bugs(logging.Handler):
 
 
 class Running:
-    """A server at work."""
+    """A running server, its executor thread, and the clients that are connected to it."""
 
     def __init__(
         self,
@@ -172,12 +172,12 @@ class Running:
 
     @property
     def active(self) -> int:
-        """How many connections are open, or have a request in predict whose client has left."""
+        """How many connections the server has; a lost one counts until its request has ended."""
         return len(self.server._service.connections)
 
     @property
     def pending(self) -> int:
-        """How many requests are in the application or wait for it."""
+        """How many requests are in the application or wait to enter it."""
         return self.server.executors._unfinished + len(self.server.queue._waiting)
 
     def connect(self, receive_buffer: int | None = None) -> Client:
@@ -195,7 +195,7 @@ class Running:
         return client
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function in the loop's thread and wait for it."""
+        """Call a function in the event loop's thread, and wait until it has returned."""
         done = threading.Event()
 
         def run() -> None:
@@ -209,7 +209,7 @@ class Running:
         self.call(lambda: self.server.drain(empty_queue=empty_queue, final=True))
 
     def stop(self) -> None:
-        """End it; the clients leave first: whatever keeps a connection after that is a fault."""
+        """Close the clients, then stop the server; fail if a connection outlives its client."""
         for client in self._clients:
             client.close()
         eventually(lambda: not self.active, TIMEOUT, "the end of all connections")
@@ -237,20 +237,20 @@ def forget_heads() -> None:
 
 
 def body_of(environ: dict[str, Any]) -> bytes:
-    """Read a request's body as an application should."""
+    """Read a request's body, as an application should do it."""
     body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     return body
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Answer with method, path and body."""
+    """Answer with the method, path and body of the request."""
     line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} ".encode("latin-1")
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [line + body_of(environ)]
 
 
 class Collector:
-    """Keeps the requests that a parser found."""
+    """Collects the requests that a parser finds."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -263,7 +263,7 @@ class Collector:
 
 
 class Blocking:
-    """An application that waits until it is released."""
+    """An application whose calls wait until the test releases them."""
 
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)

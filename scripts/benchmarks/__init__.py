@@ -1,1 +1,1 @@
-"""Benchmarks of obworker beside other servers: run them by scripts/bench."""
+"""Benchmarks of obworker and of other servers; scripts/bench runs them."""

@@ -1,4 +1,4 @@
-"""The command line of scripts/bench: one subcommand a benchmark."""
+"""The command line of scripts/bench, with a subcommand for each benchmark."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what parses the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks of obworker.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     add_parser = partial(

@@ -1,4 +1,4 @@
-"""Throughput of a model whose cost is mostly by the call, and what batches cost who is alone."""
+"""Throughput with batches of a model with a high cost per call, and the latency of one client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALONE = 100
 
 @dataclass
 class Measured:
-    """What the rounds of one server gave."""
+    """The results of a server's rounds."""
 
     answered: int = 0
     calls: int = 0
@@ -38,22 +38,22 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Requests answered in a second."""
+        """Requests answered per second."""
         return self.answered / self.seconds
 
     @property
     def size(self) -> float:
-        """How many requests were in a call, on average."""
+        """The average number of requests in a call."""
         return self.answered / self.calls
 
     @property
     def ideal(self) -> float:
-        """The rate with batches of that size and nothing but the model."""
+        """The rate of the model alone with batches of that size, without a server."""
         return self.size / (CALL + ITEM * self.size)
 
     @property
     def p50(self) -> float:
-        """The median latency of a client that is alone, in milliseconds."""
+        """The median latency of a single client, in milliseconds."""
         return statistics.median(self.alone_ms)
 
 
@@ -125,7 +125,7 @@ def _calls(target: Running) -> int:
 
 
 def _latencies_ms(port: int, request: bytes) -> list[float]:
-    """Return how long each of a few requests takes that one client sends, one after the other."""
+    """Return the latencies of a few requests that one client sends one after the other."""
     latencies = []
     with socket.create_connection(("127.0.0.1", port), STALL_SECONDS) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,13 +1,13 @@
-"""The servers that batch compares: the same model, whose cost is mostly by the call."""
+"""The servers that the benchmark `batch` compares; all serve a model with a high cost per call."""
 
 from __future__ import annotations
 
 from benchmarks.servers import Server, obworker
 
 CALL, ITEM = 0.020, 0.0002
-"""Seconds that a call takes, and what each request in it adds."""
+"""The seconds that a call takes, and the seconds that each request in it adds."""
 CALLS = "calls"
-"""The file that gets a byte for each call."""
+"""The file to which each call appends a byte."""
 
 COST = f"""\
 import os
@@ -70,11 +70,11 @@ if __name__ == "__main__":
 
 
 def batching(size: int) -> Server:
-    """Return obworker with batches of so many."""
+    """Return obworker with batches of up to `size` requests."""
     return obworker(PREDICTOR, "--workers", "1", "--max-batch-size", str(size))
 
 
 def litserve(size: int, timeout: float) -> Server:
-    """Return LitServe with the same; `timeout` is how long it waits for a full batch."""
+    """Return LitServe with the same batches; it waits `timeout` seconds for a full one."""
     argv = ("python", "model.py", "{port}", str(size), str(timeout))
     return Server("litserve", "litserve", argv, {"model.py": LITSERVE}, path="/predict")

@@ -1,4 +1,4 @@
-"""What a benchmark claims, and whether it held."""
+"""The claims of a benchmark, and whether they hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Claim(NamedTuple):
-    """A claim, what was measured, and whether that is within the claim."""
+    """A claim, what was measured, and whether the claim holds."""
 
     text: str
     measured: str
@@ -18,17 +18,17 @@ class Claim(NamedTuple):
 
 
 def at_most(text: str, value: float, limit: float) -> Claim:
-    """Claim that a value does not exceed a limit."""
+    """Return the claim that a value does not exceed a limit."""
     return Claim(text, f"{value:.2f}, at most {limit:.2f}", value <= limit)
 
 
 def at_least(text: str, value: float, limit: float) -> Claim:
-    """Claim that a value reaches a limit."""
+    """Return the claim that a value reaches a limit."""
     return Claim(text, f"{value:.2f}, at least {limit:.2f}", value >= limit)
 
 
 def counted(counter: Counter[str], most: int | None = None) -> str:
-    """Say how often each of what was counted came, the most frequent first."""
+    """Return the counts as text, the highest first."""
     return ", ".join(f"{count} x {what}" for what, count in counter.most_common(most)) or "0"
 
 

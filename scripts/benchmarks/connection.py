@@ -1,4 +1,4 @@
-"""A non-blocking client connection: a request to send, and an answer to receive."""
+"""A non-blocking client connection, which sends a request and receives the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _END = b"\r\n\r\n"
 
 
 class Connection:
-    """A socket, the request that is on it, and what has arrived of the answer."""
+    """A socket, the request that is sent on it, and the part of the answer that has arrived."""
 
     def __init__(self) -> None:
         self.socket: socket.socket | None = None
@@ -38,7 +38,7 @@ class Connection:
                 del self.unsent[0]
 
     def receive(self) -> bool:
-        """Read what arrived, return False at the end of the stream; raises OSError."""
+        """Read what has arrived; return False at the end of the stream; raises OSError."""
         assert self.socket
         try:
             arrived = self.socket.recv(262144)
@@ -48,14 +48,14 @@ class Connection:
         return bool(arrived)
 
     def start(self, outcome: Outcome) -> None:
-        """Have a request to send."""
+        """Begin to send a request."""
         self.outcome = outcome
         self.unsent = [memoryview(part) for part in outcome.message]
         self.received.clear()
         self.whole = 0
 
     def is_answered(self) -> bool:
-        """Tell whether the whole answer is there; raises ValueError on one without a length."""
+        """Tell whether the answer is complete; raises ValueError if it has no length."""
         if not self.whole and (end := self.received.find(_END)) >= 0:
             length = LENGTH.search(self.received, 0, end + 2)
             if length is None:
@@ -68,5 +68,5 @@ class Connection:
         return int(self.received[9:12])
 
     def closes(self) -> bool:
-        """Tell whether the answer says that the connection ends."""
+        """Tell whether the answer announces the end of the connection."""
         return CLOSE.search(self.received, 0, self.received.find(_END) + 2) is not None

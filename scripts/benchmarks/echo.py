@@ -1,4 +1,4 @@
-"""CPU per request of the same JSON echo on obworker and on other servers, in one run."""
+"""CPU time per request of the same JSON echo on obworker and on other servers, in one run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BASE = "obworker"
 
 @dataclass
 class Measured:
-    """What the rounds of one server gave, one number a round."""
+    """The results of a server's rounds, with one number for each round."""
 
     cpu_us: list[float] = field(default_factory=list)
     wall_rps: list[float] = field(default_factory=list)
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _setting(options: argparse.Namespace, servers: Sequence[Server]) -> dict[str, str | int]:
-    """Say what was measured with which versions, as far as a reader needs to repeat it."""
+    """Return the versions and options that a reader needs to repeat the measurement."""
     return {
         "connections": options.connections,
         "requests": options.requests,

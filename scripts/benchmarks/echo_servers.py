@@ -1,4 +1,4 @@
-"""The servers that echo compares, each with one worker and the same JSON echo."""
+"""The servers that the benchmark `echo` compares; each has one worker and the same JSON echo."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def app(environ, start_response):
     return [answer]
 """
 
-# The same handler as WSGI has: no framework, the C server alone.
+# The same handler as with WSGI: the server in C alone, without a framework.
 BJOERN = (
     WSGI
     + """
@@ -62,7 +62,7 @@ if __name__ == "__main__":
 """
 )
 
-# uvicorn's access log, which it always writes, is below WARNING.
+# uvicorn always writes an access log; its level is below WARNING.
 SERVING = """\
 import logging
 

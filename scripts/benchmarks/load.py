@@ -1,4 +1,4 @@
-"""A closed-loop HTTP/1.1 client: a connection sends the next request on the answer to the last."""
+"""A closed-loop HTTP/1.1 client: a connection sends its next request after the last answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.servers import BenchError
 
 LONGEST_SECONDS = 1800.0
 STALL_SECONDS = 5.0
-"""How long all connections together may stay silent before the round is given up."""
+"""For how many seconds all connections may be silent before the round is given up."""
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
@@ -24,7 +24,7 @@ CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Exchange:
-    """A JSON body to POST, and the answer to expect: 200 and `answer` as JSON."""
+    """A JSON body to send in a POST, and the answer to expect: 200 with `answer` as JSON."""
 
     body: bytes
     answer: object
@@ -45,14 +45,14 @@ def json_head(length: int, path: str = "/") -> bytes:
 
 @dataclass
 class Round:
-    """What a round of load came to."""
+    """The results of a round of load."""
 
     answered: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     wall: float = 0.0
 
     def without_failures(self, name: str) -> Round:
-        """Return it, or raise BenchError where a request to that server failed."""
+        """Return the round itself; raise BenchError if a request to that server failed."""
         if self.failures:
             reasons = counted(self.failures, most=3)
             raise BenchError(f"{name}: {self.failures.total()} requests failed: {reasons}")
@@ -71,7 +71,7 @@ class _Verdict(NamedTuple):
 
 
 class Load:
-    """A round of load on one server, bounded in requests and in time."""
+    """A round of load on one server, with a limit for the requests and for the time."""
 
     def __init__(self, port: int, exchange: Exchange, requests: int, seconds: float) -> None:
         self._port = port
@@ -85,7 +85,7 @@ class Load:
         self._round = Round()
 
     def run(self, connections: int) -> Round:
-        """Send the requests over so many connections and return what came back."""
+        """Send the requests on so many connections, and return the results."""
         started = time.monotonic()
         self._deadline = started + self._seconds
         try:
@@ -116,7 +116,7 @@ class Load:
         return True
 
     def _open(self) -> None:
-        """Connect and send a request, until that works or none is left to send."""
+        """Connect and send a request; repeat until that works or no request is left."""
         while self._take():
             try:
                 client = socket.create_connection(("127.0.0.1", self._port), STALL_SECONDS)
@@ -129,14 +129,14 @@ class Load:
             return
 
     def _receive(self, connection: _Connection) -> None:
-        """Read what arrived; on a whole answer, judge it and send the next request."""
+        """Read what has arrived; once an answer is complete, check it and send the next request."""
         try:
             arrived = connection.socket.recv(65536)
         except OSError as error:
             self._end(connection, _Verdict(str(error), keep=False))
             return
         connection.received += arrived
-        # Most answers repeat the one before, byte for byte: those need no parsing.
+        # Most answers are the same as the last one, byte for byte, and need no parsing.
         if connection.received == self._verified:
             self._end(connection, _Verdict(None, keep=True))
         elif verdict := _judge(connection.received, not arrived, self._exchange.answer):
@@ -168,7 +168,7 @@ class Load:
 
 
 def send_all(port: int, exchange: Exchange, requests: int, connections: int) -> float:
-    """Have all requests answered as expected; return how many seconds that took."""
+    """Send all requests, which must be answered as expected; return how many seconds it took."""
     load = Load(port, exchange, requests, LONGEST_SECONDS).run(connections)
     if load.answered < requests:
         failed = counted(load.failures)
@@ -177,10 +177,10 @@ def send_all(port: int, exchange: Exchange, requests: int, connections: int) -> 
 
 
 def _judge(received: bytes, at_end: bool, answer: object) -> _Verdict | None:
-    """Judge the answer if it is whole, else return None.
+    """Check the answer if it is complete; return None if it is not.
 
-    A closing answer is whole at the end of the stream: were we to close first, our ports would
-    stay in TIME_WAIT and run out.
+    An answer that announces the end of the connection counts as complete only at the end of the
+    stream. If the client closed first, its ports would stay in TIME_WAIT, and run out.
     """
     head, found, body = received.partition(b"\r\n\r\n")
     head += b"\r\n"

@@ -1,7 +1,7 @@
-"""What four workers of one model have in memory, and how soon a worker that died is replaced.
+"""How often four workers have a model's weights in memory, and how soon a dead worker is replaced.
 
-A server has memory of its own, whatever it serves. So each is measured with one layer of weights,
-too: what the others add, in relation to their size, says how often they are in memory.
+A server needs memory of its own, whatever it serves. So each server is measured with one layer of
+weights, too. What the other layers add, divided by their size, is how often they are in memory.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ READY = re.compile(r"worker \d+ .* ready in ")
 
 
 class Found(NamedTuple):
-    """Bytes of all processes, soon and after many requests, and how long a replacement took."""
+    """The memory of all processes, at first and after many requests, and a replacement's time."""
 
     first: int
     later: int
     replaced_ms: list[float]
 
     def copies(self, small: Found) -> tuple[float, float]:
-        """Return how often the weights are in memory, soon and later."""
+        """Return how often the weights are in memory, at first and after many requests."""
         added = MODEL_BYTES - LAYER_BYTES
         return (self.first - small.first) / added, (self.later - small.first) / added
 
@@ -109,7 +109,7 @@ def _claims(what: str, found: Found, copies: tuple[float, float]) -> list[Claim]
 
 
 def _measure(make: Callable[[int], Server], requests: int) -> tuple[Found, tuple[float, float]]:
-    """Measure a server with one layer and with all, and print that."""
+    """Measure a server with one layer and with all layers, and print the results."""
     server = make(LAYERS)
     small, found = _serve(make(1), 1, 0), _serve(server, LAYERS, requests)
     copies = found.copies(small)
@@ -136,7 +136,7 @@ def _serve(server: Server, layers: int, requests: int) -> Found:
 
 
 def _wait_until_loaded(target: Running, layers: int) -> None:
-    """Wait until as many processes as there are workers have the weights, shared or not."""
+    """Wait until all workers have loaded the weights, shared or not."""
     least = layers * LAYER_BYTES
     wait_until(
         lambda: sum(resident_bytes(pid) > least for pid in target.processes()) >= WORKERS,
@@ -164,9 +164,9 @@ def _replace(target: Running, worker: int) -> float:
 
 
 def _latency(shared: Server, own: Server) -> float:
-    """Return how much longer the first takes; their rounds take turns, as does who begins.
+    """Return how much longer the first one takes; both servers take turns, also in beginning.
 
-    Where in memory a launch's weights come to lie makes a few percent of difference.
+    A launch is a few percent faster or slower depending on where in memory its weights are.
     """
     request = Exchange(BODY, None).request()
     with running(shared, request) as first, running(own, request) as second:

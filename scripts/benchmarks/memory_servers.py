@@ -1,4 +1,4 @@
-"""The servers whose memory is compared: the same weights, on as many workers each."""
+"""The servers that the benchmark `memory` compares, with the same weights and workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH = 2048
 LAYER_BYTES = WIDTH * WIDTH * 4
 BODY = b"1"
 
-# How everybody calls the session, so that the answers are the same to the last bit.
+# All servers call the session with this code, so that their answers agree to the last bit.
 CALLED = f"""\
 import hashlib
 
@@ -81,7 +81,8 @@ def post_worker_init(worker):
     served.session = served.plain.session()
 """
 
-# Weights without a session, which preload() returns; a product with them is what it was before.
+# preload() returns plain weights, without a session. Rows of ones times these weights are rows of
+# ones again.
 WEIGHTS = """\
 import {library} as library
 
@@ -121,13 +122,13 @@ def of_weights(layers: int) -> Server:
 
 
 def gunicorn(layers: int) -> Server:
-    """Return gunicorn with an application that was loaded before the fork, and sessions after."""
+    """Return gunicorn with the application loaded before the fork, and a session in each worker."""
     name, loaded = "gunicorn --preload", WSGI.format(session="None")
     return _gunicorn(name, layers, {"served.py": loaded, "hooks.py": HOOKS})
 
 
 def gunicorn_shared(layers: int) -> Server:
-    """Return gunicorn with one session, made before the fork: whoever knows that it can be."""
+    """Return gunicorn with one session, which the application makes before the fork."""
     loaded = WSGI.format(session="plain.session()")
     return _gunicorn("gunicorn, one session", layers, {"served.py": loaded, "hooks.py": ""})
 
@@ -146,7 +147,7 @@ def _files(layers: int) -> dict[str, str | bytes]:
 
 
 def expected(server: Server, directory: Path) -> object:
-    """Return the right answer: what a session in a process of its own makes of the request."""
+    """Return the right answer, computed by a session in a separate process."""
     if "model.onnx" not in server.files:
         return WEIGHTS_ANSWER
     command = [sys.executable, "plain.py", BODY.decode()]

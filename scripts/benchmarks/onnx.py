@@ -1,4 +1,4 @@
-"""What serving takes from a model: requests per core, beside the same predict in a bare loop."""
+"""How much serving slows a model down: requests per core, and calls of predict in a bare loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 @dataclass
 class Measured:
-    """CPU seconds of each call in the loop and of each request, one number a round."""
+    """The CPU seconds of a call in the loop and of a request, with one number for each round."""
 
     loop: list[float] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Measured:
 
     @property
     def share(self) -> float:
-        """The median of the requests per core, in percent of the loop's calls."""
+        """The median of the requests per core, in percent of the calls per core in the loop."""
         pairs = zip(self.loop, self.served, strict=True)
         return statistics.median(100 * loop / served for loop, served in pairs)
 
@@ -110,7 +110,7 @@ def _measure(case: Case, core: int, options: argparse.Namespace) -> Measured:
 def _serve(
     target: Running, exchange: Exchange, requests: int, options: argparse.Namespace
 ) -> float:
-    """Send the requests; return the CPU seconds that each took the server."""
+    """Send the requests, and return the server's CPU seconds per request."""
     processes = target.processes()
     before = cpu_seconds(processes)
     load = Load(target.port, exchange, requests, 10 * options.seconds).run(options.connections)
@@ -119,14 +119,14 @@ def _serve(
 
 
 class Loop:
-    """A process that calls predict as often as it is told."""
+    """A process that calls predict as often as it is told to."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.answer = json.loads(self._read())
 
     def seconds_per_call(self, count: int) -> float:
-        """Return the CPU seconds of a call, the mean of so many."""
+        """Return the mean CPU seconds of so many calls."""
         assert self._process.stdin
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
@@ -142,7 +142,7 @@ class Loop:
 
 @contextmanager
 def _looping(directory: Path, core: int) -> Iterator[Loop]:
-    """Run the loop in the directory of a server, on a core; end it at the end."""
+    """Run the loop in the directory of a server, on one core, while the block runs."""
     with subprocess.Popen(
         ["taskset", "--cpu-list", str(core), sys.executable, "loop.py"],
         cwd=directory,

@@ -1,4 +1,4 @@
-"""The models that onnx serves, each with its predictor, its files and the body of a request."""
+"""The models of the benchmark `onnx`, each with its predictor, its files and a request's body."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Predictor:
         return {{"best": int(scores.argmax())}}
 """
 
-# Runs predict as often as it is told, and says how long that took: the model without a server.
+# The model without a server: calls predict as often as it is told to, and prints the CPU time.
 LOOP = """\
 import json
 import os

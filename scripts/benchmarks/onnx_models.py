@@ -1,4 +1,4 @@
-"""ONNX models made to measure: of any size, with weights that are the same in every run."""
+"""Makes ONNX models of any size, with weights that are the same in every run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IR_VERSION, OPSET = 8, 17  # such as releases of onnxruntime since 2022 read
 
 
 def dense(width: int, layers: int) -> bytes:
-    """Return layers of MatMul and Relu: `x` and what comes of it are rows of `width` floats."""
+    """Return layers of MatMul and Relu; the input `x` and the output are rows of `width` floats."""
     weights = [matrix(seed, (width, width), width) for seed in range(layers)]
     return _model([None, width], _layers("MatMul", weights), weights)
 
@@ -29,7 +29,7 @@ def convolutions(channels: int, size: int, layers: int) -> bytes:
 
 
 def matrix(seed: int, shape: tuple[int, ...], inputs: int) -> onnx.TensorProto:
-    """Return weights that let values neither grow nor vanish from one layer to the next."""
+    """Return random weights with which values neither grow nor vanish from layer to layer."""
     weights = np.random.default_rng(seed).standard_normal(shape) * (2 / inputs) ** 0.5
     return numpy_helper.from_array(weights.astype(np.float32), f"w{seed}")
 

@@ -1,13 +1,13 @@
-"""An open-loop HTTP/1.1 client: requests go out when they are due, not when the server likes it.
+"""An open-loop HTTP/1.1 client, which sends requests when they are due, however slow the server is.
 
-One thread, one epoll, non-blocking sockets. An arrival takes a free connection at random, as
-independent clients would; when all are busy it waits for one, in order. Its latency counts from the
-instant it was due, so neither a slow server nor a late client can hide any (no "coordinated
-omission"). How late the client itself took it up is kept as `lag`: the reader sees whether the
+It has one thread, one epoll and non-blocking sockets. An arrival takes a free connection at random,
+as independent clients would; if all are busy, it waits for one, in order. Its latency counts from
+the instant at which it was due, so neither a slow server nor a late client can hide any of it (no
+"coordinated omission"). `lag` records how late the client itself was, which shows whether the
 client was the bottleneck.
 
-epoll_wait(2) waits in whole milliseconds, which is too coarse: select(2), in microseconds, waits
-for the epoll instead.
+The timeout of epoll_wait(2) is in whole milliseconds, which is too coarse. So select(2), with a
+timeout in microseconds, waits for the epoll.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _preferred() -> Iterator[None]:
-    """Let this thread run as soon as it can, where that is allowed, as if it had its own machine.
+    """Give this thread priority over all others, if that is allowed.
 
-    Its nice value would not do: on a busy machine it could wait for the end of a time slice.
+    A low nice value is not enough: on a busy machine the thread could still have to wait until
+    another one's time slice ends.
     """
     usual, priority = os.sched_getscheduler(0), os.sched_getparam(0)
     with suppress(PermissionError):
@@ -40,13 +41,13 @@ def _preferred() -> Iterator[None]:
     try:
         yield
     finally:
-        # The flag stays: to clear it takes more privilege than to set it (sched(7)).
+        # The flag stays set, because clearing it needs more privilege than setting it (sched(7)).
         os.sched_setscheduler(0, usual | os.SCHED_RESET_ON_FORK, priority)
 
 
 @contextmanager
 def connected(port: int, connections: int) -> Iterator[OpenLoop]:
-    """Open so many connections to a port of this host; close them at the end."""
+    """Open so many connections to a port of this machine, and close them after the block."""
     client = OpenLoop(port, connections)
     try:
         client.open()
@@ -58,14 +59,14 @@ def connected(port: int, connections: int) -> Iterator[OpenLoop]:
 class OpenLoop:
     """Keep-alive connections for runs of arrivals.
 
-    `closed` counts the connections that the server ended: while idle, or by its answer.
+    `closed` counts the connections that the server closed, idle ones or with an answer.
     """
 
     def __init__(self, port: int, connections: int) -> None:
         self.closed: Counter[str] = Counter()
         self._port = port
         self._source = Random(connections)
-        # Made first: select(2) knows no descriptor above 1023.
+        # It is made before the sockets, because select(2) takes no descriptor above 1023.
         self._epoll = select.epoll()
         self._by_fd: dict[int, Connection] = {}
         self._connections = connections
@@ -85,7 +86,7 @@ class OpenLoop:
         self._epoll.close()
 
     def run(self, arrivals: Iterable[Arrival], patience: float) -> list[Outcome]:
-        """Send each request when it is due; wait so many seconds for answers after the last."""
+        """Send each request when it is due; wait up to `patience` seconds for the last answers."""
         with _preferred():
             return self._run(arrivals, patience)
 
@@ -134,20 +135,20 @@ class OpenLoop:
         client = socket.socket()
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.connect_ex(("127.0.0.1", self._port))  # how that went, the first send tells
+        client.connect_ex(("127.0.0.1", self._port))  # the first send reports a failure
         connection.socket = client
         self._by_fd[client.fileno()] = connection
         self._epoll.register(client, select.EPOLLIN)
 
     def _close(self, connection: Connection) -> None:
-        """Close a connection; it opens again for its next request."""
+        """Close a connection; its next request opens it again."""
         assert connection.socket
         del self._by_fd[connection.socket.fileno()]
         connection.socket.close()
         connection.socket = None
 
     def _poll(self, until: float) -> None:
-        """Wait for the sockets until then at most, and serve those that are ready."""
+        """Wait for the sockets until that instant at most, and handle those that are ready."""
         select.select([self._epoll], [], [], max(0.0, until - self._now()))
         for fd, event in self._epoll.poll(0):
             connection = self._by_fd.get(fd)
@@ -161,7 +162,7 @@ class OpenLoop:
         try:
             connection.send()
         except OSError:
-            # The server may have answered before it stopped reading: receiving will tell.
+            # The server may have answered before it stopped reading, so the answer is read, too.
             connection.unsent.clear()
         wanted = select.EPOLLIN | (select.EPOLLOUT if connection.unsent else 0)
         self._epoll.modify(connection.socket, wanted)
@@ -200,7 +201,7 @@ class OpenLoop:
         self._free.append(connection)
 
     def _give_up(self) -> None:
-        """Leave all that is unanswered."""
+        """Abandon all requests that have no answer."""
         for connection in list(self._by_fd.values()):
             if connection.outcome:
                 self._lost(connection, UNANSWERED)

@@ -1,4 +1,4 @@
-"""Options that several benchmarks have, and their types."""
+"""The options that several benchmarks share, and their types."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def delay(text: str) -> float:
 
 
 def size(text: str) -> int:
-    """Return a number of bytes, from such as 1MiB or 10GB."""
+    """Return a number of bytes, parsed from text such as 1MiB or 10GB."""
     match = re.fullmatch(r"(\d+) ?([A-Za-z]*)", text)
     if not match or match[2] not in _UNITS:
         raise ValueError(text)
@@ -47,7 +47,7 @@ def size(text: str) -> int:
 
 
 def add_only(parser: argparse.ArgumentParser, servers: Iterable[Server]) -> None:
-    """Declare what names the servers to measure, where these are not all wanted."""
+    """Declare the option that restricts a benchmark to some of its servers."""
     names = [server.name for server in servers]
     parser.add_argument(
         "--only",
@@ -60,7 +60,7 @@ def add_only(parser: argparse.ArgumentParser, servers: Iterable[Server]) -> None
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    """Declare what names the file for figures."""
+    """Declare the option that names a file for the figures."""
     parser.add_argument(
         "--json",
         type=Path,

@@ -1,4 +1,4 @@
-"""Requests that are due at an instant, and what became of them: no clock, no socket."""
+"""Requests that are due at an instant, and their outcomes. No clock, no socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNSENT = "no free connection"
 
 
 class Arrival(NamedTuple):
-    """A request that is due `at` seconds after the start of the run; its bytes, in parts."""
+    """A request that is due `at` seconds after the start of the run, with its bytes in parts."""
 
     at: float
     message: tuple[bytes, ...]
@@ -25,9 +25,9 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of an arrival; instants are seconds from the start of the run.
+    """The outcome of an arrival; instants are seconds from the start of the run.
 
-    `status` is None while there is no answer; `failure` says why there will be none.
+    `status` is None as long as there is no answer; `failure` says why there will be none.
     """
 
     at: float
@@ -44,16 +44,16 @@ class Outcome:
 
     @property
     def latency(self) -> float:
-        """Seconds from when it was due to the answer; infinite if that is not 200."""
+        """The seconds from when it was due until the answer; infinite if that is not 200."""
         return self.done - self.at if self.ok else math.inf
 
     @property
     def was_left(self) -> bool:
-        """Whether the client sent it, and left before there was an answer."""
+        """Whether the client sent it, and gave up before there was an answer."""
         return self.failure == UNANSWERED
 
     def __str__(self) -> str:
-        """Say in few words what became of it."""
+        """Return the outcome in a few words."""
         return self.failure if self.status is None else str(self.status)
 
 
@@ -63,10 +63,10 @@ def latency_ms(outcomes: Iterable[Outcome], percent: float) -> float:
 
 
 def lag_ms(outcomes: Iterable[Outcome]) -> float:
-    """Return how late the client took up its arrivals: the 99th percentile, in milliseconds."""
+    """Return the 99th percentile of how late the client itself was, in milliseconds."""
     return percentile([outcome.lag for outcome in outcomes], 99) * 1e3
 
 
 def failures(outcomes: Iterable[Outcome]) -> Counter[str]:
-    """Count what was not answered with 200, by what became of it."""
+    """Count the requests that were not answered with 200, by their outcome."""
     return Counter(str(outcome) for outcome in outcomes if not outcome.ok)

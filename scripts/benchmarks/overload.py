@@ -1,4 +1,4 @@
-"""Five times the capacity for a while, then half: what is refused, and how soon it is over."""
+"""Overload with five times the capacity, then half of it: what is refused, how soon it recovers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LEAST_GOODPUT = 0.95
 MOST_GROWTH = 2.0
 MOST_RECOVERY = 1.0
 MARGIN = 0.5
-"""Seconds that are granted on top of what the queue explains."""
+"""Seconds that a request may take on top of what the queue explains."""
 WINDOW = 0.2
-"""Seconds over which latency is looked at for the recovery."""
+"""The length in seconds of the windows in which latency is measured after the overload."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of obworker, and what that allows."""
+    """The load that obworker gets, and the limits that follow from it."""
 
     seconds: int
     workers: int
@@ -50,28 +50,28 @@ class Plan:
 
     @property
     def capacity(self) -> float:
-        """Requests per second."""
+        """The requests per second that the workers can answer."""
         return self.workers / SERVICE
 
     @property
     def connections(self) -> int:
-        """For those that wait or run, and for as many arrivals as 0.2 s bring."""
+        """One for each request that waits or runs, and for the arrivals of another 0.2 s."""
         return self.max_queue + self.workers + round(FACTOR * self.capacity / 5)
 
     @property
     def longest_wait(self) -> float:
-        """Seconds that the queue explains."""
+        """The seconds that a request may wait in a full queue."""
         return min(self.max_queue / self.capacity, self.queue_timeout)
 
     @property
     def most_recovery(self) -> float:
-        """Seconds until latency must be normal again."""
+        """The seconds after which latency must be normal again."""
         spare = self.capacity * (1 - NORMAL_LOAD)
         return MOST_RECOVERY + (self.max_queue / spare if self.stay else 0.0)
 
 
 class Measured(NamedTuple):
-    """What became of the requests, in three phases, and of the workers."""
+    """The outcomes of the requests in the three phases, and what happened to the workers."""
 
     before: list[Outcome]
     overload: list[Outcome]
@@ -179,7 +179,7 @@ def _claims(plan: Plan, measured: Measured) -> Iterator[Claim]:
 
 
 def recovery_seconds(outcomes: Sequence[Outcome], normal: float) -> float:
-    """Return from when on the median latency, a window at a time, is within twice the normal."""
+    """Return after how many seconds the median latency of each window is at most twice normal."""
     if not outcomes or not math.isfinite(normal):
         return math.inf
     windows = defaultdict(list)

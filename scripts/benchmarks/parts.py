@@ -1,4 +1,4 @@
-"""Where the time of a request goes: each part of its way measured alone, in one process."""
+"""Where the time of a request goes: measures each part of its way alone, in one process."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _parts() -> dict[str, Callable[[], object]]:
     with tempfile.TemporaryDirectory() as name:
         Path(name, "predictor.py").write_text(PREDICTOR)
         application = create(name)
-    # What our own server adds: without it, the application would name the request itself.
+    # Our own server adds this; without it the application would make an id for the request.
     ours = {"HTTP_X_REQUEST_ID": "0", "obworker.extend_deadline": ignore}
     environ = make_environ(base, collector.request) | ours
     body = collector.request.body

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes, and how to end them."""
+"""Asks the kernel about processes, and ends them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLE_SECONDS = 0.25
 
 
 def tree(pid: int) -> Iterator[int]:
-    """Yield a process and all that came of it."""
+    """Yield a process and all its descendants."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
@@ -34,8 +34,9 @@ def cpu_seconds(processes: Iterable[int]) -> float:
 
     Raises OSError when one of them has ended.
     """
-    # The kernel's CPU clock of a process (MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED) counts
-    # nanoseconds; /proc/PID/stat counts hundredths of a second, several percent of a short round.
+    # The kernel's CPU clock of a process (MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED) counts in
+    # nanoseconds. /proc/PID/stat counts in hundredths of a second, an error of several percent in a
+    # short round.
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in processes)
 
 
@@ -49,13 +50,13 @@ def is_worker(pid: int) -> bool:
 
 def resident_bytes(pid: int) -> int:
     """Return a process's resident memory, exactly; 0 once it has ended."""
-    # statm is cheaper, but each CPU's share of its counters may lag behind (proc(5)).
+    # statm is cheaper, but its values are inexact (proc(5)): each CPU adds its share to them late.
     found = memory_of(pid)
     return 0 if found is None else found.rss
 
 
 def proportional_bytes(pid: int) -> int:
-    """Return a process's memory, each page divided by those who share it; 0 once it has ended."""
+    """Return a process's memory, a shared page divided among its users; 0 if it has ended."""
     found = memory_of(pid)
     return 0 if found is None else found.pss
 
@@ -73,18 +74,19 @@ class Memory:
         self._samples: list[tuple[float, dict[int, int]]] = []
 
     def growth(self, since: float = 0.0) -> int:
-        """Return the most bytes by which one process came to exceed what it had at the first
-        sample after `since`, a monotonic instant.
+        """Return the greatest growth of any process since its first sample after `since`.
+
+        `since` is a monotonic instant.
         """
         samples = [sample for instant, sample in self._samples if instant >= since]
         return max(max(s[pid] for s in samples) - samples[0][pid] for pid in self._processes)
 
     def most(self) -> int:
-        """Return the most that one process had."""
+        """Return the greatest memory of any process."""
         return max(max(sample.values()) for _, sample in self._samples)
 
     def sample(self, over: threading.Event) -> None:
-        """Sample until it is over."""
+        """Sample until `over` is set."""
         while not over.wait(SAMPLE_SECONDS if self._samples else 0):
             sample = {pid: resident_bytes(pid) for pid in self._processes}
             self._samples.append((time.monotonic(), sample))
@@ -104,12 +106,12 @@ def watched(processes: Iterable[int]) -> Iterator[Memory]:
 
 
 def unwind_when_killed() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, or the servers that it started would stay."""
+    """Make SIGTERM end this process as Ctrl-C does, so that it ends its servers."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 class Held:
-    """Processes that are held, so that no other can be taken for one that has ended."""
+    """Processes with open pidfds, so that none is mistaken for another that got its pid."""
 
     def __init__(self, processes: Iterable[int]) -> None:
         self._pidfds: list[int] = []
@@ -118,7 +120,7 @@ class Held:
                 self._pidfds.append(os.pidfd_open(pid))
 
     def kill(self) -> None:
-        """Kill those that still run, and let go of all."""
+        """Kill those that still run, and close all pidfds."""
         for pidfd in self._pidfds:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)

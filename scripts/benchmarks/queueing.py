@@ -1,4 +1,4 @@
-"""Arrivals, service times, the ideal queue, and percentiles: no clock, no socket."""
+"""Arrivals, service times, the ideal queue, and percentiles. No clock, no socket."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 class Reloads:
-    """Reloads one after the other, in a thread, until there were enough or one failed."""
+    """Reloads one after the other in a thread, until there were enough or one has failed."""
 
     def __init__(self, control: Path, count: int) -> None:
         self.seconds: list[float] = []
@@ -51,7 +51,7 @@ class Reloads:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Begin, and yield arrivals until it is over."""
+        """Start the thread, and yield arrivals until it has ended."""
         self._thread.start()
         message = work.message(0.0)
         for instant in queueing.poisson(RATE * CONNECTIONS, Random(1)):
@@ -66,7 +66,7 @@ class Reloads:
             self.seconds.append(time.monotonic() - began)
 
     def _reload(self) -> str:
-        """Reload, and return what went wrong."""
+        """Reload, and return what went wrong; the text is empty if nothing did."""
         command = [sys.executable, *self._command]
         try:
             ended = subprocess.run(
@@ -80,7 +80,7 @@ class Reloads:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Reload and print what the clients saw."""
+    """Reload many times, and print what the clients saw."""
     server = obworker(
         work.PREDICTOR, "--workers", str(options.workers), "--control-socket", "control"
     )

@@ -1,4 +1,4 @@
-"""Servers under test: started, found in the process table, and stopped with all they started."""
+"""Starts servers under test, finds their processes, and stops them with all their descendants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOG_NAME = "server.log"
 
 
 class BenchError(Exception):
-    """A benchmark cannot go on; the message is for the person who runs it."""
+    """A benchmark cannot go on; the message is for whoever runs it."""
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -43,10 +43,10 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 
 @dataclass(frozen=True)
 class Server:
-    """How to start a server: a program of an environment, and the files it serves.
+    """How to start a server: a program of a virtual environment, and the files that it serves.
 
-    In `argv`, `{port}` stands for the port to listen on; the working directory holds `files`.
-    The server is there when the environment `venv`, beside the one that runs this, has `package`.
+    In `argv`, `{port}` stands for the port to listen on; the working directory has `files`. The
+    server is installed if the environment `venv`, beside the one that runs this, has `package`.
     """
 
     name: str
@@ -75,7 +75,7 @@ def obworker(predictor: str, *options: str) -> Server:
 
 
 def installed(servers: Iterable[Server], only: Collection[str] | None) -> list[Server]:
-    """Return those that are asked for (all, without `only`) and installed; name the missing."""
+    """Return the wanted servers that are installed; print which are not. None means all."""
     chosen = [server for server in servers if only is None or server.name in only]
     for server in chosen:
         if server.version() is None:
@@ -113,7 +113,10 @@ class Running:
 def running(
     server: Server, request: bytes, cores: Iterable[int] | None = None
 ) -> Iterator[Running]:
-    """Start the server, on all cores or on these; wait until it answers 200; stop it at the end."""
+    """Start the server, on all cores or on these, and stop it after the block.
+
+    The block begins when the server answers with 200.
+    """
     with tempfile.TemporaryDirectory(prefix="obworker-bench-") as name:
         directory = Path(name)
         for file, content in server.files.items():
@@ -130,7 +133,7 @@ def running(
 
 
 def take_core() -> int:
-    """Keep to one core, for the load, and return another for the server."""
+    """Restrict this process, which makes the load, to one core; return another for the server."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise BenchError("two cores are needed: one for the server, one for the load")
@@ -145,7 +148,7 @@ def _start(
     if not program.exists():
         raise BenchError(f"{server.name} did not start: no program {program}")
     arguments = [argument.replace("{port}", str(port)) for argument in server.argv[1:]]
-    # Nothing else is passed on: GUNICORN_CMD_ARGS and its like would change what is measured.
+    # Nothing else is passed on, as variables such as GUNICORN_CMD_ARGS would change the results.
     environment = {"PATH": os.environ["PATH"], "HOME": str(directory)}
     with (directory / LOG_NAME).open("wb") as log:
         return subprocess.Popen(

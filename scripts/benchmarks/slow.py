@@ -26,7 +26,7 @@ CONNECTIONS = 32
 PATIENCE = 10.0
 SETTLE_SECONDS = 2
 CUT_OFF = 10
-"""Seconds after which obworker cuts off those of each kind."""
+"""The seconds after which obworker cuts off the slow clients of each kind."""
 MOST_RATIO = 1.2
 
 PREDICTOR = """\
@@ -69,7 +69,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure in turns, print both latencies of each, and judge the median of what they give."""
+    """Measure with and without slow clients in turns; print both latencies and the verdict."""
     raise_open_files(options.clients + 1000)
     timeouts = ("--header-timeout", str(CUT_OFF), "--body-timeout", str(CUT_OFF))
     server = obworker(PREDICTOR, "--workers", str(options.workers), *timeouts)
@@ -97,19 +97,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _measured(client: OpenLoop, options: argparse.Namespace, seed: int) -> list[Outcome]:
-    """Return a round's outcomes; before it the server gets over what was before, unmeasured."""
+    """Return a round's outcomes; an unmeasured round before it lets the server settle."""
     client.run(_arrivals(options, seed=0, seconds=SETTLE_SECONDS), PATIENCE)
     return client.run(_arrivals(options, seed, options.seconds), PATIENCE)
 
 
 def _latencies(alone: list[Outcome], beside: list[Outcome]) -> str:
-    """Say the medians and the tails."""
+    """Return the medians and the tails as text."""
     p50, p99 = ([latency_ms(found, percent) for found in (alone, beside)] for percent in (50, 99))
     return f"p50 {p50[0]:.1f} and {p50[1]:.1f} ms, p99 {p99[0]:.1f} and {p99[1]:.1f} ms"
 
 
 def _told(course: Course) -> str:
-    """Say how the slow ones fared."""
+    """Return as text what happened to the slow clients."""
     cuts = ", ".join(f"{count} x {kind}" for kind, count in sorted(course.cut.items()))
     return f"cut off {cuts or 'none'}; a step was {course.latest * 1e3:.0f} ms late at most"
 

@@ -1,6 +1,6 @@
-"""Clients that take their time, in a process of their own that gives way to all others.
+"""Slow clients, in a process with the lowest priority.
 
-They stand for clients on other machines, where what they do costs the server's nothing.
+They stand for clients on other machines, whose work does not take CPU time from the server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 STEP_SECONDS = 1.0
-# All must have come within this time more than they are given.
+# All clients must have connected at most this long after the time that they are given for it.
 START_SECONDS = 60.0
 LOWEST_PRIORITY = 19
 
@@ -47,7 +47,7 @@ BODY_STEP = b" " * 10
 
 
 def raise_open_files(needed: int) -> None:
-    """Raise the limit of this process and of those it starts, as far as it may."""
+    """Raise the limit of open files of this process and its children, as far as is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < enough:
@@ -56,7 +56,7 @@ def raise_open_files(needed: int) -> None:
 
 @dataclass
 class Course:
-    """How it went: how many of each kind the server cut off, and how late a step was at most."""
+    """How many clients of each kind the server cut off, and how late a step was at most."""
 
     cut: Counter[str] = field(default_factory=Counter)
     latest: float = 0.0
@@ -64,10 +64,10 @@ class Course:
 
 @contextmanager
 def slow_clients(port: int, count: int, seconds: float) -> Iterator[Course]:
-    """Have a process with so many slow clients on a port, a third of each kind.
+    """Run a process with so many slow clients of a port, a third of each kind.
 
-    They come evenly within so many seconds, and those that are cut off come again; all have come
-    once before the block runs. What is yielded says at its end how it went.
+    They connect evenly within so many seconds, and connect again when they are cut off. All have
+    connected once before the block runs. The yielded object has the results after the block.
     """
     course = Course()
     ours, theirs = multiprocessing.Pipe()
@@ -91,7 +91,7 @@ def slow_clients(port: int, count: int, seconds: float) -> Iterator[Course]:
 
 
 def _work(port: int, count: int, seconds: float, pipe: Connection, other_end: Connection) -> None:
-    """Be slow until told to stop, or until the other end is gone."""
+    """Run the slow clients until the other end of the pipe says so or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end gets it too, and ends this one
     os.nice(LOWEST_PRIORITY)
     other_end.close()
@@ -114,7 +114,7 @@ class _Client:
 
 
 class _Crowd:
-    """All slow clients; each takes a step a second, at an instant of its own."""
+    """All slow clients; each takes one step per second, all at different instants."""
 
     def __init__(self, port: int, kinds: Sequence[str], seconds: float) -> None:
         self.cut: Counter[str] = Counter()
@@ -130,11 +130,11 @@ class _Crowd:
 
     @property
     def has_come(self) -> bool:
-        """Whether each client has been there."""
+        """Whether each client has connected once."""
         return self._steps[0][0] >= self._last
 
     def step(self) -> None:
-        """See who was cut off, and let those do something whose turn it is."""
+        """Find out which clients were cut off, and let those take a step whose turn it is."""
         wait = self._steps[0][0] - time.monotonic()
         for fd, _ in self._epoll.poll(max(0.0, wait)):
             self._drop(self._by_fd[fd])

@@ -1,4 +1,4 @@
-"""A million requests: whether the workers' memory or file descriptors grow."""
+"""Sends a million requests, to see whether the workers' memory or file descriptors grow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_GROWTH = 1.0
 
 
 class Usage(NamedTuple):
-    """What a worker holds."""
+    """The memory and file descriptors of a worker."""
 
     resident: int
     files: int
@@ -44,7 +44,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Load obworker and compare."""
+    """Load obworker, and compare its workers' resources before and after."""
     exchange = Exchange(json.dumps(BODY).encode(), BODY)
     server = obworker(PREDICTOR, "--workers", str(options.workers))
     warm_up = round(options.requests * WARM_UP)
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _usage(workers: Iterable[int]) -> dict[int, Usage]:
-    """Return what the workers hold, once they have closed the connections that were left."""
+    """Return the workers' resources, after they have closed the connections of the load."""
     time.sleep(SETTLE_SECONDS)
     return {pid: Usage(resident_bytes(pid), open_files(pid)) for pid in workers}
 

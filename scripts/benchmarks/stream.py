@@ -1,4 +1,4 @@
-"""A generator of gigabytes with a slow reader, who then leaves: memory, and when it is closed."""
+"""Streams gigabytes to a slow reader who then leaves: memory, and when the generator is closed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ MOST_CLOSE_SECONDS = 1.0
 CLOSE_PATIENCE = 10.0
 CLOSED = "closed"
 
-# The clock is the same in all processes (clock_gettime(2)); a renamed file is whole.
+# The monotonic clock is the same in all processes (clock_gettime(2)). The file is renamed once it
+# is complete.
 PREDICTOR = f"""\
 import os
 import time
@@ -64,7 +65,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read for a while, leave, and see when the generator ends."""
+    """Read for a while, leave, and measure when the generator is closed."""
     server = obworker(PREDICTOR, "--workers", "1")
     with running(server, _request(0)) as target, watched(target.workers(1)) as memory:
         read, left_at = _read(target.port, options.size, options.seconds)
@@ -87,7 +88,7 @@ def _request(size: int) -> bytes:
 
 
 def _read(port: int, size: int, seconds: int) -> tuple[int, float]:
-    """Read at the rate for so long, close, and return the bytes read and the instant."""
+    """Read at a fixed rate for so long and close; return the bytes read and the instant."""
     read = 0
     with socket.create_connection(("127.0.0.1", port), timeout=CLOSE_PATIENCE) as client:
         client.sendall(_request(size))
@@ -103,7 +104,7 @@ def _read(port: int, size: int, seconds: int) -> tuple[int, float]:
 
 
 def _closed(file: Path) -> tuple[float, int]:
-    """Return when the generator was closed, and the bytes it had made."""
+    """Return when the generator was closed, and how many bytes it had produced."""
     wait_until(file.exists, CLOSE_PATIENCE, "the end of the generator")
     instant, made = file.read_text().split()
     return float(instant), int(made)

@@ -35,7 +35,7 @@ SETTLE_SECONDS = 1.0
 
 
 class Figures(NamedTuple):
-    """What a row of the table says, in milliseconds."""
+    """The figures in a row of the table, in milliseconds."""
 
     mean: float
     p50: float
@@ -136,7 +136,7 @@ def _round(server: Server, jobs: Sequence[Job], padding: bytes) -> list[Outcome]
 
 
 def _wait_until_loaded(target: Running) -> None:
-    """Wait until all workers have loaded, and for a moment, in which they begin to accept."""
+    """Wait until all workers have loaded, and a moment longer until they accept connections."""
     said = target.directory / LOADED
     what = f"{target.name}: {WORKERS} workers"
     wait_until(lambda: said.stat().st_size >= WORKERS, START_SECONDS, what)

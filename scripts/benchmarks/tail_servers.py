@@ -1,7 +1,7 @@
-"""The servers that tail compares, each with four workers that compute one request at a time.
+"""The servers that the benchmark `tail` compares; each has four workers with one thread.
 
-Each worker says so when it has loaded: who keeps a connection stays with its worker on most of
-these servers, so nobody may connect before all are there.
+Each worker notes when it has loaded. On most of these servers a kept connection stays with its
+worker, so the load may connect only after all workers have loaded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from benchmarks.servers import Server, obworker
 
 WORKERS = 4
 LOADED = "loaded"
-"""The file that gets a byte for each worker."""
+"""The file to which each worker appends a byte when it has loaded."""
 
 SAY = f"""\
 import time

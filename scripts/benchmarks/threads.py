@@ -1,4 +1,4 @@
-"""What native threads cost that spin where there are more of them than cores."""
+"""The cost of spinning native threads when there are more of them than cores."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ways(cores: int) -> dict[str, dict[str, str]]:
-    """Return the variables of each way; the last are the libraries' own defaults, spelt out."""
+    """Return the environment of each way; the last way spells out the libraries' own defaults."""
     many = {"OMP_NUM_THREADS": f"{cores}"}
     spinning = many | {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "0"}
     return {"the share": {}, f"{cores} each, asleep": many, f"{cores} each, spinning": spinning}

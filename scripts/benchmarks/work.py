@@ -1,4 +1,4 @@
-"""What benchmarks of waiting ask for: a predict that sleeps as long as its request says."""
+"""The work in benchmarks of latency: a predict that sleeps as long as its request says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Predictor:
 
 
 def message(seconds: float, path: str = "/", padding: bytes = b"") -> tuple[bytes, ...]:
-    """Return a request for that much sleep, its body padded; `padding` is not copied."""
+    """Return a request to sleep so long, with padding in its body; `padding` is not copied."""
     start, end = f'{{"seconds":{seconds:.6f},"pad":"'.encode(), b'"}'
     length = len(start) + len(padding) + len(end)
     start = json_head(length, path) + start

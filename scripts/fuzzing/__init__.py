@@ -1,1 +1,1 @@
-"""A long run of broken requests over real connections to a real server."""
+"""Sends broken requests to a real server for a long time, over real connections."""

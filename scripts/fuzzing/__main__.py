@@ -20,8 +20,9 @@ from scorecards.servers import Options
 from fuzzing.clients import Tally, send_broken, send_good
 
 WORKERS = 2
-# How many bytes a worker may grow after the first quarter of the run: what it remembers of heads
-# is bounded, and full only after some seconds. A leak of a few bytes a request is more in minutes.
+# How many bytes a worker may grow after the first quarter of the run. Its caches of heads have a
+# limit, which they reach after some seconds. A leak of a few bytes for each request exceeds this
+# within minutes.
 MOST_GROWTH = 3 << 20
 SHOWN_FAILURES = 5
 
@@ -40,7 +41,7 @@ class Predictor:
 
 
 def main() -> int:
-    """Run it; return 1 if the server took harm."""
+    """Run the server and the clients; return 1 if the server did not stand it."""
     options = _parser().parse_args()
     unwind_when_killed()
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Clients that send broken requests, and one that sends good ones, each in a thread of its own."""
+"""Clients that send broken requests, and one that sends good ones; each runs in a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from random import Random
 from corpus.mutation import cut, mutated
 from scorecards.clients import ask
 
-# Longer than any timeout of the server that a client who has said all it will could meet.
+# Longer than any timeout of the server that may apply to a client which has sent everything.
 LONGEST_SECONDS = 15.0
 LONGEST_GOOD_SECONDS = 5.0
 GOOD_EVERY_SECONDS = 0.05
@@ -23,7 +23,7 @@ MOST_REQUESTS = 4
 
 @dataclass
 class Tally:
-    """What all clients saw; failures say what was sent."""
+    """The record of all clients; a failure has the bytes that were sent."""
 
     connections: int = 0
     requests: int = 0
@@ -68,9 +68,9 @@ def send_broken(port: int, tally: Tally, is_over: Callable[[], bool], random: Ra
 
 
 def _converse(connection: socket.socket, sent: Sequence[bytes], random: Random) -> None:
-    """Send it all in pieces, then read to the end, or leave without a word."""
+    """Send all pieces, then read to the end of the connection or reset it."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-    # A server may close a connection, and even reset it, while more is sent than it reads.
+    # The server may close or reset the connection while the client sends more than it reads.
     with _suppress_end():
         for raw in sent:
             for piece in cut(raw, random):
@@ -80,19 +80,19 @@ def _converse(connection: socket.socket, sent: Sequence[bytes], random: Random) 
         connection.shutdown(socket.SHUT_WR)
         end = time.monotonic() + LONGEST_SECONDS
         while connection.recv(1 << 16):
-            if time.monotonic() > end:  # the socket's own time begins anew with each byte
+            if time.monotonic() > end:  # the socket's own timeout starts again with each byte
                 raise TimeoutError
 
 
 @contextmanager
 def _suppress_end() -> Iterator[None]:
-    """Take a connection that the server has ended for what it is."""
+    """Ignore the errors that say that the server has ended the connection."""
     try:
         yield
     except (ConnectionResetError, BrokenPipeError):
         pass
     except OSError as error:
-        if error.errno != errno.ENOTCONN:  # shutdown(2), where the reset was there before it
+        if error.errno != errno.ENOTCONN:  # from shutdown(2) after a reset has arrived
             raise
 
 

@@ -1,1 +1,1 @@
-"""Checks on real GPUs: that workers are where they should be, and survive a kernel that fails."""
+"""Checks on real GPUs: each worker uses the right GPU, and a failed kernel does no lasting harm."""

@@ -23,7 +23,7 @@ from obworker.supervisor.gpus import Device
 
 EXIT_FAILED = 1
 EXIT_NO_TORCH = 2
-EXIT_NO_GPU = 77  # as for automake: there was nothing to test
+EXIT_NO_GPU = 77  # the exit code by which automake knows a skipped test
 WORKERS = 2
 CLIENTS = 8
 RECOVERY_TIMEOUT = 300.0
@@ -42,7 +42,7 @@ print(count / seconds)
 
 
 def main() -> int:
-    """Run all checks; say plainly where there is nothing to check."""
+    """Run all checks; say so if there is no GPU to check."""
     parser = argparse.ArgumentParser(prog="scripts/gpu_check", description=__doc__)
     parser.add_argument(
         "--seconds", type=options.seconds, default=10.0, help="for each measurement"
@@ -88,8 +88,8 @@ def _say(*, passed: bool, text: str) -> bool:
 
 
 def _check_places(service: Service, devices: list[Device]) -> bool:
-    """Compare the GPU that each worker computes on, by nvidia-smi, with that of its slot."""
-    service.rate(CLIENTS, 1.0)  # a context is there after the first use
+    """Compare the GPU on which each worker computes, by nvidia-smi, with the GPU of its slot."""
+    service.rate(CLIENTS, 1.0)  # the first use makes a worker's CUDA context
     seen = _compute_processes()
     slots = service.report()["slots"]
     if not any(slot["pid"] in seen for slot in slots):
@@ -128,7 +128,7 @@ def _rows(query: str) -> list[list[str]]:
 
 
 def _bare_loop(device: Device, seconds: float) -> float:
-    """Return how often a second the model computes without any server."""
+    """Return how often per second the model computes without a server."""
     environ = {**os.environ, **device.environment}
     command = [sys.executable, "-c", LOOP, str(seconds)]
     ended = subprocess.run(
@@ -158,7 +158,7 @@ def _check_rate(service: Service, bare: float, busy: int, seconds: float) -> boo
 
 
 def _check_recovery(service: Service) -> bool:
-    """Have a kernel fail, and see the worker replaced on its slot."""
+    """Let a kernel fail, and check that the worker is replaced on its slot."""
     before = {slot["slot"]: slot["pid"] for slot in service.report()["slots"]}
     status, answer = service.post("/?fail=1")
     failed_at = time.monotonic()

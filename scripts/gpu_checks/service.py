@@ -1,4 +1,4 @@
-"""An obworker that serves the model of these checks, and what its users and operators ask of it."""
+"""Runs an obworker that serves the model of these checks, and sends it requests and commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWER_TIMEOUT = 60.0
 
 
 class Service:
-    """The process, its log, its two ports."""
+    """The process, its log and its two ports."""
 
     def __init__(self, log: Path, workers: int) -> None:
         self._log = log
@@ -34,7 +34,7 @@ class Service:
             )
 
     def wait_until_ready(self) -> None:
-        """Wait for both ports and all workers; who has made this stops it, whatever comes of it."""
+        """Wait for both ports and all workers; the caller stops the service even if this fails."""
         self.port = self._find_port("serving")
         self._admin_port = self._find_port("admin")
         eventually(lambda: self.report()["status"] == "ok", START_TIMEOUT, "all workers ready")
@@ -51,14 +51,14 @@ class Service:
         return int(eventually(found, START_TIMEOUT, f"obworker {label}")[1])
 
     def report(self) -> Any:
-        """Return what /healthz says."""
+        """Return the report of /healthz."""
         return _ask(self._admin_port, "GET", "/healthz")[1]
 
     def post(self, path: str = "/") -> tuple[int, Any]:
         return _ask(self.port, "POST", path)
 
     def rate(self, clients: int, seconds: float) -> float:
-        """Return how many requests a second it answers to clients that keep their connections."""
+        """Return how many requests per second it answers; the clients keep their connections."""
         counts = [0] * clients
         end = time.monotonic() + seconds
 

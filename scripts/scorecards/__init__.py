@@ -1,1 +1,1 @@
-"""What a server does when things go wrong, measured: run it by scripts/scorecard."""
+"""Measures what a server does when things go wrong; scripts/scorecard runs it."""

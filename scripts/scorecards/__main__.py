@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(patterns: Sequence[str] | None) -> list[Scenario]:
-    """Return the scenarios that a pattern names, in the table's order; all where there is none."""
+    """Return the scenarios that match a pattern, in the table's order; all, without patterns."""
     if patterns is None:
         return list(SCENARIOS)
     names = [scenario.name for scenario in SCENARIOS]

@@ -1,4 +1,4 @@
-"""First starts of a model that does not survive them."""
+"""Scenarios: the first start of a model that dies while it is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXIT_CODES = (3, 4)
 
 
 def dying(damage: Damage, step: str, serve: Serve) -> Measured:
-    """Start a model that dies at its import, or in its `__init__`."""
+    """Start a model that dies during its import or in its `__init__`."""
     model = damage.at_import() if step == "import" else damage.at_init()
     server = serve(model, ready=False)
 

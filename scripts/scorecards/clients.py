@@ -1,4 +1,4 @@
-"""Single requests with their outcome and latency; none raises for what a server does with it."""
+"""Sends single requests, and returns their outcome and latency instead of raising exceptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANSWER_TIMEOUT = 8.0
 
 
 class Result(NamedTuple):
-    """What became of one request; without a whole answer, `status` is None."""
+    """The outcome of a request; `status` is None if there was no complete response."""
 
     sent: float
     latency: float
@@ -28,22 +28,22 @@ class Result(NamedTuple):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection ended without a whole answer."""
+        """Whether the connection ended without a complete response."""
         return self.status is None and self.text.startswith("closed")
 
     @property
     def json(self) -> Any:
-        """The answer."""
+        """The body of the response, parsed as JSON."""
         return json.loads(self.text)
 
     def __str__(self) -> str:
-        """Say it in few words."""
+        """Return the outcome in a few words."""
         what = self.text if self.status is None else str(self.status)
         return f"{what} after {self.latency:.1f} s"
 
 
 class Pending:
-    """A request that was sent; more can follow over its connection where that is kept."""
+    """A request that was sent; more can follow on its connection if the connection is kept."""
 
     def __init__(self, port: int, do: str = "", *, path: str = "/", keep: bool = False) -> None:
         self._keep = keep
@@ -58,18 +58,18 @@ class Pending:
         self._send()
 
     def repeat(self) -> None:
-        """Send the same request once more over the connection."""
+        """Send the same request again on the same connection."""
         self._is_repeated = True
         self.sent = time.monotonic()
         self._send()
 
     @property
     def is_over(self) -> bool:
-        """Whether an answer, or the connection's end, has arrived or was dealt with."""
+        """Whether a response or the end of the connection has arrived, or was dealt with."""
         return self._socket.fileno() < 0 or bool(select.select([self._socket], [], [], 0)[0])
 
     def result(self, timeout: float = ANSWER_TIMEOUT) -> Result:
-        """Wait for the answer."""
+        """Wait for the response, and return the outcome."""
         self._socket.settimeout(timeout)
         response = http.client.HTTPResponse(self._socket)
         try:
@@ -87,7 +87,7 @@ class Pending:
         return Result(self.sent, time.monotonic() - self.sent, response.status, text)
 
     def close(self) -> None:
-        """Close the connection, whatever is still to come."""
+        """Close the connection, whatever may still arrive."""
         self._socket.close()
 
     def _lost(self, how: str) -> Result:
@@ -103,7 +103,7 @@ class Pending:
 
 
 def send(port: int, kept: Pending | None = None, *, keep: bool = False) -> Pending | Result:
-    """Send a request over the kept connection if it still stands, else over a new one."""
+    """Send a request on the kept connection, or on a new one if the server has closed that."""
     started = time.monotonic()
     if kept and kept.is_over:
         kept.close()
@@ -118,7 +118,7 @@ def send(port: int, kept: Pending | None = None, *, keep: bool = False) -> Pendi
 
 
 def ask(port: int, do: str = "", *, path: str = "/", timeout: float = ANSWER_TIMEOUT) -> Result:
-    """Send one request and wait for its answer."""
+    """Send one request on a new connection, and wait for its outcome."""
     started = time.monotonic()
     try:
         return Pending(port, do, path=path).result(timeout)

@@ -1,4 +1,4 @@
-"""What an operator may do to a server that works, in any order and before the last is over."""
+"""Scenario: an operator reloads, scales and ends workers in random order and without waiting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scorecards.waiting import Late, eventually
 
 SEED = 1
 ACTS = 40
-# Signals of a kind that come at once are one (signal(7)).
+# Signals of the same kind that are sent at the same time arrive as one (signal(7)).
 PAUSES = (0.05, 0.5)
 WORKERS = 2
 MOST_WORKERS = 4
@@ -33,7 +33,7 @@ class Operator:
         self._chance = chance
 
     def act(self) -> None:
-        """Do the next thing."""
+        """Carry out a random operation."""
         acts: list[Callable[[], None]] = [self._reload, self._resize, self._end_a_worker]
         self._chance.choice(acts)()
 
@@ -48,12 +48,12 @@ class Operator:
         self._server.signal(signal.SIGTTIN if step > 0 else signal.SIGTTOU)
 
     def _end_a_worker(self) -> None:
-        with suppress(ProcessLookupError, IndexError):  # one that was about to leave has left
+        with suppress(ProcessLookupError, IndexError):  # the worker has just left by itself
             os.kill(self._chance.choice(sorted(self._server.workers())), signal.SIGTERM)
 
 
 def in_any_order(serve: Serve) -> Measured:
-    """Do many things at random, under load."""
+    """Carry out many random operations under load."""
     server, chance = serve(Model(), workers=WORKERS), random.Random(SEED)
     operator = Operator(server, chance)
     with server.load() as load:
@@ -68,9 +68,9 @@ def in_any_order(serve: Serve) -> Measured:
 
 
 def _steady_workers(server: Server, load: Load, wanted: int) -> int:
-    """Return how many workers there are: so many as wanted if none of those comes or goes.
+    """Wait until as many workers as wanted run and none comes or goes; return how many run then.
 
-    A worker that is replaced and the one that replaces it are there at once for a moment.
+    The wait is needed because a worker and the one that replaces it run side by side for a moment.
     """
 
     def are_as_wanted() -> bool:

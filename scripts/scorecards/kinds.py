@@ -1,4 +1,4 @@
-"""The kinds of servers there are, each with its own options, files and way of reloading."""
+"""The kinds of servers, each with its own options, files and way of reloading."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Obworker(Server):
 
 
 class Gunicorn(Server):
-    """gunicorn, with the worker it starts by default."""
+    """gunicorn with its default kind of worker."""
 
     name = "gunicorn"
     worker_class = "sync"
@@ -108,7 +108,7 @@ class Gunicorn(Server):
         ]
 
     def reload(self) -> Verdict:
-        """Send HUP and wait until all workers are new, or for its end, or for what never comes."""
+        """Send HUP, and wait until all workers are new, the server ends, or the time is up."""
         known = len(self.noted("ready"))
         self.signal(signal.SIGHUP)
         try:
@@ -119,7 +119,7 @@ class Gunicorn(Server):
 
 
 class GunicornThreads(Gunicorn):
-    """gunicorn with its worker that keeps connections and has threads."""
+    """gunicorn with its threaded worker, which keeps connections."""
 
     name = "gunicorn-gthread"
     worker_class = "gthread"
@@ -129,7 +129,7 @@ KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Obworker, Gunicor
 
 
 def _arguments(options: Options) -> list[str]:
-    """Return what is given of the options that all kinds call the same, for a command line."""
+    """Return the given options that all kinds of servers call by the same names."""
     given = {
         "--timeout": options.timeout,
         "--graceful-timeout": options.graceful_timeout,

@@ -1,4 +1,4 @@
-"""Steady load: clients that send a request, look at what became of it, and pause."""
+"""Steady load: clients that send a request, record its outcome, and pause."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RECENT = 40
 
 
 class Load:
-    """Keeps a port busy meanwhile.
+    """Keeps a port busy while the block runs.
 
-    Half of the clients keep their connections, half make a new one each time. A kept connection
-    that was closed before the next request was sent is no failure, as HTTP has it (RFC 9112 9.3.1);
-    one that breaks after it is.
+    Half of the clients keep their connections, and half make a new one for each request. HTTP lets
+    a server close a kept connection between two requests (RFC 9112 9.3.1), so that is no failure.
+    It is one if the connection breaks after the next request was sent.
     """
 
     def __init__(self, port: int) -> None:
@@ -55,18 +55,18 @@ class Load:
 
     @property
     def usual(self) -> float:
-        """The median latency of answers, 0 where there are none."""
+        """The median latency of answers in seconds, 0 if there are none."""
         latencies = [result.latency for result in self.results if result.ok]
         return statistics.median(latencies) if latencies else 0.0
 
     def go_on(self, requests: int, within: float = 10) -> None:
-        """Wait until so many more requests have come to an end, or until they will not."""
+        """Wait until so many more requests have ended, or until the time is up."""
         enough = len(self.results) + requests
         with suppress(Late):
             eventually(lambda: len(self.results) >= enough, within, "requests")
 
     def run_for(self, seconds: float) -> None:
-        """Wait so long while the clients work."""
+        """Let the clients work for so long."""
         self._over.wait(seconds)
 
     def is_served_by(self, version: str) -> bool:
@@ -88,6 +88,7 @@ class Load:
             sent = send(self._port, connection, keep=keep)
             connection = sent if isinstance(sent, Pending) else None
             self.results.append(sent.result() if isinstance(sent, Pending) else sent)
-            self._over.wait(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # or they fall into step
+            # Pauses of equal length would make all clients send at the same time.
+            self._over.wait(PAUSE_SECONDS * random.uniform(0.5, 1.5))
         if connection:
             connection.close()

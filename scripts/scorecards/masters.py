@@ -1,4 +1,4 @@
-"""The master itself: killed, stopped for a while, or the first process of a PID namespace."""
+"""Scenarios: the master is killed, stopped for a while, or process 1 of a PID namespace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ sh -c 'sleep 600; exit 1' &
 wait
 """
 SCRIPT_PROCESSES = 5
-"""The master, bash, its two children and a grandchild; its admin process comes on top."""
+"""The master, bash, its two children and a grandchild; the admin process is not counted."""
 
 
 def killed(serve: Serve) -> Measured:
@@ -62,7 +62,7 @@ def stopped(serve: Serve) -> Measured:
 
 
 def first_process(serve: Serve) -> Measured:
-    """Be PID 1 of a namespace where orphans end with a code that means something in a worker."""
+    """Run as PID 1 of a namespace, whose orphans end with an exit code that a worker could have."""
     server = serve(Model(), workers=2, wrapper=_unshare())
     processes = len(server.family.members())
     boots = len(server.noted("ready"))
@@ -76,7 +76,7 @@ def first_process(serve: Serve) -> Measured:
 
 
 def _unshare() -> tuple[str, ...]:
-    """Return the command that runs another as PID 1, as root or in a namespace of users."""
+    """Return the command that runs another as PID 1, as root or in a user namespace."""
     command = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     refusal = "no unshare"
     for attempt in (command, (*command, "--map-root-user")):
@@ -91,7 +91,7 @@ def _unshare() -> tuple[str, ...]:
 
 
 def _lasting_zombies(server: Server) -> int:
-    """Count the zombies below the master that it does not reap within two seconds."""
+    """Return how many zombies the master has not reaped within two seconds."""
 
     def zombies() -> list[psutil.Process]:
         below = server.master.children(recursive=True)

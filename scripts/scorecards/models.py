@@ -1,8 +1,8 @@
-"""The model under test: one source, served as a predictor.py and, by an adapter, over WSGI.
+"""The model that all servers serve: as a predictor.py, or through an adapter as a WSGI application.
 
-It writes what happens to it into the file `notes` beside it: the monotonic time, which all
-processes of a machine share, what happened, and the process's id. So a scenario need not believe a
-log, and looks at every server in the same way.
+The model writes what happens to it into the file `notes` in its directory: the monotonic time,
+which all processes of a machine share, what happened, and the process's id. So a scenario need not
+rely on a server's log, and looks at all servers in the same way.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A version of the model, and the statements run at its import and in its `__init__`."""
+    """A version of the model, with statements to run during its import and in its `__init__`."""
 
     version: str = "old"
     at_import: str = ""
@@ -100,17 +100,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Damage:
-    """A statement that no model survives, and the pattern of words that name it to an operator."""
+    """A statement that kills a model, and a pattern for what an operator is told about it."""
 
     statement: str
     cause: str
 
     def at_import(self) -> Model:
-        """Return a model that does not survive its import."""
+        """Return a model that dies during its import."""
         return Model("new", at_import=self.statement)
 
     def at_init(self) -> Model:
-        """Return a model that does not survive its `__init__`."""
+        """Return a model that dies in its `__init__`."""
         return Model("new", at_init=self.statement)
 
 
@@ -122,14 +122,14 @@ SEGFAULT = Damage("ctypes.string_at(0)", "SIGSEGV|[Ss]egmentation fault")
 
 
 def write(directory: Path, name: str, text: str) -> None:
-    """Put a file in place at once, as a deployment does."""
+    """Write a file so that nobody sees half of it, as a deployment does."""
     unfinished = directory / f".{name}"
     unfinished.write_text(text)
     unfinished.replace(directory / name)
 
 
 def notes(directory: Path) -> list[Note]:
-    """Return what was noted so far, oldest first."""
+    """Return all notes so far, the oldest first."""
     path = directory / NOTES
     lines = path.read_text().splitlines() if path.exists() else []
     parts = [line.split() for line in lines]

@@ -1,4 +1,4 @@
-"""All processes that a command ever started, found by a variable that they inherit."""
+"""Finds all processes that a command has started, by an environment variable that they inherit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARK = "SCORECARD_MARK"
 
 
 class Family:
-    """A command and whatever came of it, orphans too; its output is a file."""
+    """A command and all its descendants, orphans too; its output goes into a file."""
 
     def __init__(
         self, command: Sequence[str], directory: Path, log: Path, environ: Mapping[str, str]
@@ -48,11 +48,11 @@ class Family:
         return {"PATH": path, "HOME": str(home), name: value, **fixed}
 
     def members(self) -> list[psutil.Process]:
-        """Return those that run."""
+        """Return the processes that run."""
         return [process for process in psutil.process_iter() if self._is_running_member(process)]
 
     def kill(self) -> None:
-        """End all of them, and see that they have ended."""
+        """Kill all of them, and wait until they have ended."""
 
         def all_gone() -> bool:
             members = self.members()

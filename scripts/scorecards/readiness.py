@@ -1,4 +1,4 @@
-"""What a server says of itself to those who ask, and to systemd."""
+"""Scenarios: what a server reports about itself to health checks and to systemd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_FIRST_ANSWER_SECONDS = 0.5
 
 
 def readyz_while_held(serve: Serve) -> Measured:
-    """Ask for readiness while every worker is in a C call that holds the interpreter's lock."""
+    """Ask for readiness while all workers are in a C call that holds the interpreter's lock."""
     server = serve(Model(), workers=WORKERS, admin=True)
     admin_port = server.admin_port
     eventually(lambda: ask(admin_port, path="/readyz").ok, START_SECONDS, "first probe")
@@ -36,7 +36,7 @@ def readyz_while_held(serve: Serve) -> Measured:
 
 
 def _hold_another(server: Server, held: int) -> Pending:
-    """Send a request once the workers that are held already cannot accept it."""
+    """Send a request when the workers that are blocked already cannot accept it any more."""
     request = Pending(server.port, "hold:4")
     server.wait_for_more("predict", held)
     return request

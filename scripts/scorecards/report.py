@@ -1,4 +1,4 @@
-"""Rows of the scorecard: as a table for people, which is Markdown too, and as JSON."""
+"""Formats the rows of the scorecard: as a table in Markdown for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class Outcome(enum.Enum):
-    """Whether a server did what a scenario requires, `n/a` where it has nothing that could."""
+    """Whether a server did what a scenario requires; `n/a` if it lacks what the scenario uses."""
 
     OK = "ok"
     MISS = "MISS"
@@ -20,7 +20,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Row:
-    """One scenario, measured; the server's log is for people who look for the reason."""
+    """The result of a scenario; the server's log is for people who look for a reason."""
 
     name: str
     scenario: str
@@ -31,7 +31,7 @@ class Row:
     log: str = ""
 
     def as_json(self) -> dict[str, object]:
-        """Return what is kept of it in a file."""
+        """Return the part of it that is written to a file."""
         fields = dataclasses.asdict(self)
         del fields["log"]
         return fields | {"outcome": self.outcome.value, "seconds": round(self.seconds, 1)}
@@ -53,7 +53,7 @@ def line(row: Row, scenario_width: int, required_width: int) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Return the last line: how many of each."""
+    """Return the last line, with the number of rows of each outcome."""
     counts = Counter(row.outcome for row in rows)
     said = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
     return f"{said}, {sum(row.seconds for row in rows):.0f} s"

@@ -1,4 +1,4 @@
-"""A run of one scenario: servers are started for it and none of their processes is left."""
+"""Runs a scenario: starts servers for it, and leaves none of their processes behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from scorecards.waiting import Late
 def run(scenario: Scenario, kind: type[Server]) -> Row:
     """Measure the scenario on that kind of server."""
     started = time.monotonic()
-    # Not where pytest would have it: the path of a unix socket holds 107 bytes (unix(7)).
+    # The path of a unix socket may have 107 bytes at most (unix(7)), and pytest's directories are
+    # too deep for that.
     with tempfile.TemporaryDirectory(prefix="scorecard-") as name:
         serve = Serve(kind, Path(name))
         try:
@@ -36,7 +37,7 @@ def _measure(scenario: Scenario, serve: Serve) -> tuple[Outcome, str]:
         return Outcome.NOT_APPLICABLE, str(missing)
     except (Ended, Late) as miss:
         return Outcome.MISS, str(miss)
-    # a process that went while it was looked at, a port that refuses
+    # a process has ended while it was looked at, or a port refuses connections
     except (OSError, psutil.Error) as error:
         return Outcome.MISS, f"{type(error).__name__}: {error}"
     return (Outcome.OK if ok else Outcome.MISS), text

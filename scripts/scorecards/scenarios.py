@@ -1,4 +1,4 @@
-"""What a scenario is: something done to a real server, and whether it stood it."""
+"""A scenario: something that is done to a real server, and a check that the server stands it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scorecards.servers import Options, Server
 
 
 class Measured(NamedTuple):
-    """Whether what was required was seen, and what was seen."""
+    """Whether a server did what is required, and what was measured."""
 
     ok: bool
     text: str
@@ -20,7 +20,7 @@ class Measured(NamedTuple):
 
 @dataclass
 class Serve:
-    """Starts servers of one kind, each in a directory of its own below `directory`."""
+    """Starts servers of one kind; each has its own directory in `directory`."""
 
     kind: type[Server]
     directory: Path
@@ -35,7 +35,7 @@ class Serve:
         environ: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Server:
-        """Start a server for the model; wait until it answers, unless told not to."""
+        """Start a server for the model, and wait until it answers, unless `ready` is false."""
         directory = self._new_directory()
         self.kind.deploy(model, self.kind.model_directory(directory))
         server = self._start(directory, Options(**options), wrapper, environ)

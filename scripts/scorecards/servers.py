@@ -1,4 +1,4 @@
-"""A server under test: started, deployed to, signalled and looked at; its words are its kind's."""
+"""A server under test: what scenarios do with it, whatever kind of server it is."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ START_SECONDS = 20.0
 
 
 class NotApplicable(Exception):
-    """A server has nothing that a scenario could try; the message says what is missing."""
+    """A server lacks what a scenario uses; the message says what that is."""
 
 
 class Ended(Exception):
-    """A server ended where it should not have."""
+    """A server has ended although it should run."""
 
 
 class Verdict(NamedTuple):
-    """What a reload came to by the server's own account: an exit code, none where it gives none."""
+    """What a server reports about a reload: an exit code, or None if it reports nothing."""
 
     code: int | None
     reason: str = ""
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a scenario asks of a server; each has its own words for it."""
+    """What a scenario asks of a server; each kind has its own options for it."""
 
     workers: int = 1
     timeout: float | None = None
@@ -51,7 +51,7 @@ class Options:
 
 
 class Server(ABC):
-    """One server, started in a directory of its own; `wrapper` is a command to run it by."""
+    """A server that runs in its own directory; `wrapper` is a command that runs it, if given."""
 
     name: ClassVar[str]
     listening: ClassVar[re.Pattern[str]]
@@ -80,7 +80,7 @@ class Server(ABC):
     @classmethod
     @abstractmethod
     def deploy(cls, model: Model, directory: Path) -> None:
-        """Put the model's files in place, without a word to the server."""
+        """Put the model's files in place, without telling the server."""
 
     @classmethod
     def deploy_script(cls, _text: str, _directory: Path) -> None:
@@ -93,7 +93,7 @@ class Server(ABC):
 
     @abstractmethod
     def reload(self) -> Verdict:
-        """Have the deployed files served, and wait for that or for its failure."""
+        """Reload the server, and wait until it serves the deployed files or has failed to."""
 
     @property
     def admin_port(self) -> int:
@@ -107,12 +107,12 @@ class Server(ABC):
 
     @property
     def port(self) -> int:
-        """The port it serves on, once it says so."""
+        """The port that it serves on; waits until the log names it."""
         return int(self.wait_for_log(self.listening)[1])
 
     @property
     def master(self) -> psutil.Process:
-        """The process that supervises."""
+        """The process that supervises the others."""
         leader = psutil.Process(self.family.leader.pid)
         return leader.children()[0] if self._wrapped else leader
 
@@ -123,7 +123,7 @@ class Server(ABC):
 
     @property
     def is_gone(self) -> bool:
-        """Whether no process of it runs."""
+        """Whether none of its processes runs."""
         return not self.family.members()
 
     def log(self) -> str:
@@ -131,16 +131,16 @@ class Server(ABC):
         return self._log_path.read_text(errors="replace")
 
     def noted(self, what: str) -> list[Note]:
-        """Return when this happened to the model, oldest first."""
+        """Return the model's notes of this kind, the oldest first."""
         directory = self.model_directory(self.directory)
         return [note for note in models.notes(directory) if note.what == what]
 
     def workers(self) -> set[int]:
-        """Return the processes that run and once said they are ready."""
+        """Return the pids of the processes that have noted that they are ready and still run."""
         return {note.pid for note in self.noted("ready") if is_running(note.pid)}
 
     def wait_for_log(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
-        """Return the first match of the pattern in its log."""
+        """Wait for a match of the pattern in its log, and return the first one."""
 
         def found() -> re.Match[str] | None:
             has_ended = self.has_ended
@@ -159,7 +159,7 @@ class Server(ABC):
     def wait_for_more(
         self, what: str, known: int, more: int = 1, within: float = START_SECONDS
     ) -> Note:
-        """Wait until this has happened so often after the first `known` times; return the last."""
+        """Wait for so many notes of this kind after the first `known`, and return the last."""
 
         def found() -> Note | None:
             has_ended = self.has_ended
@@ -173,19 +173,19 @@ class Server(ABC):
         return eventually(found, within, f"{more} more {what}")
 
     def redeploy(self, model: Model) -> None:
-        """Put another version of the model in place, without a word to the server."""
+        """Put another version of the model in place, without telling the server."""
         self.deploy(model, self.model_directory(self.directory))
 
     def load(self) -> Load:
-        """Keep it busy meanwhile."""
+        """Return a context manager that keeps the server busy."""
         return Load(self.port)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the master a signal."""
+        """Send a signal to the master."""
         self.master.send_signal(number)
 
     def wait(self, within: float) -> int:
-        """Wait for its end and return the exit code."""
+        """Wait until it ends, and return the exit code."""
         try:
             return self.family.leader.wait(within)
         except subprocess.TimeoutExpired:

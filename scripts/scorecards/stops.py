@@ -1,4 +1,4 @@
-"""Stops: with requests waiting, with one that never ends, and in a hurry."""
+"""Scenarios: stops with waiting requests, stops with a request that never ends, quick stops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG_REQUEST = "sleep:60"
 
 
 def six_waiting(serve: Serve) -> Measured:
-    """Stop one worker that has six requests of a second each."""
+    """Stop a server whose only worker has six requests of a second each."""
     server = serve(Model())
     port = server.port
     requests = [Pending(port, "sleep:1") for _ in range(WAITING)]
@@ -37,7 +37,7 @@ def six_waiting(serve: Serve) -> Measured:
 
 
 def stuck(serve: Serve) -> Measured:
-    """Stop a worker that has a request which does not end in time."""
+    """Stop a server with a request that does not end in time."""
     server = serve(Model(), graceful_timeout=GRACEFUL_TIMEOUT)
     with _in_flight(server):
         server.signal(signal.SIGTERM)
@@ -47,7 +47,7 @@ def stuck(serve: Serve) -> Measured:
 
 
 def int_during_stop(serve: Serve) -> Measured:
-    """Lose patience with a stop that waits for a request."""
+    """Send INT during a stop that waits for a request."""
     server = serve(Model())
     with _in_flight(server):
         server.signal(signal.SIGTERM)
@@ -56,7 +56,7 @@ def int_during_stop(serve: Serve) -> Measured:
 
 
 def int_during_reload(serve: Serve) -> Measured:
-    """Stop at once while an old worker waits for a request."""
+    """Send INT during a reload in which an old worker waits for a request."""
     server = serve(Model("old"))
     with _in_flight(server):
         known = len(server.noted("ready"))
@@ -68,7 +68,7 @@ def int_during_reload(serve: Serve) -> Measured:
 
 @contextmanager
 def _in_flight(server: Server) -> Iterator[None]:
-    """Have a request in predict that takes longer than anybody waits."""
+    """Keep a request in predict while the block runs, which takes longer than the scenario."""
     request = Pending(server.port, LONG_REQUEST)
     try:
         server.wait_for_more("predict", 0)

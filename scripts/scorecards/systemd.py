@@ -1,4 +1,4 @@
-"""A whole life under a real systemd, with the units that obworker ships."""
+"""Scenario: start, reload, freeze and restart under a real systemd, with obworker's own units."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from scorecards.waiting import Late
 
 RESTARTS = 3
 ANSWERS_BETWEEN_RESTARTS = 50
-# A watchdog is extended together with the other timeouts (EXTEND_TIMEOUT_USEC, sd_notify(3)): a
-# master that freezes right after a reload is found out half a minute later.
+# EXTEND_TIMEOUT_USEC extends the watchdog together with the other timeouts (sd_notify(3)). So
+# systemd notices only after half a minute that a master has frozen right after a reload.
 RESTART_SECONDS = 60
 FAILURES = (Outcome.FAILED, Outcome.LOST, Outcome.REFUSED)
 
 
 def under_systemd(serve: Serve) -> Measured:
-    """Start, reload and freeze one instance; restart another, whose socket is lent, under load."""
+    """Start, reload and freeze one instance; restart another, with a socket unit, under load."""
     if not issubclass(serve.kind, Obworker):
         raise NotApplicable("no units of its own")
     if reason := why_not():
@@ -37,7 +37,7 @@ def under_systemd(serve: Serve) -> Measured:
         with _booted(serve.directory) as systemd:
             frozen_for = _start_reload_and_freeze(Service(systemd, "alone"))
             total, failed = _restart_under_load(Service(systemd, "activated"))
-    except AssertionError as error:  # what the tests' parts say of something that did not come
+    except AssertionError as error:  # from the tests' modules that this uses, such as units.py
         raise Late(str(error)) from error
     told = f"a frozen master replaced after {frozen_for:.1f} s"
     return Measured(not failed, f"started, reloaded, {told}, {failed} of {total} failed")
@@ -53,7 +53,7 @@ def _booted(directory: Path) -> Iterator[Systemd]:
 
 
 def _start_reload_and_freeze(service: Service) -> float:
-    """Return how many seconds it took the watchdog to replace a frozen master."""
+    """Return after how many seconds the watchdog had replaced a frozen master."""
     service.systemctl("start")
     assert request(service.port, timeout=1).status == 200
     service.systemctl("reload")

@@ -1,4 +1,4 @@
-"""Waiting for something to come true, never longer than said."""
+"""Waits for a condition to become true, with a time limit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class Late(Exception):
-    """Something did not come true in time; the message says what and how long it was awaited."""
+    """A condition was not true in time; the message says which one, and after how long."""
 
 
 def eventually(condition: Callable[[], T | None], within: float, what: str) -> T:
-    """Return the first true value of `condition`.
+    """Poll `condition` until it returns a true value, and return that.
 
     Raises:
-        Late: there was none within so many seconds.
+        Late: it returned none within so many seconds.
     """
     deadline = time.monotonic() + within
     while not (value := condition()):
@@ -30,7 +30,7 @@ def eventually(condition: Callable[[], T | None], within: float, what: str) -> T
 
 
 def seconds_until(condition: Callable[[], object], within: float, what: str) -> float:
-    """Return after how many seconds from now `condition` came true."""
+    """Return after how many seconds from now `condition` was true."""
     started = time.monotonic()
     eventually(condition, within, what)
     return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""Workers that die, freeze, or have had enough requests."""
+"""Scenarios: workers that die, freeze, or are recycled after enough requests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def killed(serve: Serve) -> Measured:
 
 
 def frozen(do: str, may_close: bool, serve: Serve) -> Measured:
-    """Send the only worker a request that it never gets over."""
+    """Send the only worker a request that blocks it for ever."""
     server = serve(Model(), timeout=TIMEOUT)
     known = len(server.noted("ready"))
     result = ask(server.port, do, timeout=TIMEOUT + MOST_OVER_TIMEOUT)
@@ -54,7 +54,7 @@ def frozen(do: str, may_close: bool, serve: Serve) -> Measured:
 
 
 def recycled(serve: Serve) -> Measured:
-    """Replace workers that have answered so many requests, under load."""
+    """Recycle workers after so many requests, under load."""
     server = serve(Model(), workers=2, max_requests=RECYCLED_AT)
     with server.load() as load:
         load.go_on(RECYCLING_REQUESTS, within=30)

@@ -1,1 +1,1 @@
-"""Random operations on a real server under mixed load, and whether any request came to harm."""
+"""Disturbs a real server under mixed load, in random order, and reports every request it lost."""

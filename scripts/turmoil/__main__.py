@@ -24,12 +24,13 @@ SHOWN_FAILURES = 20
 
 
 def main() -> int:
-    """Run it; return 1 if something came to harm."""
+    """Run the server, the clients and the operations; return 1 if anything went wrong."""
     options = _parser().parse_args()
     unwind_when_killed()
     seed = SystemRandom().getrandbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    # Not where pytest would have it: the path of a unix socket holds 107 bytes (unix(7)).
+    # The path of a unix socket may have 107 bytes at most (unix(7)), and pytest's directories are
+    # too deep for that.
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     failures: list[str] = []
     try:
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(directory: Path, options: argparse.Namespace, seed: int) -> Served:
-    """Start a server; whether it recycles workers is the seed's choice."""
+    """Start a server; the seed decides whether and how often it recycles its workers."""
     mode = MODES[options.mode]
     limits = Options(
         workers=WORKERS,
@@ -73,7 +74,7 @@ def _start(directory: Path, options: argparse.Namespace, seed: int) -> Served:
 
 
 def _run(directory: Path, options: argparse.Namespace, seed: int) -> list[str]:
-    """Print what came of it, and return what went wrong."""
+    """Do one run, print its report, and return its failures."""
     server = _start(directory, options, seed)
     try:
         run = Run(server, MODES[options.mode], seed, kills=options.kills)

@@ -1,4 +1,4 @@
-"""The access log of a run, in the files that rotations left of it."""
+"""Reads the access log of a run, which rotations have spread over several files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 
 class Lines(NamedTuple):
-    """How often each request is named, and the lines that are not whole."""
+    """How many lines each request has, and the lines that are incomplete."""
 
     ids: Counter[str]
     torn: list[str]
 
 
 def rotate(path: Path) -> None:
-    """Rename a log, as logrotate does; whoever writes it has to be told.
+    """Rename a log, as logrotate does; the server still has to be told.
 
-    It is missing where no worker has opened it again since the last time.
+    There is no such file when no worker has opened it again since the last rotation.
     """
     number = sum(1 for _ in path.parent.glob(f"{path.name}.*"))
     with suppress(FileNotFoundError):
@@ -28,7 +28,7 @@ def rotate(path: Path) -> None:
 
 
 def read(path: Path) -> Lines:
-    """Read the log in all its files."""
+    """Read all files of the log."""
     found = Lines(Counter(), [])
     for line in _lines(path):
         if request_id := _request_id(line):
@@ -39,7 +39,7 @@ def read(path: Path) -> Lines:
 
 
 def _request_id(line: str) -> str | None:
-    """Return the id in a line; None where the line is not whole."""
+    """Return the request's id in a line, or None if the line is incomplete."""
     try:
         return str(json.loads(line)["request_id"])
     except (ValueError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""Bytes of a connection → answers, no more of them than were asked for (RFC 9112)."""
+"""Reads responses from a connection, one for each request (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import BinaryIO, NamedTuple
 
 
 class Cut(ConnectionError):
-    """The connection ended before the answer did."""
+    """The connection ended in the middle of a response."""
 
 
 class Head(NamedTuple):
-    """The first part of an answer; names of fields are in lower case."""
+    """The status and header section of a response; the field names are in lower case."""
 
     status: int
     fields: dict[str, str]
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A complete response."""
 
     status: int
     fields: dict[str, str]
@@ -25,12 +25,12 @@ class Answer(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether no other follows over the connection."""
+        """Whether the server closes the connection after this response."""
         return self.fields.get("connection", "").lower() == "close"
 
 
 def read_head(stream: BinaryIO) -> Head:
-    """Read a status line and the fields.
+    """Read a status line and the header section.
 
     Raises:
         Cut: the connection ended.
@@ -44,7 +44,7 @@ def read_head(stream: BinaryIO) -> Head:
 
 
 def read_body(stream: BinaryIO, head: Head) -> Answer:
-    """Read what follows a head.
+    """Read the body that belongs to a head, and return the complete response.
 
     Raises:
         Cut: the connection ended.

@@ -1,4 +1,4 @@
-"""A certificate for this machine, made by the openssl command."""
+"""Makes a certificate for localhost with the openssl command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def make(directory: Path) -> Path:
-    """Return a file with a certificate for localhost, signed by itself, and its key."""
+    """Return a file with a self-signed certificate for localhost and its key."""
     path = directory / "certificate.pem"
     subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Clients of many kinds, each in a thread of its own."""
+"""Clients of many kinds; each runs in its own thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from turmoil.orders import Order, Wrong, large, short, streamed
 
 RECOVERY_SECONDS = 0.02
 MOST_PATIENCE = 0.05
-# A drain closes what is idle for 1 s (docs/timeouts.md) by the server's clock, which begins when it
-# has sent an answer; a client's begins when it has read it.
+# A draining server closes connections that have been idle for 1 s (docs/timeouts.md). It counts
+# from when it sent the last response, the client from when it had read it, which may be later.
 LEAST_IDLE_SECONDS = 0.5
 
 
 class Kind(NamedTuple):
-    """What sets a client apart: how it sends, what it asks, how many at once, how long it rests."""
+    """How a client behaves.
+
+    That is how it sends a request, what it asks for, how many requests it pipelines, how long it
+    rests between requests, whether it keeps its connection, and whether it waits for the response.
+    """
 
     name: str
     send: Callable[[Link, Sequence[Order], Random], None] = sending.whole
@@ -51,16 +55,16 @@ CROWD = (KEPT, KEPT, IDLE, IDLE, IDLE, NEW, NEW, PIPELINED, RUDE, LARGE, SLOW, C
 
 @dataclass(frozen=True)
 class Place:
-    """Where the server is."""
+    """How to reach the server."""
 
     port: int
     tls: ssl.SSLContext | None
     is_closing: threading.Event
-    """Set once it is right to be refused."""
+    """Set when the server begins to stop: from then on it may refuse connections."""
 
 
 class Client:
-    """Sends requests one after another, or some at once, and notes what becomes of each."""
+    """Sends requests, one at a time or pipelined, and records in the ledger how each one ended."""
 
     def __init__(self, kind: Kind, name: str, place: Place, ledger: Ledger, random: Random) -> None:
         self._kind = kind
@@ -72,11 +76,11 @@ class Client:
         self._link: Link | None = None
 
     def run(self, over: threading.Event) -> None:
-        """Go on until it is over, or until nobody is there any more and that is as it should be."""
+        """Send requests until `over` is set, or until the server refuses because it stops."""
         while not over.is_set():
             try:
                 self._ask()
-            except OSError as error:  # no connection was to be had
+            except OSError as error:  # the connection was refused
                 if self._place.is_closing.is_set():
                     break
                 self._ledger.fail(f"{self._name}: {error}")
@@ -108,7 +112,7 @@ class Client:
         return self._kind.order(f"{self._name}-{self._number}", self._random)
 
     def _connected(self) -> Link:
-        """Return the kept connection if it still stands, else a new one."""
+        """Return the kept connection if the server has not closed it, and a new one otherwise."""
         if self._link and self._link.is_over:
             self._leave()
             self._ledger.find_closed()
@@ -143,7 +147,10 @@ class Client:
     def _lose(
         self, link: Link, unanswered: deque[Order], error: Exception, idle: float | None
     ) -> None:
-        """Note what was lost with a connection; of a rude client nothing is."""
+        """Record the requests that were lost with a connection.
+
+        A client that leaves without waiting for its response has lost nothing.
+        """
         self._leave()
         is_cut = isinstance(error, (ConnectionError, ssl.SSLError))
         may_be_unread = idle is not None and idle >= LEAST_IDLE_SECONDS and not link.is_answering

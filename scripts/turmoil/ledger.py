@@ -1,4 +1,4 @@
-"""What became of all requests, as their clients saw it."""
+"""Records everything that happened in a run, as the clients and the operator saw it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from turmoil.spells import Spell
 
 
 class Answered(NamedTuple):
-    """A request that got its answer, from that process, at that monotonic time.
+    """A request that got the right response, from which worker, and when (monotonic).
 
-    `seconds` is how long the client waited: not while it took its time to send, nor for the answers
-    to what it had sent before.
+    `seconds` is how long the client waited for it. The time does not count in which the client
+    itself paused while sending, or waited for the responses to earlier pipelined requests.
     """
 
     id: str
@@ -25,12 +25,13 @@ class Answered(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A request that got none, or a wrong one.
+    """A request that got no response, or a wrong one.
 
-    `port` is the client's end of the connection, which was opened at `opened`; None where there was
-    none. `may_be_unread` tells that the client must reckon with a server that has never read it: it
-    was sent over a kept connection that then ended without a word, `idle` seconds after the answer
-    before, or behind an answer that was to be the last.
+    `port` is the client's port of the connection, None if there was no connection, and `opened` is
+    when the connection was made. `may_be_unread` says that the server may never have read the
+    request, as HTTP allows: it was sent on a kept connection, `idle` seconds after the previous
+    response, and the server closed that connection without responding; or it was pipelined behind
+    a request whose response announced the end of the connection.
     """
 
     id: str
@@ -43,20 +44,20 @@ class Loss(NamedTuple):
     idle: float = 0.0
 
     def __str__(self) -> str:
-        """Say what happened to whom, and when."""
+        """Say when which request was lost, and how."""
         where = f"port {self.port}, idle {self.idle:.2f} s"
         return f"{time_of_day(self.at)} {self.id} ({where}): {self.how}"
 
 
 class Operation(NamedTuple):
-    """Something that was done to the server, and when that began."""
+    """Something that was done to the server, and when it began."""
 
     name: str
     at: float
 
 
 class Fault(NamedTuple):
-    """Something else that went wrong, and when."""
+    """Something other than a lost request that went wrong, and when."""
 
     what: str
     at: float
@@ -67,7 +68,7 @@ class Fault(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """A process that was killed, and the clients' ends of the connections that it then held."""
+    """A process that was killed, and the client ports of the connections that it held then."""
 
     pid: int
     at: float
@@ -76,7 +77,7 @@ class Kill(NamedTuple):
 
 @dataclass
 class Ledger:
-    """All of it, written to by many threads."""
+    """The record of a run; many threads write to it."""
 
     sent: set[str] = field(default_factory=set)
     answered: list[Answered] = field(default_factory=list)
@@ -102,22 +103,22 @@ class Ledger:
             self.probes[kind] += 1
 
     def operate(self, name: str) -> None:
-        """Note something that is done to the server."""
+        """Note an operation on the server that begins now."""
         with self._lock:
             self.operations.append(Operation(name, time.monotonic()))
 
     def fail(self, what: str) -> None:
-        """Note what is wrong beside lost requests."""
+        """Note something other than a lost request that went wrong."""
         with self._lock:
             self.faults.append(Fault(what, time.monotonic()))
 
     def find_closed(self) -> None:
-        """Note a kept connection that was closed while nothing was asked over it."""
+        """Note a kept connection that the server closed between two requests."""
         with self._lock:
             self.closed_idle += 1
 
 
 def time_of_day(at: float) -> str:
-    """Return what a server's log has for a monotonic instant: local time with milliseconds."""
+    """Return a monotonic instant as the server's log writes it: local time with milliseconds."""
     moment = at + time.time() - time.monotonic()
     return f"{time.strftime('%H:%M:%S', time.localtime(moment))},{int(moment % 1 * 1000):03}"

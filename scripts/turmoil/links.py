@@ -1,4 +1,4 @@
-"""A client's connection, and what of its past decides who is to blame when it breaks."""
+"""A client's connection, with those parts of its history that tell who broke it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from contextlib import suppress
 from turmoil.answers import Answer, Head, read_body, read_head
 
 CONNECT_SECONDS = 30.0
-# Longer than slots of workers that were killed again and again stay empty (docs/control.md): 36 s.
+# A slot whose workers were killed repeatedly stays empty for up to 36 s (docs/control.md), and a
+# client must wait for longer than that.
 ANSWER_SECONDS = 90.0
 
 
 class Link:
-    """A connection to a port of this machine; `port` is the client's own."""
+    """A connection to a port of this machine; its attribute `port` is the client's own port."""
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.opened = time.monotonic()
@@ -28,14 +29,14 @@ class Link:
         self._stream = self._socket.makefile("rb")
         self.port: int = self._socket.getsockname()[1]
         self.heard: float | None = None
-        """When the last answer had come, None while there is none."""
+        """When the last response was complete, None before the first."""
         self.is_answering = False
-        """Whether the head of an answer has come, and not the rest."""
+        """Whether a response has begun to arrive and is not complete."""
         self.rested = 0.0
-        """How many seconds the client took its time to send."""
+        """For how many seconds in all the client has paused while sending."""
 
     def secure(self) -> None:
-        """Shake hands, if it is to be encrypted and is not yet."""
+        """Perform the TLS handshake, if the connection needs one and has not done it."""
         if self._tls:
             self._stream.close()
             self._socket = self._tls.wrap_socket(self._socket, server_hostname="localhost")
@@ -44,25 +45,25 @@ class Link:
 
     @property
     def is_over(self) -> bool:
-        """Whether the other side has closed it; it has nothing else to say between requests."""
+        """Whether the server has closed it: between two requests it can have sent nothing else."""
         return bool(select.select([self._socket], [], [], 0)[0])
 
     def send(self, piece: bytes) -> None:
-        """Send it all."""
+        """Send all of it."""
         self._socket.sendall(piece)
 
     def rest(self, seconds: float) -> None:
-        """Take some time before more is sent."""
+        """Pause before sending more."""
         began = time.monotonic()
         time.sleep(seconds)
         self.rested += time.monotonic() - began
 
     def hear_head(self) -> Head:
-        """Wait for the head of an answer."""
+        """Wait for the head of a response."""
         return read_head(self._stream)
 
     def hear(self, *, has_body: bool = True) -> Answer:
-        """Wait for an answer."""
+        """Wait for a complete response."""
         head = self.hear_head()
         self.is_answering = True
         answer = read_body(self._stream, head) if has_body else Answer(*head, b"")
@@ -71,12 +72,12 @@ class Link:
         return answer
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         with suppress(OSError):
             self._stream.close()
         self._socket.close()
 
     def reset(self) -> None:
-        """End it without a word: a RST instead of a FIN (socket(7), SO_LINGER)."""
+        """Reset the connection: send a RST instead of a FIN (socket(7), SO_LINGER)."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()

@@ -1,4 +1,4 @@
-"""The kinds of predictor there are, and versions of them that do not work."""
+"""The predictors that are served, one for each mode, and broken versions of them."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Mode:
-    """A predictor, the options it is served with, and whether it can answer in parts."""
+    """A predictor, the options that it is served with, and whether it can stream a response."""
 
     source: str
     options: tuple[str, ...] = ()
     streams: bool = True
 
     def code(self, *, at_import: str = "", at_init: str = "pass") -> str:
-        """Return the text of a predictor.py, which no other is the same as."""
+        """Return the text of a predictor.py; every call returns a different one."""
         served = self.source.format(at_init=at_init)
         return f"# {next(_numbers)}\nimport asyncio, os, time\n{at_import}\n{served}"
 
     def broken(self, random: Random) -> str:
-        """Return one that cannot be served."""
+        """Return the text of a predictor.py that cannot be served."""
         damage = random.choice([*DAMAGES, None])
         return self.code(at_import=damage) if damage else self.code(at_init="1 / 0")
 

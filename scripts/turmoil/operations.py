@@ -1,4 +1,4 @@
-"""What is done to the server: one thing after another at random, before the last is over."""
+"""Disturbs the server: random operations, each of which may begin before the last is over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESTS = (0.01, 0.05, 0.2, 0.5, 1.0)
 
 
 class Operator:
-    """Does it; `kills` is whether workers are killed, too."""
+    """Carries out random operations; with `kills` it kills workers, too."""
 
     def __init__(self, scene: Scene, *, kills: bool) -> None:
         self._scene = scene
@@ -28,7 +28,7 @@ class Operator:
         self._acts = self._all_acts(kills)
 
     def work(self, seconds: float) -> None:
-        """Act for so long; then no worker is stopped, and as many are wanted as were at first."""
+        """Disturb the server for so long, then let frozen workers go on and restore its size."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._scene.server.has_ended:
             self._act(self._scene.random.choice(self._acts))
@@ -39,7 +39,7 @@ class Operator:
 
     def _act(self, act: Callable[[], None]) -> None:
         self._scene.ledger.operate(act.__name__)
-        # a process that was chosen and has gone by itself
+        # the chosen process may have ended by itself before the operation reached it
         with suppress(psutil.NoSuchProcess):
             act()
 
@@ -51,7 +51,8 @@ class Operator:
             *(sizes.one_more, sizes.one_fewer, sizes.scale, sizes.pause),
             *(victims.end_worker, victims.freeze_worker, self.rotate_log),
         ]
-        # What is killed too often comes again late (docs/control.md), and little happens meanwhile.
+        # A process that is killed too often is replaced only after a while (docs/control.md), in
+        # which the run would test little.
         rare = [
             victims.kill_mold,
             victims.kill_admin,

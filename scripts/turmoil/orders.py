@@ -1,4 +1,4 @@
-"""What a request asks for, and whether an answer is the one to it: pure."""
+"""What a request asks for, and whether a response is the right one. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MOST_PARTS = 60
 
 
 class Wrong(Exception):
-    """An answer is not the one to the request; the message has what came."""
+    """A response is not the one to the request; the message has what came instead."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A request, by its id: how long predict sleeps, how large it is, how many parts it streams."""
+    """A request: its id, how long predict sleeps, how large it is, how many parts it streams."""
 
     id: str
     sleep: float = 0.0
@@ -26,14 +26,14 @@ class Order:
     parts: int = 0
 
     def body(self) -> bytes:
-        """Return it as predict gets it."""
+        """Return the body of the request."""
         return json.dumps(asdict(self)).encode()
 
     def worker(self, answer: Answer) -> int:
-        """Return the process that answered.
+        """Return the pid of the worker that sent this response.
 
         Raises:
-            Wrong: it answered something else.
+            Wrong: it is not the response to this request.
         """
         try:
             if answer.status == 200 and answer.fields.get("x-request-id") == self.id:
@@ -57,15 +57,15 @@ class Order:
 
 
 def short(id: str, random: Random) -> Order:
-    """Ask for something that takes no time, or some hundredths of a second."""
+    """Return a request that takes no time, or some hundredths of a second."""
     return Order(id, sleep=random.choice([0, 0, 0.01, 0.03]))
 
 
 def large(id: str, random: Random) -> Order:
-    """Ask with up to 2 MB."""
+    """Return a request with a body of up to 2 MB."""
     return Order(id, padding="z" * random.randrange(MOST_PADDING))
 
 
 def streamed(id: str, random: Random) -> Order:
-    """Ask for an answer in parts."""
+    """Return a request for a streamed response."""
     return Order(id, parts=random.randrange(1, MOST_PARTS))

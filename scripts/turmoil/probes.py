@@ -1,4 +1,4 @@
-"""Questions to the admin process, which has to answer truly during everything."""
+"""Asks the admin process for its health checks, whose answers must be true at all times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEVER_UNREADY = ("/livez", "/metrics")
 
 
 class Prober:
-    """Asks at random."""
+    """Sends random requests to the admin process, and checks the responses."""
 
     def __init__(self, scene: Scene, port: int, random: Random) -> None:
         self._port = port
@@ -30,7 +30,7 @@ class Prober:
         self._random = random
 
     def run(self, over: threading.Event) -> None:
-        """Go on until it is over."""
+        """Ask until `over` is set."""
         while not over.wait(self._random.uniform(0, LONGEST_REST)):
             self._ask(self._random.choice(["GET", "HEAD"]), self._random.choice(PATHS))
 
@@ -53,7 +53,10 @@ class Prober:
             self._absences.see(serving | running)
 
     def _answer(self, method: str, path: str) -> Answer | None:
-        """Return the answer; none is a loss, which the admin process's death may excuse."""
+        """Return the response, or None if there was none.
+
+        That is recorded as a loss; the verdict excuses it if the admin process was killed.
+        """
         link = None
         opened = time.monotonic()
         try:
@@ -72,7 +75,7 @@ class Prober:
 
 
 def fault_of(method: str, path: str, answer: Answer, *, may_be_unready: bool) -> str | None:
-    """Say what is wrong with an answer, if something is."""
+    """Say what is wrong with a response; return None if nothing is."""
     is_ready = answer.status == 200
     if not is_ready and (answer.status != 503 or path in NEVER_UNREADY):
         return f"{answer.status} {answer.body!r}"

@@ -1,4 +1,4 @@
-"""What a run has come to, in words: pure."""
+"""Writes the report of a run. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECENT_SECONDS = 12.0
 
 
 def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterator[str]:
-    """Say what was done, what came of it, and what was excused."""
+    """Say what was done, how the requests ended, and which losses were excused."""
     done = Counter(operation.name for operation in ledger.operations)
     yield f"{done.total()} operations: {_counts(done)}"
     yield f"{ledger.requests.total()} requests: {_counts(ledger.requests)}"
@@ -29,7 +29,7 @@ def lines(ledger: Ledger, losses: Sorted, footprints: list[Footprint]) -> Iterat
 
 
 def failures(ledger: Ledger, losses: Sorted) -> list[str]:
-    """Say what went wrong, requests first, and what was done right before."""
+    """Say what went wrong, lost requests first, each with the operations shortly before it."""
     wrong: list[Loss | Fault] = [*losses.unexcused, *ledger.faults]
     return [f"{one}\n    after {_before(one.at, ledger.operations)}" for one in wrong]
 
@@ -40,7 +40,7 @@ def _before(at: float, operations: Sequence[Operation]) -> str:
 
 
 def _slowest(ledger: Ledger) -> str:
-    """Say which answer took longest, and how long one did without an explanation."""
+    """Say which response took longest, and how much of any response's time is unexplained."""
     slowest = max(ledger.answered, key=lambda one: one.seconds, default=None)
     if slowest is None:
         return "-"

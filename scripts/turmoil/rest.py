@@ -1,4 +1,4 @@
-"""A server at rest: nothing is under way, and each worker has answered something."""
+"""Tells whether a server is at rest: nothing is in progress, and each worker has answered once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from turmoil.served import Served
 
 
 def has_come(server: Served, ledger: Ledger, greet: Callable[[], None]) -> bool:
-    """Tell whether it has; where a worker has yet to answer something, `greet` asks for that.
+    """Tell whether the server is at rest; call `greet` while a worker has not answered yet.
 
-    What a worker makes with its first request, such as an event loop, it keeps: one that was made
-    a moment ago says nothing of how many descriptors another has.
+    A worker makes some things with its first request, such as an event loop, and keeps them. So
+    the descriptors of a worker count only after that.
     """
     if not server.is_whole():
         return False

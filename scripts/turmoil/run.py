@@ -1,4 +1,4 @@
-"""A run: clients and an operator at work, first to warm up, then in earnest, then the stop."""
+"""A run: clients and an operator at work, first to warm up, then to measure, then the stop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WARM_UP_PART = 0.25
 GREETERS = (NEW,) * 6
 GREETING_SECONDS = 0.05
 LAST_SECONDS = 1.0
-# Slots of workers that were killed again and again stay empty for up to 36 s (docs/control.md).
+# A slot whose workers were killed repeatedly stays empty for up to 36 s (docs/control.md).
 SETTLE_SECONDS = 60.0
 START_SECONDS = 20.0
 STOP_SECONDS = 60.0
@@ -39,7 +39,10 @@ END_SECONDS = 5.0
 
 
 class Run:
-    """What happens, in order; the ledger has what came of it, `findings` what was found then."""
+    """The steps of a run in their order.
+
+    The ledger records what happened meanwhile, and `findings` has what was found wrong afterwards.
+    """
 
     def __init__(self, server: Served, mode: Mode, seed: int, *, kills: bool) -> None:
         self.ledger = Ledger()
@@ -54,7 +57,7 @@ class Run:
         self._stopped_at = float("inf")
 
     def go(self, seconds: float) -> Sorted:
-        """Do it all, and judge."""
+        """Do all steps; return the lost requests, sorted by whose fault they are."""
         self._try(lambda: self._disturb(seconds))
         self._try(self._stop)
         return self._judge()
@@ -68,7 +71,6 @@ class Run:
     def _disturb(self, seconds: float) -> None:
         self._server.wait_for_log(self._server.listening)
         eventually(self._server.is_whole, START_SECONDS, "readiness")
-        eventually(self._server.is_asked, START_SECONDS, "an answer to a probe")
         for name, part in (("warm", WARM_UP_PART), ("main", 1 - WARM_UP_PART)):
             self._storm(name, part * seconds)
             self._wait_for_rest()
@@ -94,7 +96,7 @@ class Run:
             time.sleep(GREETING_SECONDS)
 
     def _stop(self) -> None:
-        """Stop it under load: what it has accepted is answered, and nobody else let in."""
+        """Stop the server under load: it answers what it has accepted, and refuses the rest."""
         if self._server.has_ended:
             raise Ended(f"it ended with {self._server.wait(0)}")
         with at_work(self._crowd("last", self._kinds)):
@@ -107,7 +109,7 @@ class Run:
         eventually(lambda: self._server.is_gone, END_SECONDS, "end of all processes")
 
     def _crowd(self, during: str, kinds: Sequence[Kind]) -> list[Callable[[threading.Event], None]]:
-        """Return what clients do, and who sees whether they can."""
+        """Return what the threads do: the clients, and a watch that tells whether they ran."""
         place = Place(self._server.port, self._server.tls, self._is_closing)
         names = [
             (kind, f"{kind.name}-{self._seed}.{during}-{number}")
@@ -127,7 +129,7 @@ class Run:
         found += verdict.traceback_faults(self._server.log())
         if len(self.footprints) > 1:
             found += footprint.growth(*self.footprints)
-        # What cannot move to another worker is closed (docs/timeouts.md).
+        # A TLS connection cannot move to another worker: a reload closes it (docs/timeouts.md).
         closes_from = 0.0 if self._server.tls else self._stopped_at
         losses = verdict.sort(ledger.losses, ledger.kills, closes_from, lines.ids)
         found += verdict.crossing_faults(losses.crossed, ledger.requests["idle"])

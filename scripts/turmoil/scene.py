@@ -1,4 +1,4 @@
-"""What all that happens in a run has in common."""
+"""What all parts of a run share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from turmoil.served import COMMAND_SECONDS, Served
 
 @dataclass(frozen=True)
 class Scene:
-    """The server, what it serves, and what is known of its state and of its requests."""
+    """The server, the predictor that it serves, and the records of its state and requests."""
 
     server: Served
     mode: Mode
@@ -22,7 +22,7 @@ class Scene:
     random: Random
 
     def command(self, *words: str, code: int = 0) -> None:
-        """Run one of obworker's commands, which has to exit with that code."""
+        """Run one of obworker's commands; record a fault if it exits with another code."""
         ended = self.server.order(*words, within=COMMAND_SECONDS)
         if ended.returncode != code:
             said = ended.stderr.strip()

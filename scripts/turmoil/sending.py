@@ -1,4 +1,4 @@
-"""The ways in which clients send requests."""
+"""The different ways in which clients send requests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SLOW_PIECE = 8
 
 
 def whole(link: Link, orders: Sequence[Order], _: Random) -> None:
-    """Send all at once: more than one are pipelined."""
+    """Send all requests at once; if there are several, they are pipelined."""
     link.send(b"".join(message(order) for order in orders))
 
 
 def slowly(link: Link, orders: Sequence[Order], _: Random) -> None:
-    """Send some bytes at a time."""
+    """Send a few bytes at a time."""
     for order in orders:
         for piece in _pieces(message(order), SLOW_PIECE):
             link.send(piece)
@@ -26,7 +26,7 @@ def slowly(link: Link, orders: Sequence[Order], _: Random) -> None:
 
 
 def chunked(link: Link, orders: Sequence[Order], random: Random) -> None:
-    """Send the body in chunks of many sizes, and wait between some."""
+    """Send the body in chunks, and pause between some of them."""
     for order in orders:
         link.send(_head(order, "Transfer-Encoding: chunked"))
         body = order.body()
@@ -38,7 +38,7 @@ def chunked(link: Link, orders: Sequence[Order], random: Random) -> None:
 
 
 def expecting(link: Link, orders: Sequence[Order], _: Random) -> None:
-    """Send the body when the server has asked for it (RFC 9110 10.1.1)."""
+    """Send the body only after the server has responded with 100 (RFC 9110 10.1.1)."""
     for order in orders:
         body = order.body()
         link.send(_head(order, f"Content-Length: {len(body)}\r\nExpect: 100-continue"))
@@ -49,7 +49,7 @@ def expecting(link: Link, orders: Sequence[Order], _: Random) -> None:
 
 
 def message(order: Order) -> bytes:
-    """Return a request as most clients send it."""
+    """Return the bytes of a request with a Content-Length, as most clients send it."""
     body = order.body()
     return _head(order, f"Content-Length: {len(body)}") + body
 

@@ -1,4 +1,4 @@
-"""The server that is disturbed: where it listens, its processes, and its commands."""
+"""The server that is disturbed: how it is started, asked, looked at and killed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from turmoil.sockets import clients_ports
 
 COMMAND_SECONDS = 120.0
 FREEZE_SECONDS = 10.0
-# More than rude clients can leave behind while there is no worker.
+# More requests than clients that do not wait can leave in the queue while there is no worker.
 MOST_WAITING = 2000
 TITLE = re.compile(r"obworker: (\w+)")
 
 
 class Standing(NamedTuple):
-    """What a server says of itself, and what processes there are."""
+    """What a server reports about itself, and how many processes it has."""
 
     status: str
     ready: int
@@ -44,7 +44,7 @@ class Standing(NamedTuple):
 
 
 class Served(Obworker):
-    """obworker with an access log in a file; `certificate` has it speak TLS."""
+    """obworker with its access log in a file; with a `certificate` it serves TLS."""
 
     listening = re.compile(r"serving +https?://\S+?:(\d+)/")
 
@@ -71,18 +71,18 @@ class Served(Obworker):
         more: Sequence[str] = (),
         certificate: Path | None = None,
     ) -> Served:
-        """Start one that serves that predictor.py."""
+        """Start a server whose predictor.py has this code."""
         model = cls.model_directory(directory)
         model.mkdir()
         models.write(model, "predictor.py", code)
         return cls(directory, options, more, certificate)
 
     def put(self, code: str) -> None:
-        """Put another predictor.py in place, without a word to the server."""
+        """Replace the predictor.py, without telling the server."""
         models.write(self.model_directory(self.directory), "predictor.py", code)
 
     def report(self) -> dict[str, Any]:
-        """Return what it tells of itself by its control socket (docs/control.md)."""
+        """Return the status report that its control socket gives (docs/control.md)."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(COMMAND_SECONDS)
             client.connect(str(self._control_socket))
@@ -92,7 +92,7 @@ class Served(Obworker):
         return report
 
     def count_ready(self) -> int:
-        """Return how many workers it says are ready."""
+        """Return how many workers are ready by its own report."""
         return int(self.report()["workers"]["ready"])
 
     @cached_property
@@ -100,19 +100,13 @@ class Served(Obworker):
         return self.admin_port
 
     def ask(self, path: str) -> Answer:
-        """Ask its admin process."""
+        """Send a GET to its admin process and return the response."""
         with closing(Link(self._asked_port)) as link:
             link.send(question("GET", path))
             return link.hear()
 
-    def is_asked(self) -> bool:
-        """Return whether its admin process answers by now."""
-        with suppress(ConnectionRefusedError):
-            return self.ask("/livez").status == 200
-        return False
-
     def is_whole(self) -> bool:
-        """Return whether it is at rest: as many processes as there should be, and no request."""
+        """Tell whether it has exactly the processes that it should have, and no request."""
         return self.now() == self._at_rest
 
     @property
@@ -122,7 +116,7 @@ class Served(Obworker):
         return Standing("ok", workers, workers, processes, waiting=0, in_flight=0)
 
     def now(self) -> Standing:
-        """Return how it stands."""
+        """Return its present state."""
         report = self.report()
         return Standing(
             report["status"],
@@ -134,18 +128,18 @@ class Served(Obworker):
         )
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """Return its workers, its mold or its admin process."""
+        """Return its processes of a role: worker, mold or admin."""
         return [child for child in self.master.children() if _role(child) == role]
 
     def kill(self, process: psutil.Process) -> Kill:
-        """Kill a process, and tell what it held.
+        """Kill a process; freeze it first, to see which connections it holds at that time.
 
         Raises:
-            psutil.NoSuchProcess: it has gone by itself.
+            psutil.NoSuchProcess: it has ended by itself.
         """
         process.send_signal(signal.SIGSTOP)
         eventually(lambda: _is_stopped(process), FREEZE_SECONDS, "a stopped process")
-        # Twice, for the kernel's table of sockets changes between two reads of it.
+        # One read may miss a socket, as the kernel's table changes while it is being read.
         ports = frozenset(clients_ports(process.pid) | clients_ports(process.pid))
         at = time.monotonic()
         process.kill()
@@ -153,7 +147,7 @@ class Served(Obworker):
 
 
 def question(method: str, path: str) -> bytes:
-    """Return a request without a body, the only one of its connection."""
+    """Return the bytes of a request without a body, after which the connection ends."""
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
@@ -165,7 +159,7 @@ def _role(process: psutil.Process) -> str | None:
 
 
 def _is_stopped(process: psutil.Process) -> bool:
-    """Tell whether it is; one that has ended counts as gone."""
+    """Tell whether a process is stopped; raise NoSuchProcess for one that has become a zombie."""
     status = process.status()
     if status == psutil.STATUS_ZOMBIE:
         raise psutil.NoSuchProcess(process.pid)

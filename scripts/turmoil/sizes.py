@@ -1,4 +1,4 @@
-"""More workers, fewer, and none for a while."""
+"""Changes how many workers there are: more, fewer, and none for a while."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WANTED_SECONDS = 10.0
 
 
 class Sizes:
-    """What who scales does."""
+    """The operations of somebody who scales the service."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -34,16 +34,16 @@ class Sizes:
         self._expect(max(self._workers - 1, 1))
 
     def scale(self) -> None:
-        """Say how many."""
+        """Run `obworker scale` with a random number."""
         self.scale_to(self._scene.random.randint(1, MOST_WORKERS))
 
     def scale_to(self, workers: int) -> None:
-        """Say that there are to be so many."""
+        """Run `obworker scale` with this number of workers."""
         self._scene.command("scale", str(workers))
         self._expect(workers)
 
     def pause(self) -> None:
-        """Send all workers away, and call them back when the server says that it has none."""
+        """Send all workers away with WINCH, wait until the server has none, and bring them back."""
         server, absences = self._scene.server, self._scene.absences
         absences.begin((worker.pid for worker in server.processes("worker")), paused=True)
         server.signal(signal.SIGWINCH)
@@ -54,7 +54,7 @@ class Sizes:
         eventually(lambda: server.report()["ready"], PAUSE_SECONDS, "readiness after a pause")
 
     def _resume(self) -> None:
-        """Call all workers back, or a single one."""
+        """Bring all workers back with HUP, or a single one with TTIN."""
         if self._scene.random.random() < 0.5:
             self._scene.server.signal(signal.SIGHUP)
             self._expect(self._workers)
@@ -63,11 +63,14 @@ class Sizes:
             self._expect(1)
 
     def check(self) -> None:
-        """See that there are to be as many workers as were asked for last."""
+        """Check that the server still wants as many workers as were asked for last."""
         self._expect(self._workers)
 
     def _expect(self, workers: int) -> None:
-        """Wait until so many are wanted: a signal may take a moment, and two at once be one."""
+        """Wait until the server wants so many workers.
+
+        The next signal may only be sent after that: two that are sent at once may arrive as one.
+        """
         self._workers = workers
         what = f"{workers} workers wanted"
         eventually(

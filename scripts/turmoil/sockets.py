@@ -1,4 +1,4 @@
-"""Which connections a process holds, as the kernel tells (proc(5))."""
+"""Finds out from the kernel which connections a process holds (proc(5))."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 
 def clients_ports(pid: int) -> set[int]:
-    """Return the other ends' ports of its TCP connections over IPv4."""
+    """Return the remote ports of the process's TCP connections over IPv4."""
     held = _sockets(pid)
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    # sl, local address, remote address, …; both in hexadecimal, and the inode is the tenth
+    # The columns are: sl, local address, remote address (both in hexadecimal), …; the tenth is the
+    # inode. A listening socket has the remote port 0.
     return {int(_port(line), 16) for line in lines if line.split()[9] in held} - {0}
 
 
@@ -19,7 +20,7 @@ def _port(line: str) -> str:
 
 
 def _sockets(pid: int) -> set[str]:
-    """Return the inodes of its sockets."""
+    """Return the inodes of the process's sockets."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):

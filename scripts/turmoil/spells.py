@@ -1,4 +1,4 @@
-"""Times in which a request may have to wait, whatever the server does: pure."""
+"""Periods in which a request may have to wait through no fault of the server. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Spell(NamedTuple):
-    """A worker was stopped, or there was none, or the clients themselves did not run."""
+    """A period in which a worker was frozen, no worker was ready, or the clients did not run."""
 
     begin: float
     end: float
 
 
 def overlap(spells: Iterable[Spell], begin: float, end: float) -> float:
-    """Return how many seconds of a time the spells cover, counting none twice."""
+    """Return how many seconds between `begin` and `end` the spells cover, counting none twice."""
     covered, until = 0.0, begin
     for spell in sorted(spells):
         first, last = max(spell.begin, until), min(spell.end, end)

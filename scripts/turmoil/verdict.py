@@ -1,17 +1,18 @@
-"""Which of the requests that got no answer a server is to blame for: pure.
+"""Decides for which lost and slow requests the server is to blame. Pure.
 
-Theory of operation. A request may be lost with the very worker that held it, and with no other. So
-before a worker is killed it is frozen, and the connections that it holds are read from the kernel;
-a loss is excused by a kill if it was over one of these, and the connection there before and
-broken after. There is no "about that time" in it.
+Theory of operation. When a worker is killed, the requests that this worker held may be lost, and no
+others. So a worker is frozen before it is killed, and the kernel is asked which connections it
+holds. A kill excuses a loss only if the request was on one of those connections, which existed
+before the kill and broke after it. A loss at about the time of a kill is not excused by that alone.
 
-The other excuse is HTTP's own (RFC 9112 9.3.1, 9.6): over a kept connection a request may cross the
-server's end of it. That is one only where idle connections are closed and not handed on to another
-worker (docs/timeouts.md): encrypted ones, and all in a stop. It is none for a request that the
-server has read, and its access log names those.
+HTTP itself has the other excuse (RFC 9112 9.3.1, 9.6): a client may send a request on a kept
+connection at the moment at which the server closes it. That can only happen where the server closes
+idle connections instead of moving them to another worker (docs/timeouts.md): TLS connections at any
+time, and all connections during a stop. It does not excuse the loss of a request that the server
+has read, and the access log tells which ones it has.
 
-A request may be slow where it met a spell in which somebody was stopped or away, by as long as that
-took, and by what a crowd of such clients explains.
+A request may take longer by the time in which a worker was frozen, no worker was ready or the
+clients did not run, and by as long as the other clients of the run can keep one worker busy.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from typing import NamedTuple
 from turmoil.ledger import Answered, Fault, Kill, Loss
 from turmoil.spells import Spell, overlap
 
-# The access log is written within some 20 ms (docs/logging.md), on a machine that has the time.
+# A worker writes its access log within some 20 ms (docs/logging.md), but later on a busy machine.
 UNWRITTEN_SECONDS = 1.0
-# A client looks at its connection right before it sends: what can cross is what ends in between.
+# A client looks whether its connection is closed right before it sends, so a request can only cross
+# a close that happens in between.
 LARGEST_CROSSED_PART = 0.01
-# With a single worker one may wait for a call of 0.03 s of each other client, a stream of 0.3 s and
-# a body of 2 MB: a second. The rest is for a machine that has other work.
+# While there is one worker, a request may wait for a call of 0.03 s of each other client, a stream
+# of 0.3 s and a body of 2 MB, which is one second. The other second is for a busy machine.
 MOST_SECONDS = 2.0
 OWN = re.compile(r'a bug in obworker|File ".*/obworker/\S+\.py", line')
 
 
 class Sorted(NamedTuple):
-    """Losses by whose fault they are."""
+    """Losses by what explains them: a kill, a crossed close, or nothing."""
 
     killed: list[Loss]
     crossed: list[Loss]
@@ -48,7 +50,11 @@ def sort(
     closes_from: float,
     read: Collection[str],
 ) -> Sorted:
-    """Sort losses; idle ones may be closed after `closes_from`, and the log has what was `read`."""
+    """Sort losses by what explains them.
+
+    From `closes_from` on the server may close idle connections; `read` has the requests that the
+    access log names.
+    """
     outcome = Sorted([], [], [])
     for loss in losses:
         if any(_held(kill, loss) for kill in kills):
@@ -69,14 +75,14 @@ def _crossed(loss: Loss, closes_from: float) -> bool:
 
 
 def crossing_faults(crossed: Iterable[Loss], requests: int) -> Iterator[str]:
-    """Say so if more requests crossed the end of an idle connection than chance lets cross."""
+    """Complain if more requests crossed a close of their connection than chance explains."""
     count = sum(1 for loss in crossed if loss.idle)
     if count > 1 + requests * LARGEST_CROSSED_PART:
         yield f"{count} of {requests} requests crossed the end of an idle connection"
 
 
 def slow_faults(answered: Iterable[Answered], spells: Collection[Spell]) -> Iterator[Fault]:
-    """Say who waited for longer than can be explained."""
+    """Complain about requests that took longer than can be explained."""
     for answer in answered:
         if (unexplained := unexplained_seconds(answer, spells)) > MOST_SECONDS:
             what = f"{answer.id}: answered after {answer.seconds:.1f} s"
@@ -84,7 +90,7 @@ def slow_faults(answered: Iterable[Answered], spells: Collection[Spell]) -> Iter
 
 
 def unexplained_seconds(answer: Answered, spells: Iterable[Spell]) -> float:
-    """Return how long it took but for the spells that it met."""
+    """Return how long a request took without the spells that fall into its time."""
     return answer.seconds - overlap(spells, answer.at - answer.seconds, answer.at)
 
 
@@ -94,7 +100,7 @@ def log_faults(
     sent: Collection[str],
     kills: Iterable[Kill],
 ) -> Iterator[str]:
-    """Say what is wrong with an access log that names requests so many times."""
+    """Say what is wrong with an access log; `lines` has how many lines each request has in it."""
     killed = {kill.pid: kill.at for kill in kills}
     for request_id, count in lines.items():
         if count > 1:
@@ -107,12 +113,15 @@ def log_faults(
 
 
 def _taken_along(answer: Answered, killed: Mapping[int, float]) -> bool:
-    """Tell whether who answered was killed before it could write so."""
+    """Tell whether the worker that answered was killed before it could write its access log."""
     return answer.at >= killed.get(answer.worker, float("inf")) - UNWRITTEN_SECONDS
 
 
 def traceback_faults(log: str) -> Iterator[str]:
-    """Say what of obworker's own is in a server's log; what the operations do to predict is not."""
+    """Report the first trace of a bug in obworker in a server's log.
+
+    Tracebacks of the predictor are none: the operations break predictors on purpose.
+    """
     for line in log.splitlines():
         if OWN.search(line):
             yield f"log: {line.strip()}"
@@ -120,5 +129,5 @@ def traceback_faults(log: str) -> Iterator[str]:
 
 
 def by_kind(losses: Iterable[Loss]) -> Counter[str]:
-    """Count losses by the kind of client."""
+    """Count losses by kind of client."""
     return Counter(loss.id.partition("-")[0] for loss in losses)

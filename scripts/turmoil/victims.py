@@ -1,4 +1,4 @@
-"""Processes that are killed, ended or stopped for a while."""
+"""Kills, ends and freezes processes of the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_FREEZE = 3.0
 
 
 class Victims:
-    """What happens to the processes of a service."""
+    """The operations that hit a single process of the service."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -25,29 +25,29 @@ class Victims:
         self._frozen: dict[psutil.Process, threading.Timer] = {}
 
     def kill_mold(self) -> None:
-        """Kill what forks the workers."""
+        """Kill the process that forks the workers."""
         for mold in self._server.processes("mold"):
             mold.kill()
 
     def kill_admin(self) -> None:
-        """Kill what answers probes."""
+        """Kill the process that answers probes."""
         for admin in self._server.processes("admin"):
             self._scene.ledger.kills.append(self._server.kill(admin))
 
     def kill_worker(self) -> None:
-        """Kill a worker, with what it holds."""
+        """Kill a worker; the requests that it holds may be lost."""
         if worker := self._any_worker():
             self._scene.absences.begin([worker.pid])
             self._scene.ledger.kills.append(self._server.kill(worker))
 
     def end_worker(self) -> None:
-        """Send a worker TERM: it loses nothing."""
+        """Send a worker TERM; no request may be lost."""
         if worker := self._any_worker():
             self._scene.absences.begin([worker.pid])
             worker.terminate()
 
     def freeze_worker(self) -> None:
-        """Stop a worker for a while; other things are done meanwhile."""
+        """Freeze a worker for a while, in which other operations go on."""
         if worker := self._any_worker():
             now, seconds = time.monotonic(), self._scene.random.uniform(0.1, LONGEST_FREEZE)
             worker.send_signal(signal.SIGSTOP)
@@ -57,7 +57,7 @@ class Victims:
             timer.start()
 
     def thaw_all(self) -> None:
-        """Have all go on that are stopped."""
+        """Wait until no worker is frozen any more."""
         for timer in list(self._frozen.values()):
             timer.join()
 
@@ -68,6 +68,10 @@ class Victims:
         del self._frozen[worker]
 
     def _any_worker(self) -> psutil.Process | None:
-        """Return one that is not, nor just was, stopped: it may owe the access log its lines."""
+        """Return a random worker, or None if there is none to choose.
+
+        A worker that is frozen, or was a moment ago, is left out: it may not have written its lines
+        of the access log yet.
+        """
         awake = [one for one in self._server.processes("worker") if one not in self._frozen]
         return self._scene.random.choice(awake) if awake else None

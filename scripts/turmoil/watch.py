@@ -1,4 +1,4 @@
-"""Who looks, all the while, for what makes requests wait and is not the server's fault."""
+"""Watches for periods in which requests have to wait through no fault of the server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from turmoil.spells import Spell
 
 LOOK_SECONDS = 0.1
 BEAT_SECONDS = 0.02
-# The clients are threads, and wait for each other anyway.
+# The clients are threads of one process and always wait for each other a little.
 LATE_SECONDS = 0.1
 
 
 class Attendance:
-    """Notes when there was no worker that was ready."""
+    """Records the periods in which no worker was ready."""
 
     def __init__(self, count_ready: Callable[[], int], ledger: Ledger) -> None:
         self._count_ready = count_ready
@@ -26,14 +26,14 @@ class Attendance:
         self._was_empty = False
 
     def run(self, over: threading.Event) -> None:
-        """Go on until it is over."""
+        """Look until `over` is set."""
         while not over.wait(LOOK_SECONDS):
-            with suppress(OSError, ValueError):  # it says nothing: its end is found elsewhere
+            with suppress(OSError, ValueError):  # no report: the server's end is noticed elsewhere
                 self.look()
         self._note(time.monotonic())
 
     def look(self) -> None:
-        """Look once; the spell began, at the earliest, with the look before."""
+        """Look once; a spell may have begun right after the previous look that found a worker."""
         began = time.monotonic()
         is_empty = self._count_ready() == 0
         if not is_empty:
@@ -48,7 +48,7 @@ class Attendance:
 
 
 def beat(ledger: Ledger, over: threading.Event) -> None:
-    """Note when this process, which is all the clients', did not run."""
+    """Record the periods in which this process did not run, in which all the clients are."""
     last = time.monotonic()
     while not over.wait(BEAT_SECONDS):
         now = time.monotonic()

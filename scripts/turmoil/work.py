@@ -1,4 +1,4 @@
-"""Threads that work while something else is done."""
+"""Runs functions in threads while something else is done."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ END_SECONDS = 2 * ANSWER_SECONDS
 
 @contextmanager
 def at_work(works: Sequence[Callable[[threading.Event], object]]) -> Iterator[None]:
-    """Do each in a thread meanwhile; at the end each is told so, and waited for.
+    """Run each function in a thread while the block runs; then set their event and wait for them.
 
-    Not where the run is interrupted: its server is killed next, and nobody needs their answers.
+    An interrupted run does not wait: its server is killed next, and nobody needs the responses.
     """
     over = threading.Event()
     threads = [threading.Thread(target=work, args=(over,), daemon=True) for work in works]

@@ -1,4 +1,4 @@
-"""Raw requests and their outcomes, written for this project from RFC 9112, 9110 and 3986."""
+"""Raw requests and their expected outcomes, written from RFC 9112, RFC 9110 and RFC 3986."""
 
 from __future__ import annotations
 

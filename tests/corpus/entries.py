@@ -1,4 +1,4 @@
-"""What an entry of the corpus is made of."""
+"""The entries of the corpus, and functions that make raw requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 
 
 class Found(NamedTuple):
-    """A request that a server has to find."""
+    """A request that a server must find in the bytes."""
 
     method: str = "GET"
     target: bytes = b"/"
@@ -18,7 +18,7 @@ class Found(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Bytes of one connection, the requests in them, and the status that ends it, if any does."""
+    """The bytes of a connection, the requests in them, and the status of the error that ends it."""
 
     name: str
     section: str
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 def head(request_line: bytes, *fields: bytes) -> bytes:
-    """Return a head, its lines ended as they have to be."""
+    """Return a head, with the right ends of its lines."""
     return b"\r\n".join([request_line, *fields, b"", b""])
 
 
@@ -49,5 +49,5 @@ def coding(value: bytes) -> bytes:
 
 
 def chunks(body: bytes) -> bytes:
-    """Return a POST with a body that is chunked already."""
+    """Return a chunked POST; the body is given with its chunk headers."""
     return post(body, CHUNKED)

@@ -1,4 +1,4 @@
-"""Bodies of which the end is in doubt: what request smuggling is made of (RFC 9112 11.2)."""
+"""Requests whose body has an unclear end, as in request smuggling (RFC 9112 11.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that went wrong: entries of the corpus, edited at random."""
+"""Makes broken requests from entries of the corpus, by random edits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 from corpus import CORPUS
 from corpus.served import SERVED
 
-# What a request is made of, and what has no place in one.
+# Pieces of requests, and bytes that must not be in one.
 TOKENS = [
     *(b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\0", b"\t", b" ", b"\x0b", b"\x7f", b"\xff", b"\xa0"),
     *(b":", b",", b";", b'"', b"\\", b"/", b"*", b"%", b"#", b"[", b"@", b"_", b"0x", b"+", b"-"),
@@ -54,7 +54,7 @@ def repeat(raw: bytes, random: Random) -> bytes:
 
 
 def splice(raw: bytes, random: Random) -> bytes:
-    """Go over to another entry in its middle."""
+    """Replace the rest of the bytes by the rest of another entry."""
     other = random.choice(CORPUS).raw
     return raw[: random.randint(0, len(raw))] + other[random.randint(0, len(other)) :]
 

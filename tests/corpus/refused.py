@@ -1,4 +1,4 @@
-"""Heads that are refused: their line ends, request lines, targets, hosts and fields."""
+"""Heads that a server must refuse: for their line ends, request lines, targets, hosts or fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def refused(name: str, section: str, raw: bytes, status: int = 400) -> Entry:
 
 
 def after_one(name: str, section: str, raw: bytes, status: int = 400) -> Entry:
-    """Return an entry of which the first request is in order."""
+    """Return an entry whose first request is valid and whose second one is refused."""
     return Entry(name, section, get() + raw, (Found(),), status)
 
 

@@ -1,4 +1,4 @@
-"""Heads that are in order, and bodies."""
+"""Valid heads and bodies, which a server must accept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def served(name: str, section: str, raw: bytes, *found: Found) -> Entry:
 
 
 def one(name: str, section: str, raw: bytes, body: bytes = b"") -> Entry:
-    """Return an entry with a POST that another request follows."""
+    """Return an entry with a POST and a request behind it that must be found, too."""
     return served(name, section, raw + NEXT, Found("POST", body=body), FOUND_NEXT)
 
 

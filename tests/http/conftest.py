@@ -20,7 +20,7 @@ from obworker.settings import Settings
 def start() -> Iterator[StartServer]:
     """Start servers: `start(app, listener=None, monitor=UNWATCHED, **settings)`.
 
-    A test fails where a connection outlives its client or the loop reports an error.
+    A test fails if a connection outlives its client, or if the event loop reports an error.
     """
     running: list[Running] = []
 
@@ -46,7 +46,7 @@ def start() -> Iterator[StartServer]:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> str:
-    """Write a file of API keys."""
+    """Write a file with an API key, and return its path."""
     path = tmp_path / "keys"
     path.write_text(KEY)
     path.chmod(0o600)

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 from harness import eventually
@@ -832,6 +832,26 @@ class TestDeadline:
         assert client.read_reply().status == 200
 
 
+class Behind(NamedTuple):
+    """The first client's request is in the application, and the second's waits for it."""
+
+    app: Blocking
+    server: Running
+    first: Client
+    second: Client
+
+
+def one_behind_another(start: StartServer, version: str = "1.1") -> Behind:
+    app = Blocking()
+    server = start(app)
+    first, second = server.connect(), server.connect()
+    first.get("/1")
+    app.wait_until_begun()
+    second.get("/2", version=version)
+    eventually(lambda: server.pending == 2)
+    return Behind(app, server, first, second)
+
+
 class TestClientsThatLeave:
     def test_before_the_answer(self, start: StartServer) -> None:
         """The server logged an error for each: it wrote to what was closed."""
@@ -847,13 +867,7 @@ class TestClientsThatLeave:
         assert not server.server.executors.busy
 
     def test_while_they_wait_for_a_thread_cost_no_call(self, start: StartServer) -> None:
-        app = Blocking()
-        server = start(app)
-        first, second = server.connect(), server.connect()
-        first.get("/1")
-        app.wait_until_begun()
-        second.get("/2")
-        eventually(lambda: server.pending == 2)
+        app, server, first, second = one_behind_another(start)
         second.reset()
         eventually(lambda: server.active == 1)
         app.release.set()
@@ -878,13 +892,7 @@ class TestClientsThatLeave:
 class TestClientsThatCloseWhileTheyWait:
     def test_are_dropped_when_they_have_left(self, start: StartServer) -> None:
         """To have closed both halves looks like to have closed one, until something is sent."""
-        app = Blocking()
-        server = start(app)
-        first, second = server.connect(), server.connect()
-        first.get("/1")
-        app.wait_until_begun()
-        second.get("/2")
-        eventually(lambda: server.pending == 2)
+        app, server, first, second = one_behind_another(start)
         second.close()
         eventually(lambda: server.pending == 1)
         app.release.set()
@@ -892,13 +900,7 @@ class TestClientsThatCloseWhileTheyWait:
         assert app.calls == 1
 
     def test_are_answered_when_they_only_send_no_more(self, start: StartServer) -> None:
-        app = Blocking()
-        server = start(app)
-        first, second = server.connect(), server.connect()
-        first.get("/1")
-        app.wait_until_begun()
-        second.get("/2")
-        eventually(lambda: server.pending == 2)
+        app, _, _, second = one_behind_another(start)
         second.half_close()
         assert second.read_line() == b"HTTP/1.1 100 Continue\r\n"
         assert second.read_line() == b"\r\n"
@@ -906,13 +908,7 @@ class TestClientsThatCloseWhileTheyWait:
         assert second.read_reply().body == b"GET /2 "
 
     def test_are_told_nothing_that_http_1_0_does_not_know(self, start: StartServer) -> None:
-        app = Blocking()
-        server = start(app)
-        first, second = server.connect(), server.connect()
-        first.get("/1")
-        app.wait_until_begun()
-        second.get("/2", version="1.0")
-        eventually(lambda: server.pending == 2)
+        app, _, _, second = one_behind_another(start, version="1.0")
         second.half_close()
         app.release.set()
         assert second.read_reply().body == b"GET /2 "

@@ -13,9 +13,9 @@ from talking import Talking
 
 @pytest.fixture
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Start servers on a free port of 127.0.0.1; their logs are shown where the test fails.
+    """Start servers on a free port of 127.0.0.1; their logs are shown if the test fails.
 
-    A server that the test did not stop is killed, and so is everything it started.
+    A server that the test has not stopped is killed, with all processes that it has started.
     """
     servers: list[Server] = []
 

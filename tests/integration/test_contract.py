@@ -1,4 +1,4 @@
-"""Every cell of the contract's tables holds over a socket; the rows are in tests/contract.py."""
+"""Every cell of the contract's tables holds over a socket; the rows are in tests/contract/."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import contract
 import pytest
-from contract import CASES, Case, Model, Refusal
+from contract import CASES
+from contract.failures import PRODUCTION
+from contract.files import FILES
+from contract.refusals import REFUSALS
+from contract.returned import RETURNS
+from contract.rows import Case, Model, Refusal
 from fleet import Fleet
 from harness import Reply, Serve, eventually, request, run_to_end
 
@@ -34,7 +38,7 @@ def test_every_row_has_a_name_of_its_own() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("refusal", contract.REFUSALS, ids=lambda refusal: refusal.model.name)
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.model.name)
 def test_what_cannot_be_served_is_named(refusal: Refusal, tmp_path: Path) -> None:
     directory = refusal.model.write(tmp_path)
     ended = run_to_end("--port", "0", *refusal.model.argv, str(directory))
@@ -45,7 +49,7 @@ def test_what_cannot_be_served_is_named(refusal: Refusal, tmp_path: Path) -> Non
 
 
 def test_a_model_directory_is_only_read(fleet: Fleet) -> None:
-    model = contract.FILES
+    model = FILES
     before = contents(fleet.write(model))
     for case in CASES:
         if case.model is model:
@@ -66,20 +70,18 @@ def post(fleet: Fleet, model: Model, case: str) -> Reply:
 
 
 def test_a_generator_is_sent_as_it_is_produced(fleet: Fleet) -> None:
-    _, port = fleet.server("obworker", contract.RETURNS)
+    _, port = fleet.server("obworker", RETURNS)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
     connection.request("POST", "/?case=wait")
     response = connection.getresponse()
     assert response.read1(100) == b"first"
     # the generator goes on only when another request has let it
-    assert post(fleet, contract.RETURNS, "release").body == b"true"
+    assert post(fleet, RETURNS, "release").body == b"true"
     assert response.read() == b"second"
     connection.close()
 
 
-@pytest.mark.parametrize(
-    "model", [contract.RETURNS, contract.PRODUCTION], ids=["local", "production"]
-)
+@pytest.mark.parametrize("model", [RETURNS, PRODUCTION], ids=["local", "production"])
 def test_what_cannot_be_sent_is_named_in_the_log(fleet: Fleet, model: Model) -> None:
     assert post(fleet, model, "set").status == 500
     server, _ = fleet.server("obworker", model)
@@ -87,9 +89,7 @@ def test_what_cannot_be_sent_is_named_in_the_log(fleet: Fleet, model: Model) -> 
     assert found[1].startswith("a set cannot be sent; allowed are dict, list, tuple, str, bytes")
 
 
-@pytest.mark.parametrize(
-    "model", [contract.RETURNS, contract.PRODUCTION], ids=["local", "production"]
-)
+@pytest.mark.parametrize("model", [RETURNS, PRODUCTION], ids=["local", "production"])
 def test_an_exception_is_in_the_log_with_the_request_id(fleet: Fleet, model: Model) -> None:
     server, port = fleet.server("obworker", model)
     reply = request(port, path="/?case=raise")

@@ -10,7 +10,8 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from contract import CASES, Case, Model
+from contract import CASES
+from contract.rows import Case, Model
 from fleet import Fleet
 from harness import ROOT, Reply
 

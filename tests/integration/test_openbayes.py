@@ -18,7 +18,10 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import psutil
 import pytest
-from contract import IDENTITY, IN_PRODUCTION, ONNX_RUN, PREDICTORS, to_msgpack
+from contract.failures import IN_PRODUCTION
+from contract.inits import IDENTITY, ONNX_RUN
+from contract.returned import PREDICTORS
+from contract.rows import to_msgpack
 from harness import Reply, Serve, Server, eventually
 
 Start = Callable[..., Server]

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from certificates import Authority
-from contract import CASES, RETURNS, Case
+from contract import CASES
+from contract.returned import RETURNS
+from contract.rows import Case
 from harness import Reply, Serve, Server
 
 PLAIN = "    def predict(self, request, params):\n"

@@ -1,4 +1,4 @@
-"""Model directories to load, WSGI calls to make, and the process as it was afterwards."""
+"""Fixtures for tests of predictors: they write model directories and make WSGI calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Response:
 
 
 class Client:
-    """Calls a WSGI application with every call checked against PEP 3333."""
+    """Calls a WSGI application, and checks every call against PEP 3333."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -124,7 +124,7 @@ def model(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def serve(model: Callable[..., Path]) -> Callable[..., Client]:
-    """Boot a predictor.py and return a client of it."""
+    """Boot a predictor.py, and return a client of it."""
 
     def boot(source: str, environment: str = "local") -> Client:
         blueprint = application.load(str(model(source)), environment=environment)
@@ -135,7 +135,7 @@ def serve(model: Callable[..., Path]) -> Callable[..., Client]:
 
 @pytest.fixture
 def client_of() -> Callable[[Any], Client]:
-    """Return what makes a client of an application."""
+    """Return a function that makes a client of an application."""
     return Client
 
 
@@ -147,7 +147,7 @@ class AddRequestId(logging.Filter):
 
 @pytest.fixture
 def messages_of(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], list[str]]]:
-    """Return what is logged on behalf of a request."""
+    """Return a function that returns the messages that were logged for a request."""
     adding = AddRequestId()
     caplog.handler.addFilter(adding)
     caplog.set_level(logging.INFO)

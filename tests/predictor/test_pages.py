@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from contract import IDENTITY
+from contract.inits import IDENTITY
 from harness import ROOT
 
 from obworker.predictor import application
