@@ -44,8 +44,8 @@ LINGER_TIMEOUT = 2.0
 # How long a draining server waits for one more request on an idle connection: it may be on its way
 # already, and a client rarely sends on a connection that it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
-# The same for the rest of a TLS handshake: a packet may get lost twice (RFC 6298 2.1, 5.5).
-DRAIN_HANDSHAKE_TIMEOUT = 5.0
+# The same for the rest of a head or TLS handshake: a packet may get lost twice (RFC 6298 2.1, 5.5).
+DRAIN_BEGUN_TIMEOUT = 5.0
 
 
 class Connection(Owner):
@@ -232,12 +232,12 @@ class Connection(Owner):
 
     def drain(self) -> None:
         """Move or close once what is under way is answered; the last response says so."""
-        if self.is_lost or self.state is not IDLE:
+        if self.is_lost or self.state not in (IDLE, HEADER):
             return
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
-            has_begun = self._stream.is_shaking_hands
-            patience = DRAIN_HANDSHAKE_TIMEOUT if has_begun else DRAIN_IDLE_TIMEOUT
+            has_begun = self.state is HEADER or self._stream.is_shaking_hands
+            patience = DRAIN_BEGUN_TIMEOUT if has_begun else DRAIN_IDLE_TIMEOUT
             self.deadline = min(self.deadline, now + patience)
         elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
@@ -311,8 +311,6 @@ class Connection(Owner):
         if not self._inbox.has_begun:
             if self.state is not IDLE:  # empty lines before a request give no more time
                 self.state, self.deadline = IDLE, now + settings.keep_alive
-            if self._service.draining:
-                self.drain()
         elif self._inbox.in_body:
             if self.state is not BODY:
                 self.state = BODY
@@ -322,6 +320,8 @@ class Connection(Owner):
                 self._stream.send(response.CONTINUE)
         elif self.state is not HEADER:
             self.state, self.deadline = HEADER, now + settings.header_timeout
+        if self._service.draining:
+            self.drain()
 
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:
