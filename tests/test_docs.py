@@ -165,7 +165,11 @@ def test_fixed_limits_are_what_the_page_on_http_says(pattern: str, value: float)
         ),
         (
             acceptor.ACCEPT_RETRY_TIME,
-            "a worker that has no room for another connection tries again",
+            "a worker that has no room for another connection, and of which none ends, tries again",
+        ),
+        (
+            acceptor.SPARED_TIME,
+            "a new connection is not closed for another one's sake within",
         ),
     ],
 )

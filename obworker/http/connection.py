@@ -53,7 +53,9 @@ class Connection(Owner):
 
     def __init__(self, service: Service, client: socket.socket | TlsSocket) -> None:
         self.state = IDLE
-        self.is_lost = False
+        self.is_lost = self._half_closed = False
+        # until then, or its first request, it is not closed for lack of room
+        self.spared_until = 0.0
         # about a request that has moved here: when it was whole, and how often it has moved
         self._moved_arrival: float | None = None
         self._attempt = 0
@@ -65,7 +67,6 @@ class Connection(Owner):
         settings = service.settings
         self.deadline = time.monotonic() + max(settings.keep_alive, settings.header_timeout)
         self._inbox = service.inbox()
-        self._half_closed = False
         # the request that waits or is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
@@ -291,7 +292,7 @@ class Connection(Owner):
 
     def _begin(self, request: Request) -> None:
         service = self._service
-        self.state = WAITING
+        self.state, self.spared_until = WAITING, 0.0
         arrival = self._moved_arrival or time.monotonic()
         self._pending = pending = Pending(service, request, self._base, self._proxies, arrival)
         if pending.at_once:
