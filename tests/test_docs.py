@@ -156,6 +156,7 @@ def test_fixed_limits_are_what_the_page_on_http_says(pattern: str, value: float)
     ("seconds", "what"),
     [
         (connection.DRAIN_IDLE_TIMEOUT, "an idle connection that cannot move, during a drain"),
+        (connection.DRAIN_BEGUN_TIMEOUT, "the rest of a head or TLS handshake, during a drain"),
         (connection.LINGER_TIMEOUT, "the client closes its half after ours"),
         (server.TICK, "deadlines of connections, and of what waits for a worker, are looked at"),
         (
@@ -164,7 +165,11 @@ def test_fixed_limits_are_what_the_page_on_http_says(pattern: str, value: float)
         ),
         (
             acceptor.ACCEPT_RETRY_TIME,
-            "a worker that has no room for another connection tries again",
+            "a worker that has no room for another connection, and of which none ends, tries again",
+        ),
+        (
+            acceptor.SPARED_TIME,
+            "a new connection is not closed for another one's sake within",
         ),
     ],
 )

@@ -4,15 +4,20 @@ Theory of operation. Every worker watches the listeners and accepts one connecti
 that workers take turns. A worker whose executors are busy leaves a new connection to the others for
 a moment. If nobody has accepted it by then, all workers are busy, and this one accepts several at
 once: otherwise a crowd of new connections would delay everybody who connects after it.
+
+At the limit of connections those make room that have been idle longest, but none that is new: its
+request may be on its way. Where there are none, accepting goes on as soon as one has ended.
 """
 
 from __future__ import annotations
 
 import errno
 import heapq
+import math
 import resource
 import select
 import socket
+import time
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -22,7 +27,7 @@ from obworker.http.reactor import READ, Timer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from obworker.http.queue import Takers
     from obworker.http.service import Service
@@ -45,12 +50,13 @@ SPARED_DESCRIPTORS = 64
 # At the limit of connections this share of them is closed at once, as finding the oldest takes
 # time.
 CLOSED_SHARE = 0.01
+# A new connection is not closed for that within this time: a packet may get lost twice (RFC 6298
+# 2.1, 5.5).
+SPARED_TIME = 5.0
 # The kernel buffers at most this much of a connection that it has not sent yet (tcp_notsent_lowat
 # in the kernel's ip-sysctl). Otherwise it would take megabytes at once: copying them would delay
 # other clients, and nobody would notice that a client reads nothing.
 MOST_UNSENT_IN_KERNEL = 128 << 10
-
-_is_idle = attrgetter("is_idle")
 
 
 class Acceptor:
@@ -78,7 +84,10 @@ class Acceptor:
         self._no_room = f"there are {self._most} and none is idle, see --max-connections"
         self._at_once = at_once
         self._on_left = on_left
+        # What accepting waits for, if it does: an executor, or room.
         self._yielding: Timer | None = None
+        self._full: Timer | None = None
+        self._look_due = -math.inf
         self._is_accepting = self._is_leaving = False
 
     def start(self) -> None:
@@ -116,6 +125,13 @@ class Acceptor:
         if self._yielding is not None:
             self._go_on(self._at_once)
 
+    def on_room(self) -> None:
+        """Accept again soon, if there was no room: a connection has ended."""
+        if self._full is not None:
+            self._full.cancel()
+            self._full = None
+            self._service.reactor.post(self._try_again)
+
     def empty_soon(self) -> None:
         """Accept what is in the queues of the kernel, or about to be, then leave."""
         self._service.reactor.call_later(ACCEPT_GRACE, self._empty)
@@ -131,6 +147,7 @@ class Acceptor:
     def _empty(self) -> None:
         """Accept all that wait, then leave; go on later where there is no room now."""
         self._is_leaving = True
+        self._end_pause()
         self.watch()
         for listener in self.listeners:
             while self._is_accepting and self._accept(listener):
@@ -140,19 +157,26 @@ class Acceptor:
 
     def _pause(self, seconds: float) -> Timer:
         self.ignore()
-        reactor = self._service.reactor
+        return self._service.reactor.call_later(seconds, self._try_again)
+
+    def _try_again(self) -> None:
         if self._is_leaving:
-            return reactor.call_later(seconds, self._empty)
-        return reactor.call_later(seconds, self._go_on, max(TAKEN_AT_ONCE, self._at_once))
+            self._empty()
+        else:
+            self._go_on(max(TAKEN_AT_ONCE, self._at_once))
 
     def _go_on(self, most: int) -> None:
         """Watch again; accept at once what waits at each listener, up to `most`."""
-        if self._yielding is not None:
-            self._yielding.cancel()
-            self._yielding = None
+        self._end_pause()
         if self.watch():
             for listener in self.listeners:
                 self._accept_some(listener, most)
+
+    def _end_pause(self) -> None:
+        for timer in (self._yielding, self._full):
+            if timer is not None:
+                timer.cancel()
+        self._yielding = self._full = None
 
     def _accept_some(self, listener: socket.socket, most: int) -> None:
         for _ in range(most):
@@ -164,9 +188,9 @@ class Acceptor:
         """Accept one connection; return whether there was one."""
         service = self._service
         is_full = len(service.connections) >= self._most
-        if is_full and not any(map(_is_idle, service.connections)):
+        if is_full and not self._may_make_free():
             service.troubles.not_accepted.count(self._no_room)
-            self._pause(ACCEPT_RETRY_TIME)
+            self._full = self._pause(self._look_due - time.monotonic())
             return False
         try:
             client, _ = listener.accept()
@@ -185,6 +209,7 @@ class Acceptor:
             client.close()
             self._put_off(error)
             return False
+        connection.spared_until = time.monotonic() + SPARED_TIME
         if service.draining:
             connection.drain()
         return True
@@ -196,13 +221,27 @@ class Acceptor:
             self._make_free()
         self._pause(ACCEPT_RETRY_TIME)
 
+    def _may_make_free(self) -> bool:
+        """Whether any connection is idle; seldom looks, as there may be thousands."""
+        now = time.monotonic()
+        if now < self._look_due:
+            return False
+        if next(self._idle(), None) is not None:
+            return True
+        self._look_due = now + ACCEPT_RETRY_TIME
+        return False
+
     def _make_free(self) -> None:
         """Close the connections that have been idle longest, if any are idle."""
-        idle = filter(_is_idle, self._service.connections)
-        for connection in heapq.nsmallest(
-            max(1, int(self._most * CLOSED_SHARE)), idle, key=attrgetter("deadline")
-        ):
+        share = max(1, int(self._most * CLOSED_SHARE))
+        for connection in heapq.nsmallest(share, self._idle(), key=attrgetter("deadline")):
             connection.close()
+
+    def _idle(self) -> Iterator[Connection]:
+        now = time.monotonic()
+        for connection in self._service.connections:
+            if connection.spared_until <= now and connection.is_idle:
+                yield connection
 
 
 def _most_connections(wanted: int) -> int:

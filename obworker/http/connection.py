@@ -44,8 +44,8 @@ LINGER_TIMEOUT = 2.0
 # How long a draining server waits for one more request on an idle connection: it may be on its way
 # already, and a client rarely sends on a connection that it left idle for longer.
 DRAIN_IDLE_TIMEOUT = 1.0
-# The same for the rest of a TLS handshake: a packet may get lost twice (RFC 6298 2.1, 5.5).
-DRAIN_HANDSHAKE_TIMEOUT = 5.0
+# The same for the rest of a head or TLS handshake: a packet may get lost twice (RFC 6298 2.1, 5.5).
+DRAIN_BEGUN_TIMEOUT = 5.0
 
 
 class Connection(Owner):
@@ -53,7 +53,9 @@ class Connection(Owner):
 
     def __init__(self, service: Service, client: socket.socket | TlsSocket) -> None:
         self.state = IDLE
-        self.is_lost = False
+        self.is_lost = self._half_closed = False
+        # until then, or its first request, it is not closed for lack of room
+        self.spared_until = 0.0
         # about a request that has moved here: when it was whole, and how often it has moved
         self._moved_arrival: float | None = None
         self._attempt = 0
@@ -65,7 +67,6 @@ class Connection(Owner):
         settings = service.settings
         self.deadline = time.monotonic() + max(settings.keep_alive, settings.header_timeout)
         self._inbox = service.inbox()
-        self._half_closed = False
         # the request that waits or is being answered
         self._pending: Pending | None = None
         self._cycle: Cycle | None = None
@@ -232,12 +233,12 @@ class Connection(Owner):
 
     def drain(self) -> None:
         """Move or close once what is under way is answered; the last response says so."""
-        if self.is_lost or self.state is not IDLE:
+        if self.is_lost or self.state not in (IDLE, HEADER):
             return
         service, now = self._service, time.monotonic()
         if service.is_closing or not self._is_movable or service.exchange is None:
-            has_begun = self._stream.is_shaking_hands
-            patience = DRAIN_HANDSHAKE_TIMEOUT if has_begun else DRAIN_IDLE_TIMEOUT
+            has_begun = self.state is HEADER or self._stream.is_shaking_hands
+            patience = DRAIN_BEGUN_TIMEOUT if has_begun else DRAIN_IDLE_TIMEOUT
             self.deadline = min(self.deadline, now + patience)
         elif not self._give_away(service.exchange, b"", b"", now):
             service.reactor.call_later(DRAIN_IDLE_TIMEOUT, self.drain)
@@ -291,7 +292,7 @@ class Connection(Owner):
 
     def _begin(self, request: Request) -> None:
         service = self._service
-        self.state = WAITING
+        self.state, self.spared_until = WAITING, 0.0
         arrival = self._moved_arrival or time.monotonic()
         self._pending = pending = Pending(service, request, self._base, self._proxies, arrival)
         if pending.at_once:
@@ -311,8 +312,6 @@ class Connection(Owner):
         if not self._inbox.has_begun:
             if self.state is not IDLE:  # empty lines before a request give no more time
                 self.state, self.deadline = IDLE, now + settings.keep_alive
-            if self._service.draining:
-                self.drain()
         elif self._inbox.in_body:
             if self.state is not BODY:
                 self.state = BODY
@@ -322,6 +321,8 @@ class Connection(Owner):
                 self._stream.send(response.CONTINUE)
         elif self.state is not HEADER:
             self.state, self.deadline = HEADER, now + settings.header_timeout
+        if self._service.draining:
+            self.drain()
 
     def _write(self, cycle: Cycle, part: bytes) -> None:
         if cycle is not self._cycle or self.is_lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,8 +82,17 @@ def opening(status: str, headers: Headers) -> tuple[Opening, int | None]:
     Raises:
         ValueError: a status, name or value would break the framing (response splitting), or
             Content-Length is not one number (RFC 9110 8.6).
-        TypeError, AttributeError: a name or a value is not str.
+        TypeError: an argument is of a type that PEP 3333 does not allow.
     """
+    if type(headers) is not list:  # an iterator can be read once
+        headers = list(headers)
+    try:
+        return _open(status, headers)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(_what_is_not_text(status, headers) or str(error)) from None
+
+
+def _open(status: str, headers: Headers) -> tuple[Opening, int | None]:
     fields = dict(headers)
     length = fields.pop("Content-Length", None)
     if length is None or len(fields) + 1 < len(headers):
@@ -136,11 +145,24 @@ def _status_line(status: str) -> bytes:
 
 
 def _line(name: str, value: str) -> bytes:
-    if not isinstance(value, str):
-        raise TypeError(f"the value of the header {name} is not str but {value!r}")
     if LINE_BREAK.search(value):
         raise ValueError(f"the value of the header {name} has a line break or a NUL")
     return f"{name}: {value}\r\n".encode("latin-1")
+
+
+def _what_is_not_text(status: object, headers: Iterable[object]) -> str:
+    """Say which argument of start_response has made trouble, as the error itself does not."""
+    if not isinstance(status, str):
+        return f"the status is not str but {status!r}"
+    for field in headers:
+        if not isinstance(field, tuple):
+            return f"a header is not a tuple but {field!r}"
+        name, value = field
+        if not isinstance(name, str):
+            return f"the name of a header is not str but {name!r}"
+        if not isinstance(value, str):
+            return f"the value of the header {name} is not str but {value!r}"
+    return ""
 
 
 def _one_number(values: list[str]) -> int:

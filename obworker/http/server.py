@@ -256,6 +256,7 @@ class Server:
 
     def _forget(self, connection: Connection) -> None:
         self._service.connections.discard(connection)
+        self.acceptor.on_room()
         if self._service.draining:  # not at once: the caller may not have finished with it
             self.reactor.post(self._note_drained)
 

@@ -155,6 +155,50 @@ class TestMostConnections:
         server.call(come)
         assert [client.read_reply().status for client in crowd] == [200] * 6
 
+    def test_one_that_is_new_is_not_idle_and_the_next_waits(self, start: StartServer) -> None:
+        """It was closed while its request was on the way."""
+        server = start(echo, max_connections=2)
+        new = [server.connect() for _ in range(2)]
+        eventually(lambda: server.active == 2)
+        late = server.connect()
+        late.get()
+        assert is_calm(server)
+        for client in new:
+            client.get()
+            assert client.read_reply().status == 200
+        assert late.read_reply().status == 200
+
+    def test_but_not_for_long(self, start: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(acceptor, "SPARED_TIME", 0.1)
+        server = start(echo, max_connections=2)
+        silent = [server.connect() for _ in range(2)]
+        eventually(lambda: server.active == 2)
+        used(server)
+        assert silent[0].at_end
+
+    def test_where_none_is_idle_the_next_is_taken_in_as_soon_as_one_ends(
+        self,
+        start: StartServer,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """It waited until the worker looked again, up to half a second."""
+        monkeypatch.setattr(acceptor, "ACCEPT_RETRY_TIME", 60)
+        app = Blocking()
+        server = start(app, max_connections=2, threads=2)
+        busy = [server.connect() for _ in range(2)]
+        for client in busy:
+            client.get()
+            app.wait_until_begun()
+        late = [server.connect() for _ in range(2)]
+        for client in late:
+            client.get("/", "Connection: close")
+        eventually(lambda: "there are 2 and none is idle" in caplog.text)
+        app.release.set()
+        assert [client.read_reply().status for client in busy] == [200, 200]
+        busy[0].close()
+        assert [client.read_reply().status for client in late] == [200, 200]
+
     def test_where_none_is_idle_the_next_waits_and_nothing_spins(self, start: StartServer) -> None:
         app = Blocking()
         server = start(app, max_connections=2, threads=2)

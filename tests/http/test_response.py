@@ -133,12 +133,37 @@ def test_a_value_cannot_split_the_response(value: str) -> None:
         head(("X-A", value))
 
 
-@pytest.mark.parametrize("value", [1, None, b"a"])
-def test_a_value_that_is_no_text_is_refused(value: Any) -> None:
-    """PEP 3333."""
-    assert "X: 1" in head(("X", "1"))
-    with pytest.raises(TypeError, match="not str"):
-        head(("X", value))
+@pytest.mark.parametrize("value", [1, None, b"a", ["a"]])
+@pytest.mark.parametrize("name", ["X", "Content-Length", "content-length"])
+def test_a_value_that_is_not_str_is_named(name: str, value: Any) -> None:
+    """PEP 3333. Werkzeug and http.client take an int, so many write one."""
+    assert f"{name.title()}: 1" in head((name.title(), "1"))
+    with pytest.raises(TypeError, match=f"the value of the header {name} is not str but"):
+        head((name, value))
+
+
+@pytest.mark.parametrize("name", [1, None, b"Content-Length", ["X"]])
+def test_so_is_a_name(name: Any) -> None:
+    with pytest.raises(TypeError, match="the name of a header is not str but"):
+        head((name, "1"))
+
+
+@pytest.mark.parametrize("status", [200, None, b"200 OK"])
+def test_and_a_status(status: Any) -> None:
+    with pytest.raises(TypeError, match="the status is not str but"):
+        head(status=status)
+
+
+def test_a_header_that_is_no_tuple_is_named() -> None:
+    with pytest.raises(TypeError, match=r"a header is not a tuple but \['X', '1'\]"):
+        response.opening("200 OK", [["X", "1"]])  # type: ignore[list-item]
+
+
+def test_fields_may_come_from_an_iterator() -> None:
+    """They were lost without a word."""
+    opening, length = response.opening("200 OK", iter([("X", "1"), ("Content-Length", "2")]))  # type: ignore[arg-type]
+    assert b"X: 1\r\n" in opening.lines
+    assert length == 2
 
 
 def test_what_is_remembered_of_a_head_is_that_head() -> None:

@@ -18,10 +18,11 @@ from harness import eventually
 from wire import AT_ONCE, TIMEOUT, Blocking, Client, Running, StartServer, body_of, echo
 
 from obworker.errors import ServiceUnavailable
-from obworker.http import acceptor
+from obworker.http import acceptor, connection
 from obworker.http import server as servers
 from obworker.http.arrivals import Presence
 from obworker.http.exchange import Exchange, Parcel
+from obworker.http.state import State
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACED = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -194,6 +195,36 @@ class TestDrain:
         client.send(b"bc")
         assert client.read_reply().body == b"POST / abc"
         assert client.at_end
+
+    def test_so_is_one_whose_head_has_half_come(self, start: StartServer) -> None:
+        server = start(echo)
+        client = server.connect()
+        client.send(b"GET / HTTP/1.1\r\nHo")
+        eventually(lambda: server.active)
+        server.drain()
+        client.send(b"st: a\r\n\r\n")
+        assert client.read_reply().body == b"GET / "
+        assert client.at_end
+
+    @pytest.mark.parametrize("comes", ["before the drain", "in the drain"])
+    def test_half_a_head_does_not_hold_it_up(
+        self, start: StartServer, monkeypatch: pytest.MonkeyPatch, comes: str
+    ) -> None:
+        """It did for the whole of --header-timeout."""
+        monkeypatch.setattr(connection, "DRAIN_BEGUN_TIMEOUT", 0.3)
+        server = start(echo, header_timeout=60)
+        client = server.connect()
+        eventually(lambda: server.active)
+        if comes == "in the drain":
+            server.drain()
+        client.send(b"GET / HTTP/1.1\r\nHo")
+        (served,) = server.server._service.connections
+        eventually(lambda: served.state is State.HEADER)
+        if comes == "before the drain":
+            server.drain()
+        assert client.read_reply().status == 408
+        client.close()
+        assert server.drained.wait(TIMEOUT)
 
     def test_what_the_kernel_has_accepted_is_answered(self, start: StartServer) -> None:
         """Connections nobody has accepted yet are reset when a listener closes."""
