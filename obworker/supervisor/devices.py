@@ -64,7 +64,7 @@ class Devices:
             "it is not used for %.0f minutes, or until a reload (slots: %s)",
             *(device.label, MOST_FAILURES, WINDOW / 60, reason, DURATION / 60, ", ".join(slots)),
         )
-        if not self._table.can_serve and self._generations.is_proved:
+        if not self._table.can_serve and self._table.rollout.is_proved:
             then = f"each is tried again after {DURATION_WITHOUT_OTHERS:.0f} s, or with a reload"
             logger.error("nobody serves: %s; %s; %s", ALL_HELD, then, HINT)
 
@@ -100,7 +100,7 @@ class Devices:
         """If no device is left, make the start fail, or the reload."""
         if self._table.can_serve or self._table.stopping:
             return
-        if not self._generations.is_proved:
+        if not self._table.rollout.is_proved:
             self._on_fatal(DeviceError(f"no worker became ready: {ALL_HELD}", HINT))
         elif self._table.rollout.candidate is not None:
             self._generations.fail_reload(ALL_HELD)

@@ -34,7 +34,7 @@ from obworker.supervisor.commands import nobody
 from obworker.supervisor.messages import Failed, Loaded
 from obworker.supervisor.molds import Descriptors, Mold, Molds
 from obworker.supervisor.plan import Plan
-from obworker.supervisor.policy import MOST_BOOT_FAILURES, BootPolicy, RestartPolicy
+from obworker.supervisor.policy import MOST_BOOT_FAILURES, RestartPolicy
 from obworker.supervisor.table import Table
 
 logger = logging.getLogger("obworker.master")
@@ -85,7 +85,6 @@ class Generations:
         self._on_reloaded = on_reloaded
         self._remake_due = 0.0
         self._remakes = RestartPolicy(random.random)
-        self._boots = BootPolicy()
         self._stopping = False
 
     def plan(self, generation: int) -> Plan:
@@ -113,15 +112,11 @@ class Generations:
         """Load the code anew and roll it out; this ends a reload that is in progress."""
         if self.reloading is not None:
             self.reloading.answer("a newer reload took its place")
-        self._table.rollout.drop_candidate()
-        self.molds.dismiss(spare=self._table.rollout.current if self.is_proved else None)
+        rollout = self._table.rollout
+        rollout.drop_candidate()
+        self.molds.dismiss(spare=rollout.current if rollout.is_proved else None)
         self.reloading = Reload(self._newest + 1, now, answer)
         self._load(plan, now)
-
-    @property
-    def is_proved(self) -> bool:
-        """Whether any worker was ever ready."""
-        return self._boots.was_ever_ready
 
     def _load(self, plan: Plan, now: float) -> None:
         self._newest += 1
@@ -209,10 +204,6 @@ class Generations:
         self.molds.dismiss(spare=current)
         self._plans = {number: plan for number, plan in self._plans.items() if number >= current}
 
-    def proved(self) -> None:
-        """Note that a worker became ready, so the imported code works."""
-        self._boots.ready()
-
     def boot_failed(self, generation: int, slot: int, how: str) -> None:
         """Account for a worker that was never ready.
 
@@ -244,14 +235,14 @@ class Generations:
             self._failed(mold.generation, error, now)
         elif mold.generation == self._table.rollout.candidate:
             self.fail_reload(f"the process that forks the workers {how}")
-        elif self._boots.failed(certain=False):
+        elif self._table.rollout.mold_died():
             self._on_fatal(BootError(f"the process that forks the workers {how}, again and again"))
         else:
             self._remake_later(f"the mold {how}", now, loaded_at=mold.loaded_at)
 
     def _failed(self, generation: int, error: ObworkerError, now: float) -> None:
         """Account for a generation that cannot be loaded."""
-        if not self.is_proved:
+        if not self._table.rollout.is_proved:
             self._on_fatal(error)
         elif self.reloading is not None and self.reloading.generation == generation:
             self.fail_reload(_in_one_line(error))

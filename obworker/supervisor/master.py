@@ -1,15 +1,8 @@
 """The master process: keeps all others running, and never runs a line of the user's code.
 
-Theory of operation. The master has one thread with one loop. The loop waits for signals, messages
-from molds and workers, or the nearest deadline, but at most a second: workers write their state to
-shared memory, which wakes nobody (alarm.py). Then it
-
-1. reads the signals that have come,
-2. reads messages,
-3. reaps children that have ended (after reading: a worker's Spawned always comes before its end),
-4. reads the workers' rows of the scoreboard,
-5. does what is due,
-6. writes its own state to the scoreboard.
+Theory of operation. loop.py turns the loop. Workers write their state to shared memory, which wakes
+nobody (alarm.py), so each turn looks there, after it has read messages and reaped children: in this
+order, as a worker's Spawned always comes before its end.
 
 agenda.py decides what to do about a slot, generations.py what to do about a generation; workers.py
 and molds.py carry it out.
@@ -19,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import random
-import selectors
 import signal
 import time
 from collections.abc import Callable
@@ -28,17 +20,18 @@ from obworker import log, log_files
 from obworker.errors import ObworkerError
 from obworker.http.exchange import PLACES_PER_WORKER, Exchange
 from obworker.supervisor import exits, linux
-from obworker.supervisor.alarm import TICK, Alarm
-from obworker.supervisor.commands import Commands, nobody
+from obworker.supervisor.alarm import earliest
+from obworker.supervisor.commands import nobody
 from obworker.supervisor.generations import Generations
 from obworker.supervisor.listeners import Listeners
+from obworker.supervisor.loop import Loop
 from obworker.supervisor.messages import Channel, Loaded
 from obworker.supervisor.molds import Descriptors
-from obworker.supervisor.outside import Outside, Surroundings
+from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.plan import Plan
 from obworker.supervisor.rollout import Strategy
 from obworker.supervisor.scaling import Scaling
-from obworker.supervisor.scoreboard import MAX_SLOTS, Phase, Scoreboard
+from obworker.supervisor.scoreboard import MAX_SLOTS, Phase
 from obworker.supervisor.signals import Signals
 from obworker.supervisor.start_report import StartReport
 from obworker.supervisor.table import Table
@@ -62,13 +55,8 @@ class Master:
         self._first_settings = plan.settings
         self._replan = replan
         self._listeners = listeners
-        self._signals = signals
-        self._selector = selectors.DefaultSelector()
-        self._alarm = Alarm()
-        self._board = Scoreboard.create()
-        self._outside = Outside(
-            self._board, plan.settings, surroundings, self._selector, Commands(self, self._board)
-        )
+        self._loop = Loop(self, plan.settings, surroundings, signals)
+        self._board, self._outside = self._loop.board, self._loop.outside
         self._table = Table(
             plan.workers,
             plan.timeouts,
@@ -83,7 +71,7 @@ class Master:
             plan,
             self._table,
             descriptors,
-            self._selector,
+            self._loop.selector,
             on_report=self._tell_what_was_found,
             on_fatal=self._give_up,
             on_reloaded=self._reloaded,
@@ -94,7 +82,7 @@ class Master:
             self._generations,
             self._board,
             descriptors,
-            self._selector,
+            self._loop.selector,
             on_ready=self._report.serves,
             on_fatal=self._give_up,
         )
@@ -108,52 +96,33 @@ class Master:
             BootError: no worker ever became ready.
             DeviceError: nor could one, as every GPU is in quarantine.
         """
-        linux.adopt_orphans()
         linux.raise_descriptor_limit()
-        linux.set_title(f"master {self._plan.label}")
-        linux.show_stacks_on_demand()
-        others = linux.children()
-        self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
-        now = time.monotonic()
-        self._publish()
-        self._outside.start(self._plan.label, str(self._listeners), now)
-        self._generations.start(now)
-        while not (self._table.stopping and self._table.is_over and self._molds.is_gone):
-            self._turn()
-        self._outside.admin.stop(time.monotonic())
-        while not self._outside.admin.is_gone:
-            self._turn()
-        self._listeners.close()
-        self._exchange.close()
-        linux.kill_descendants(spare=others)
-        logger.info("stopped")
-        self._outside.close()
+        self._loop.run(self._plan.label, str(self._listeners), on_over=self._close)
         if self._error is not None:
             raise self._error
 
+    def _close(self) -> None:
+        self._listeners.close()
+        self._exchange.close()
+
     # the loop
 
-    def _turn(self) -> None:
-        """Wait for events and act on them; a bug in obworker ends only this turn."""
-        try:
-            for key, _ in self._selector.select(self._patience()):
-                key.data()
-            self._reap()
-            self._act()
-        except Exception:  # the master's seam
-            logger.exception("a bug in obworker, which goes on")
-            time.sleep(TICK)  # a bug in every turn must not make the loop spin
+    def begin(self, now: float) -> None:
+        """Load the first generation."""
+        self._generations.start(now)
 
-    def _patience(self) -> float:
-        """Return how long to wait for an event."""
-        return self._alarm.set(
-            time.monotonic(),
-            self._workers.next_deadline,
-            self._generations.next_deadline,
-            self._outside.next_deadline,
-        )
+    @property
+    def is_over(self) -> bool:
+        """Whether all workers and molds have ended, and none will come."""
+        return self._table.stopping and self._table.is_over and self._molds.is_gone
 
-    def _reap(self) -> None:
+    @property
+    def next_deadline(self) -> float | None:
+        """The time at which `act` has something to do."""
+        return earliest(self._workers.next_deadline, self._generations.next_deadline)
+
+    def reap(self) -> None:
+        """Reap workers, molds, the admin process and orphans."""
         self._workers.ends.count_oom_kills()
         while (pid := linux.next_ended()) is not None:
             self._read_channels()
@@ -177,23 +146,22 @@ class Master:
 
     def _read_channels(self) -> None:
         """Read every message that has come, also the last ones of processes that have ended."""
-        for key in list(self._selector.get_map().values()):
+        for key in list(self._loop.selector.get_map().values()):
             if isinstance(key.fileobj, Channel):
                 key.data()
 
-    def _act(self) -> None:
-        now = time.monotonic()
+    def act(self, now: float, *, may_judge: bool) -> None:
+        """Look at the workers, and do what is due."""
         self._workers.observe()
         self._follow_rollout()
-        if self._alarm.woke(now):
+        if may_judge:
             self._generations.tend(now)
             self._workers.act(now)
         self._exchange.resize(self._places)
         self._workers.publish()
-        self._publish()
-        self._outside.tend(now)
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Write how the service is to the scoreboard."""
         header = self._board.header
         header.generation, header.phase = self._table.rollout.current, self._phase
         for index, pid in enumerate(self._molds.pids):
@@ -225,8 +193,10 @@ class Master:
 
     # signals
 
-    def _read_signals(self) -> None:
-        reactions: dict[int, Callable[[], object]] = {
+    @property
+    def reactions(self) -> dict[int, Callable[[], object]]:
+        """What to do for a signal."""
+        return {
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
@@ -236,9 +206,6 @@ class Master:
             signal.SIGWINCH: self._pause,
             signal.SIGUSR1: self._reopen_logs,
         }
-        for number in self._signals.take():
-            if number in reactions:
-                reactions[number]()
 
     def terminate(self) -> None:
         """Stop gracefully."""
@@ -299,7 +266,7 @@ class Master:
         """Publish how a reload ended, before its caller is answered."""
         if self._generations.reloading is None:
             self._roll_out_by(self._generations.plan(self._table.rollout.current))
-        self._publish()
+        self.publish()
         header = self._board.header
         header.write_text("reload_failure", failure)
         header.reloads += not failure

@@ -5,7 +5,8 @@ Theory of operation
 Every slot should have one process that serves *fresh* code. New code is at first a *candidate*: the
 lowest slot, the canary, gets a worker of it. When that worker is ready the candidate becomes the
 *current* generation: all slots are filled from it, and the other slots are replaced in turn. If no
-worker of the candidate becomes ready, it is dropped, and nothing has changed.
+worker of the candidate becomes ready, it is dropped, and nothing has changed. While no slot may be
+filled it waits: code that was never tried is current only where no other code ever worked.
 
 A worker with old code, or one that is to be recycled, is replaced when its slot has the *turn*.
 Only one slot has it at a time, so there is never more than one extra process. With surge the new
@@ -22,7 +23,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 
-from obworker.supervisor.policy import BootPolicy
+from obworker.supervisor.policy import BootPolicy, RestartPolicy
 from obworker.supervisor.scoreboard import SERVING, State
 from obworker.supervisor.slots import HAS_PROCESS, VACANT, Seat, Slot
 
@@ -55,7 +56,9 @@ class Outcome(enum.Enum):
 class Rollout:
     """The generations of code and the turns of the slots; `slots` is the table's own list."""
 
-    def __init__(self, slots: Sequence[Slot], strategy: Strategy) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], strategy: Strategy, chance: Callable[[], float]
+    ) -> None:
         self.current = 1
         self.candidate: int | None = None
         self.strategy = strategy
@@ -64,22 +67,26 @@ class Rollout:
         self._fresh = {1}
         self._boots = BootPolicy()
         self._trial = BootPolicy()
+        self._chance = chance
+        self._trial_restarts = RestartPolicy(chance)
         self._turn: Slot | None = None
 
     # generations
 
     def reload(self, generation: int) -> None:
-        """Make new code the candidate, instead of any other.
-
-        It is current at once if no worker was ever ready, or if no slot can try it. A quarantine
-        is no such reason, as the devices of the new code may be others.
-        """
-        self._yielded_before, self._yields, self._trial = self._yields, False, BootPolicy()
-        can_be_tried = any(slot.quarantined for slot in self._slots) or self._canary is not None
-        if self._boots.was_ever_ready and can_be_tried:
+        """Make new code the candidate, instead of any other; if none ever worked, the current."""
+        self._yielded_before, self._yields = self._yields, False
+        if self.is_proved:
             self.candidate = generation
+            self._trial, self._trial_restarts = BootPolicy(), RestartPolicy(self._chance)
         else:
+            self._boots = BootPolicy()
             self._commit(generation)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether any worker was ever ready."""
+        return self._boots.was_ever_ready
 
     def drop_candidate(self) -> None:
         """Drop the candidate, and recall whether two workers of the current code had room."""
@@ -93,7 +100,6 @@ class Rollout:
 
     def _commit(self, generation: int) -> None:
         self.current, self._fresh, self.candidate = generation, {generation}, None
-        self._boots = self._trial
 
     def knows(self, generation: int) -> bool:
         """Whether workers of that generation are to serve, or to be tried."""
@@ -137,13 +143,20 @@ class Rollout:
 
     def ready(self, generation: int) -> bool:
         """Note that a worker is ready; return whether that makes its code the current one."""
-        if generation == self.candidate:
-            self._commit(generation)
+        if self.knows(generation):
             self._boots.ready()
-            return True
-        if generation in self._fresh:
-            self._boots.ready()
-        return False
+        if generation != self.candidate:
+            return False
+        self._commit(generation)
+        return True
+
+    def mold_died(self) -> bool:
+        """Count it as a failed boot of the current code; return whether to give up."""
+        return self._boots.failed(certain=False)
+
+    def restarts(self, slot: Slot, generation: int) -> RestartPolicy:
+        """Return what counts the ends of a worker: those of a candidate are not the slot's."""
+        return self._trial_restarts if generation == self.candidate else slot.restarts
 
     def boot_failed(self, slot: Slot, generation: int, *, certain: bool, no_room: bool) -> Outcome:
         """Note that a worker ended before it was ready.

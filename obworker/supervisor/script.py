@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import random
-import selectors
 import signal
 import subprocess
 import time
@@ -28,12 +27,13 @@ from obworker import log, log_files
 from obworker.errors import BootError, LoadError, ObworkerError, ScriptError
 from obworker.settings import Settings
 from obworker.supervisor import exits, linux, listeners
-from obworker.supervisor.alarm import Alarm
-from obworker.supervisor.commands import Commands, nobody
+from obworker.supervisor.alarm import earliest
+from obworker.supervisor.commands import nobody
 from obworker.supervisor.listeners import Address
-from obworker.supervisor.outside import Outside, Surroundings
+from obworker.supervisor.loop import Loop
+from obworker.supervisor.outside import Surroundings
 from obworker.supervisor.policy import BootPolicy, RestartPolicy
-from obworker.supervisor.scoreboard import Phase, Scoreboard, State
+from obworker.supervisor.scoreboard import Phase, State
 from obworker.supervisor.signals import Signals
 from obworker.supervisor.systemd import without_systemd
 
@@ -90,17 +90,13 @@ class Script:
         self._settings = settings
         self._reread = reread
         self._environ = surroundings.environ
-        self._signals = signals
-        self._selector = selectors.DefaultSelector()
-        self._alarm = Alarm()
-        self._board = Scoreboard.create()
-        self._outside = Outside(
-            self._board, settings, surroundings, self._selector, Commands(self, self._board)
-        )
+        self._loop = Loop(self, settings, surroundings, signals)
+        self._board = self._loop.board
+        self._outside = self._loop.outside
         self._restarts = RestartPolicy(random.random)
         self._boots = BootPolicy()
         self._run: Run | None = None
-        self._start_due: float | None = 0.0
+        self._start_due: float | None = None
         self._stopping = False
         self._reload: Callable[[str], None] | None = None
         self._generation = 1
@@ -116,45 +112,34 @@ class Script:
             LoadError: it cannot be run.
             ScriptError: it failed again and again before its port ever answered.
         """
-        linux.adopt_orphans()
-        linux.set_title(f"master {self._directory}")
-        linux.show_stacks_on_demand()
-        others = linux.children()
-        self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
-        self._publish()
         address = Address("localhost", self._port)
-        self._outside.start(str(self._directory), str(address), time.monotonic())
-        while self._run is not None or self._start_due is not None:
-            self._turn()
-        self._outside.admin.stop(time.monotonic())
-        while not self._outside.admin.is_gone:
-            self._turn()
-        linux.kill_descendants(spare=others)
-        self._outside.close()
+        self._loop.run(str(self._directory), str(address))
         if self._error is not None:
             raise self._error
         return self._code
 
     # the loop
 
-    def _turn(self) -> None:
-        """Wait for what happens next, and act on it."""
-        for key, _ in self._selector.select(self._patience()):
-            key.data()
-        self._reap()
-        now = time.monotonic()
-        if self._alarm.woke(now):
-            self._act(now)
-        self._publish()
-        self._outside.tend(now)
+    def begin(self, now: float) -> None:
+        """Have the script started."""
+        self._start_due = now
 
-    def _patience(self) -> float:
-        run, now = self._run, time.monotonic()
-        probe_due = now + PROBE_INTERVAL if run is not None and run.is_booting else None
-        own = self._start_due if run is None else run.kill_due
-        return self._alarm.set(now, own, probe_due, self._outside.next_deadline)
+    @property
+    def is_over(self) -> bool:
+        """Whether it neither runs nor is to be started."""
+        return self._run is None and self._start_due is None
 
-    def _reap(self) -> None:
+    @property
+    def next_deadline(self) -> float | None:
+        """The time at which `act` has something to do."""
+        run = self._run
+        if run is None:
+            return self._start_due
+        probe_due = time.monotonic() + PROBE_INTERVAL if run.is_booting else None
+        return earliest(run.kill_due, probe_due)
+
+    def reap(self) -> None:
+        """Reap the script, and all that it left."""
         while (pid := linux.next_ended()) is not None:
             run = self._run
             is_script = run is not None and pid == run.pid
@@ -169,8 +154,11 @@ class Script:
         if self._run is not None and self._run.has_ended and not linux.groups_of({self._run.pid}):
             self._run = None
 
-    def _act(self, now: float) -> None:
+    def act(self, now: float, *, may_judge: bool) -> None:
+        """Start, probe or kill the script."""
         run = self._run
+        if not may_judge:
+            return
         if run is None:
             if self._start_due is not None and now >= self._start_due:
                 self._start(now)
@@ -189,7 +177,8 @@ class Script:
         run.was_killed, run.kill_due = True, now + KILL_TIMEOUT
         linux.kill_session(run.pid, signal.SIGKILL)
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Write its state to the scoreboard, as that of one worker."""
         header, row, run = self._board.header, self._board.seat(0, 0), self._run
         header.phase, header.generation = self._phase, self._generation
         header.slots = header.wanted = header.min_ready = 1
@@ -210,17 +199,16 @@ class Script:
 
     # signals and commands
 
-    def _read_signals(self) -> None:
-        reactions: dict[int, Callable[[], None]] = {
+    @property
+    def reactions(self) -> dict[int, Callable[[], None]]:
+        """What to do for a signal."""
+        return {
             signal.SIGTERM: self.terminate,
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: self._interrupt,
             signal.SIGHUP: self.reload,
             signal.SIGUSR1: self._reopen_logs,
         }
-        for number in self._signals.take():
-            if number in reactions:
-                reactions[number]()
 
     def _reopen_logs(self) -> None:
         log_files.reopen_files(self._settings)
@@ -333,7 +321,7 @@ class Script:
         if listeners.is_served(self._port):
             run.ready_at = now
             self._boots.ready()
-            self._publish()  # whoever reads the line below may ask /readyz at once
+            self.publish()  # whoever reads the line below may ask /readyz at once
             self._answer_reload("")
             logger.info("%-10s ready in %.2f s", SCRIPT, now - run.started_at)
             logger.info("%-10s %s", "serving", Address("localhost", self._port).url)

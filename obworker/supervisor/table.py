@@ -53,7 +53,7 @@ class Table:
         self.timeouts = timeouts
         self.wanted = size
         self.slots: list[Slot] = []
-        self.rollout = Rollout(self.slots, strategy)
+        self.rollout = Rollout(self.slots, strategy, chance)
         self.stopping = False
         self._chance = chance
         self.resize(size)
@@ -263,7 +263,8 @@ class Table:
         """Return the wait after an end, which counts only if the next worker runs that code."""
         if not self.rollout.suits(slot, seat.generation):
             return 0.0
-        return slot.restarts.ended(now, ready_at=seat.ready_at)
+        restarts = self.rollout.restarts(slot, seat.generation)
+        return restarts.ended(now, ready_at=seat.ready_at)
 
     def unspawned(self, seat: Seat) -> None:
         """Note that the mold ended before it made the process, which is not the slot's fault."""

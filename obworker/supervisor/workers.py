@@ -289,7 +289,6 @@ class Workers:
         committed = self._table.became_ready(seat, now)
         link.channel.send(Serve())
         self._show_device(seat, link.device)
-        self._generations.proved()
         if committed:
             self._generations.committed()
         logger.info(

@@ -328,6 +328,24 @@ def test_a_reload_that_fails_changes_nothing(
     assert Client(server.port, keep=False).post(body=b"{}").json["version"] == 1
 
 
+def test_new_code_that_came_while_there_was_no_worker_has_to_be_tried_like_any_other(
+    serve: Serve, model: Path, write: Write
+) -> None:
+    """It was in charge at once, and ended the service when it did not work."""
+    server = serve(str(model)).wait_until_ready()
+    (model / "importing").touch()
+    write(2, at_import="while os.path.exists('importing'): time.sleep(0.02)", in_init="1 / 0")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("reloading: ")
+    server.signal(signal.SIGWINCH)
+    eventually(lambda: not server.workers())
+    (model / "importing").unlink()
+    eventually(lambda: len(server.log().split("imported ")) == 3, what="the import of the new code")
+    server.signal(signal.SIGTTIN)
+    server.wait_for_log("reload failed: .*ZeroDivisionError.*; generation 1 serves on")
+    assert version(server) == 1
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_reload_to_another_number_of_workers_has_it_when_it_is_over(
     serve: Serve, model: Path, write: Write, tmp_path: Path, size: int

@@ -22,8 +22,6 @@ from obworker.supervisor.table import Table
 class Generations:
     """Plans in which slots share two devices, the same for each generation."""
 
-    is_proved = True
-
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.tokens = "46"
@@ -84,6 +82,7 @@ def test_where_nobody_is_left_to_serve_devices_are_tried_again_soon(
     case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three requests that no kernel can bear would stop a service of one GPU for ten minutes."""
+    case.table.rollout.ready(1)
     case.fail(0)
     case.fail(1)
     assert case.held == [True, True, True]
@@ -160,7 +159,8 @@ def test_other_code_that_has_other_devices_is_not_held(case: Case) -> None:
 def test_without_a_device_a_start_or_a_reload_is_over_and_a_service_waits(
     case: Case, is_proved: bool, candidate: int | None, fatal: int, failed: int
 ) -> None:
-    case.generations.is_proved = is_proved
+    if is_proved:
+        case.table.rollout.ready(1)
     case.fail(0)
     case.devices.tend(case.now)
     assert (case.fatal, case.generations.failures) == ([], [])

@@ -204,14 +204,14 @@ STORIES: dict[str, tuple[int, str]] = {
         wait 0.5 | idle1+spawning2
         fail 0   | idle1+backoff   | retry 1
         reload 3 | idle1+spawning3
+        fail 0   | idle1+backoff   | retry 0.5
+        wait 0.5 | idle1+spawning3
+        fail 0   | idle1+backoff   | retry 1
+        wait 1   | idle1+spawning3
         fail 0   | idle1+backoff   | retry 2
         wait 2   | idle1+spawning3
         fail 0   | idle1+backoff   | retry 4
         wait 4   | idle1+spawning3
-        fail 0   | idle1+backoff   | retry 8
-        wait 8   | idle1+spawning3
-        fail 0   | idle1+backoff   | retry 16
-        wait 16  | idle1+spawning3
         fail 0   | idle1           | dropped
         """,
     ),
@@ -239,8 +239,8 @@ STORIES: dict[str, tuple[int, str]] = {
         boot 0   | idle1 idle1
         crash 0  | backoff idle1        | retry 0.5
         reload 2 | spawning2 idle1
-        fail 0   | backoff idle1        | retry 2
-        wait 2   | spawning2 idle1
+        fail 0   | backoff idle1        | retry 0.5
+        wait 0.5 | spawning2 idle1
         crash 1  | spawning2 spawning1  | retry 0
         boot 1   | spawning2 idle1
         crash 1  | spawning2 backoff    | retry 0.5
@@ -257,6 +257,17 @@ STORIES: dict[str, tuple[int, str]] = {
         spawned 0 | booting1
         reload 2 | booting1
         fail 0   | spawning2 | retry 0
+        """,
+    ),
+    "a crash of the old code does not wait for what code that came to nothing did": (
+        1,
+        """
+        crash 0  | spawning1       | retry 0
+        boot 0   | idle1
+        reload 2 | idle1+spawning2
+        fail 0   | idle1+backoff   | retry 0.5
+        drop     | idle1
+        crash 0  | backoff         | retry 0.5
         """,
     ),
     "an old worker that crashes before the commit is replaced by the canary": (
@@ -349,7 +360,33 @@ STORIES: dict[str, tuple[int, str]] = {
         gone 0   | -         | expected
         reload 2 | -
         resize 1 | spawning2
-        boot 0   | idle2
+        boot 0   | idle2 | current
+        """,
+    ),
+    "a reload while there are no workers that does not work when they come back": (
+        2,
+        """
+        resize 0       | draining1 draining1
+        gone 0         | - draining1         | expected
+        gone 1         | - -                 | expected
+        reload 2       | - -
+        resize 2       | spawning2 spawning1
+        boot 1         | spawning2 idle1
+        fail 0 certain | spawning1 idle1     | dropped
+        """,
+    ),
+    "a reload while no slot can try it, as each has what cannot be killed": (
+        1,
+        """
+        recycle 0      | idle1+spawning1
+        spawned 0      | idle1+booting1
+        wait 100       | idle1+dumping1
+        wait 1         | idle1+aborting1
+        wait 5         | idle1+killing1
+        wait 30        | idle1+stuck1
+        reload 2       | idle1+stuck1
+        gone 0         | idle1+spawning2     | retry 0
+        fail 0 certain | idle1+spawning1     | dropped
         """,
     ),
     "recycling takes turns, the oldest first": (
