@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from obworker.http.queue import Takers
     from obworker.http.service import Service
     from obworker.http.tls import TlsSocket
-    from obworker.settings import Settings
 
 # A worker without a free executor leaves a new connection to the others for this long.
 YIELD_TIME = 0.005
@@ -71,7 +70,6 @@ class Acceptor:
         service: Service,
         takers: Takers,
         listeners: Sequence[socket.socket],
-        settings: Settings,
         *,
         at_once: int,
         on_left: Callable[[], None],
@@ -79,8 +77,8 @@ class Acceptor:
         self.listeners = list(listeners)
         self._service = service
         self._takers = takers
-        self._backlog = settings.backlog
-        self._most = _most_connections(settings.max_connections)
+        self._backlog = service.settings.backlog
+        self._most = _most_connections(service.settings.max_connections)
         self._no_room = f"there are {self._most} and none is idle, see --max-connections"
         self._at_once = at_once
         self._on_left = on_left

@@ -31,12 +31,9 @@ from obworker.http.bodies import Bodies
 from obworker.http.connection import Connection
 from obworker.http.cors import Cors
 from obworker.http.executors import Executors
-from obworker.http.forwarded import Proxies
 from obworker.http.monitor import UNWATCHED, Monitor
-from obworker.http.parser import Limits
 from obworker.http.queue import OwnPlaces, RequestQueue
 from obworker.http.reactor import Reactor
-from obworker.http.request_ids import RequestIds
 from obworker.http.service import Service
 from obworker.http.spool import Spools
 from obworker.http.tally import Tally
@@ -108,16 +105,7 @@ class Server:
         )
         self._takers = self._batches or self.executors
         troubles = Troubles()
-        self.queue = RequestQueue(
-            self.reactor,
-            self._takers,
-            exchange,
-            exchange or OwnPlaces.of(settings),
-            timeout=settings.queue_timeout,
-            accept=self._take_in,
-            on_waiting=monitor.queued,
-            on_failure=troubles.not_taken.count,
-        )
+        self.queue = self._make_queue(settings, exchange, monitor, troubles)
         self._spools = Spools() if exchange is None else exchange.spools
         self._tick_due = math.inf
         self._on_drained: Callable[[], None] | None = on_drained
@@ -131,26 +119,35 @@ class Server:
             exchange=exchange,
             bodies=Bodies(self._spools, self.queue),
             tls=tls,
-            limits=Limits.of(settings),
-            proxies=Proxies.of(settings),
             must_queue=must_queue,
             monitor=monitor,
             access=Access(api_keys, Cors.of(settings), is_open),
-            request_ids=RequestIds(),
             access_log=_access_log(settings, slot),
             troubles=troubles,
             on_overdue=on_overdue,
             on_closed=self._forget,
         )
-        self._service.tell_time()
         self._arrivals = Arrivals(self._service, self._note_drained)
         self.acceptor = Acceptor(
             self._service,
             self._takers,
             listeners,
-            settings,
             at_once=batching.size if batching else 1,
             on_left=self._note_drained,
+        )
+
+    def _make_queue(
+        self, settings: Settings, exchange: Exchange | None, monitor: Monitor, troubles: Troubles
+    ) -> RequestQueue:
+        return RequestQueue(
+            self.reactor,
+            self._takers,
+            exchange,
+            exchange or OwnPlaces.of(settings),
+            timeout=settings.queue_timeout,
+            accept=self._take_in,
+            on_waiting=monitor.queued,
+            on_failure=troubles.not_taken.count,
         )
 
     def start(self) -> None:

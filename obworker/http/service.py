@@ -11,6 +11,7 @@ from obworker.access_log import AccessLog
 from obworker.http import response
 from obworker.http.access import Access
 from obworker.http.cycle import Application, Cycle
+from obworker.http.forwarded import Proxies
 from obworker.http.inbox import Inbox
 from obworker.http.pace import Pace
 from obworker.http.parser import Limits
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from obworker.http.connection import Connection
     from obworker.http.exchange import Exchange
     from obworker.http.executors import Executors
-    from obworker.http.forwarded import Proxies
     from obworker.http.head import Head
     from obworker.http.monitor import Monitor
     from obworker.http.queue import RequestQueue
@@ -56,21 +56,28 @@ class Service:
     exchange: Exchange | None
     bodies: Bodies
     tls: ssl.SSLContext | None
-    proxies: Proxies | None
-    limits: Limits
     must_queue: Callable[[str, str], bool]
     monitor: Monitor
     access: Access
-    request_ids: RequestIds
     access_log: AccessLog | None
     troubles: Troubles
     on_overdue: Callable[[Cycle], None]
     on_closed: Callable[[Connection], None]
-    draining: bool = False
-    is_closing: bool = False
+
+    limits: Limits = field(init=False)
+    proxies: Proxies | None = field(init=False)
+    request_ids: RequestIds = field(default_factory=RequestIds)
     connections: set[Connection] = field(default_factory=set)
     tally: Tally = field(default_factory=Tally)
+    draining: bool = False
+    is_closing: bool = False
     date: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Take what follows from the settings."""
+        self.limits = Limits.of(self.settings)
+        self.proxies = Proxies.of(self.settings)
+        self.tell_time()
 
     def tell_time(self) -> None:
         """Update the Date field of responses; to be called several times a second."""
