@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import select
 import socket
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,20 @@ class Presence(enum.Enum):
 def presence_of(client: socket.socket) -> Presence:
     """Look at a socket that does not block, and take nothing from it."""
     try:
-        return Presence.FULL if client.recv(1, socket.MSG_PEEK) else Presence.HALF
+        if client.recv(1, socket.MSG_PEEK):
+            return Presence.FULL
     except BlockingIOError:
         return Presence.FULL
     except OSError:
         return Presence.NONE
+    return Presence.NONE if _is_reset(client) else Presence.HALF
+
+
+def _is_reset(client: socket.socket) -> bool:
+    """Whether a reset has come, which recv(2) does not tell after the end of what was sent."""
+    poll = select.poll()
+    poll.register(client, 0)
+    return bool(poll.poll(0))  # POLLHUP and POLLERR are always told (poll(2))
 
 
 def knows_interim_responses(request: bytes) -> bool:

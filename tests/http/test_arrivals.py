@@ -68,3 +68,14 @@ def test_to_look_takes_nothing(connected: Connected) -> None:
 )
 def test_http_1_0_knows_no_interim_response(request_: bytes, *, may: bool) -> None:
     assert knows_interim_responses(request_) is may
+
+
+def test_of_a_client_that_closed_and_answers_with_a_reset_what_it_is_sent(
+    connected: Connected,
+) -> None:
+    client, served = connected
+    client.close()
+    eventually(lambda: presence_of(served) is Presence.HALF)
+    served.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    eventually(lambda: presence_of(served) is Presence.NONE)
+    assert presence_of(served) is Presence.NONE
