@@ -87,19 +87,16 @@ def opening(status: str, headers: Headers) -> tuple[Opening, int | None]:
     if type(headers) is not list:  # an iterator can be read once
         headers = list(headers)
     try:
-        return _open(status, headers)
+        fields = dict(headers)
+        length = fields.pop("Content-Length", None)
+        if length is None or len(fields) + 1 < len(headers):
+            known = _look_up(status, tuple(headers))
+            return known, known.length
+        known = _look_up(status, tuple(fields.items()))
+        is_valid = known.length is None and length.isascii() and length.isdecimal()
     except (AttributeError, TypeError) as error:
         raise TypeError(_what_is_not_text(status, headers) or str(error)) from None
-
-
-def _open(status: str, headers: Headers) -> tuple[Opening, int | None]:
-    fields = dict(headers)
-    length = fields.pop("Content-Length", None)
-    if length is None or len(fields) + 1 < len(headers):
-        known = _look_up(status, tuple(headers))
-        return known, known.length
-    known = _look_up(status, tuple(fields.items()))
-    if known.length is not None or not (length.isascii() and length.isdecimal()):
+    if not is_valid:
         raise ValueError(f"Content-Length {length!r} is not one number")
     return known, int(length)
 
